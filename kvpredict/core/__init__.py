@@ -1,0 +1,1 @@
+"""Policy contract, engine and the data structures that kernels are made of."""

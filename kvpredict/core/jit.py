@@ -1,0 +1,21 @@
+"""The one decorator behind every compiled function.
+
+``kernel`` compiles with Numba, releases the GIL and gives division NumPy's meaning. It never caches to disk:
+a cached function does not notice that an imported kernel it calls has changed. With ``NUMBA_DISABLE_JIT=1``
+it hands the plain Python function back, so everything built on it must mean the same in both worlds:
+integers stay below 2**63 (no reliance on wrapping), and nothing divides by zero.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+__all__ = ["kernel"]
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile ``function`` on its first call (``nogil``, NumPy error model, no disk cache)."""
+    compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy")(function)
+    return compiled
+

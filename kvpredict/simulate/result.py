@@ -1,0 +1,112 @@
+"""Result: what one replay measured."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Result", "Series"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Miss ratios over the counted requests in equal windows; all arrays ``[windows]``."""
+
+    start: np.ndarray  # index in the trace of each window's first request
+    requests: np.ndarray
+    object_miss_ratio: np.ndarray
+    byte_miss_ratio: np.ndarray
+
+
+@dataclass(frozen=True)
+class Result:
+    """Counts of one policy on one trace at one capacity; requests before ``warmup`` are not in them.
+
+    ``seconds`` is the wall time of the whole replay, warm-up included and compilation not; ``total_requests`` are the
+    requests replayed in it.
+    """
+
+    policy: str
+    capacity: int
+    unit: str
+    requests: int
+    hits: int
+    bytes: int
+    hit_bytes: int
+    total_requests: int
+    seconds: float
+    warmup: int = 0
+    seed: int = 0
+    hit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)  # uint8 [total_requests]
+    sizes: np.ndarray | None = field(default=None, repr=False)  # int64 [total_requests]
+    costs: np.ndarray | None = field(default=None, repr=False)  # float64 [total_requests], the trace's column "cost"
+
+    @property
+    def misses(self) -> int:
+        return self.requests - self.hits
+
+    @property
+    def object_miss_ratio(self) -> float:
+        """Misses over requests; nan when no request was counted."""
+        return self.misses / self.requests if self.requests else float("nan")
+
+    @property
+    def byte_miss_ratio(self) -> float:
+        """Bytes missed over bytes requested; nan when no request was counted."""
+        return (self.bytes - self.hit_bytes) / self.bytes if self.bytes else float("nan")
+
+    @property
+    def requests_per_second(self) -> float:
+        return self.total_requests / self.seconds if self.seconds > 0 else float("inf")
+
+    def mean_latency(self, hit: float, miss: float | np.ndarray | None = None) -> float:
+        """Return D = (hits * c + sum of the misses' costs) / requests.
+
+        Parameters
+        ----------
+        hit : float
+            c, the cost of a hit, in any unit of time.
+        miss : float or array [total_requests], optional
+            d, the cost of a miss, one for all or one for each request. Default: the trace's column ``cost``.
+        """
+        if miss is None:
+            if self.costs is None:
+                raise ValueError("the trace has no column 'cost': give miss=")
+            miss = self.costs
+        if not self.requests:
+            return float("nan")
+        if np.ndim(miss) == 0:
+            return (self.hits * hit + self.misses * float(miss)) / self.requests
+        missed = self.hit[self.warmup :] == 0
+        return float((self.hits * hit + np.asarray(miss)[self.warmup :][missed].sum()) / self.requests)
+
+    def series(self, windows: int = 100) -> Series:
+        """Return the miss ratios in at most ``windows`` equal windows of the counted requests."""
+        counted = self.hit[self.warmup :]
+        edges = np.unique(np.linspace(0, counted.size, min(windows, max(counted.size, 1)) + 1).astype(int))[:-1]
+        if counted.size == 0:
+            empty = np.zeros(0)
+            return Series(empty.astype(int), empty.astype(int), empty, empty)
+        lengths = np.diff(np.append(edges, counted.size))
+        missed = (counted == 0).astype(np.float64)
+        object_ratio = np.add.reduceat(missed, edges) / lengths
+        if self.sizes is None:
+            byte_ratio = object_ratio
+        else:
+            sizes = np.maximum(self.sizes[self.warmup :], 1).astype(np.float64)
+            byte_ratio = np.add.reduceat(missed * sizes, edges) / np.add.reduceat(sizes, edges)
+        return Series(edges + self.warmup, lengths, object_ratio, byte_ratio)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the figures of a table's row."""
+        return {
+            "policy": self.policy,
+            "capacity": self.capacity,
+            "unit": self.unit,
+            "requests": self.requests,
+            "hits": self.hits,
+            "object_miss_ratio": self.object_miss_ratio,
+            "byte_miss_ratio": self.byte_miss_ratio,
+            "requests_per_second": self.requests_per_second,
+            "seconds": self.seconds,
+        }
