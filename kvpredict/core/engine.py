@@ -136,7 +136,7 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
         for i in range(ids.size):
             ref = ids[i]
             slot = slot_of[ref]
-            e = Event(
+            e = Event(  # type: ignore[arg-type]
                 times[i] if has_times else np.float64(i),
                 keys[i],
                 max(sizes[i], np.int64(1)) if has_sizes else np.int64(1),
@@ -177,6 +177,6 @@ def _extra_reader(extras: int) -> Callable[..., Any]:
 
     @kernel
     def row(matrix, i):
-        return to_fixed_tuple(matrix[i], extras)
+        return to_fixed_tuple(matrix[i], extras)  # type: ignore[call-arg]
 
     return row if extras else none

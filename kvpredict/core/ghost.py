@@ -25,7 +25,7 @@ class Ghosts(NamedTuple):
     size: np.ndarray  # int64 [n]
     tag: np.ndarray  # int64 [n]
     value: np.ndarray  # float64 [n]
-    list: np.ndarray  # int8 [n], the list that holds the node, -1 when free
+    where: np.ndarray  # int8 [n], the list that holds the node, -1 when free
     free: np.ndarray  # int32 [n], stack of free nodes
     free_count: np.ndarray  # int64 [1]
     count: np.ndarray  # int64 [lists], nodes in each list
@@ -42,7 +42,7 @@ def make_ghosts(n: int, lists: int = 1) -> Ghosts:
         size=np.zeros(n, np.int64),
         tag=np.zeros(n, np.int64),
         value=np.zeros(n, np.float64),
-        list=np.full(n, -1, np.int8),
+        where=np.full(n, -1, np.int8),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
         free_count=np.array([n], np.int64),
         count=np.zeros(lists, np.int64),
@@ -52,7 +52,7 @@ def make_ghosts(n: int, lists: int = 1) -> Ghosts:
 
 @kernel
 def ghost_find(g, key):
-    """Return the node that remembers ``key``, or -1; its list is ``g.list[node]``."""
+    """Return the node that remembers ``key``, or -1; its list is ``g.where[node]``."""
     return table_get(g.table, key)
 
 
@@ -66,12 +66,12 @@ def ghost_oldest(g, which):
 @kernel
 def ghost_drop(g, node):
     """Forget ``node``."""
-    which = g.list[node]
+    which = g.where[node]
     unlink(g.links, node)
     table_pop(g.table, g.key[node])
     g.count[which] -= 1
     g.units[which] -= g.size[node]
-    g.list[node] = -1
+    g.where[node] = -1
     g.free[g.free_count[0]] = node
     g.free_count[0] += 1
 
@@ -95,7 +95,7 @@ def ghost_add(g, which, key, size):
     g.size[node] = size
     g.tag[node] = 0
     g.value[node] = 0.0
-    g.list[node] = which
+    g.where[node] = which
     push_front(g.links, g.key.size + which, node)
     table_put(g.table, key, node)
     g.count[which] += 1

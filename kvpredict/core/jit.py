@@ -18,4 +18,3 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` on its first call (``nogil``, NumPy error model, no disk cache)."""
     compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy")(function)
     return compiled
-

@@ -28,7 +28,7 @@ def check_ghosts(g: Ghosts) -> None:
         nodes = list_nodes(g.links, n + which)
         assert len(nodes) == g.count[which]
         assert sum(int(g.size[node]) for node in nodes) == g.units[which]
-        assert all(g.list[node] == which for node in nodes)
+        assert all(g.where[node] == which for node in nodes)
         seen += len(nodes)
     assert seen + g.free_count[0] == n
     assert int((g.table.values >= 0).sum()) == seen

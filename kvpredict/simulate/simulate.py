@@ -53,8 +53,8 @@ def simulate(
         raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
     if unit not in ("objects", "bytes"):
         raise unknown_name("unit", unit, ["objects", "bytes"])
-    if isinstance(capacity, float) and not capacity.is_integer():
-        raise KvpredictError(f"capacity is a whole number of {unit}, got {capacity}; trace.capacity({capacity}) converts")
+    if int(capacity) != capacity:
+        raise KvpredictError(f"capacity is a whole number of {unit}, got {capacity}; see Trace.capacity for fractions")
     if capacity < 1:
         raise KvpredictError(f"capacity must be at least 1, got {capacity}")
     cut = trace.position(warmup)

@@ -79,7 +79,9 @@ class Trace:
                 )
 
     @classmethod
-    def from_keys(cls, keys: Any, sizes: Any = None, times: Any = None, *, name: str = "trace", **columns: Any) -> "Trace":
+    def from_keys(
+        cls, keys: Any, sizes: Any = None, times: Any = None, *, name: str = "trace", **columns: Any
+    ) -> "Trace":
         """Make a trace from arrays or sequences; keys may be integers, strings, bytes or tuples.
 
         >>> Trace.from_keys(["a", "b", "a"]).unique
@@ -131,7 +133,7 @@ class Trace:
         return digest.hexdigest()
 
     def capacity(self, fraction: float, unit: str = "objects") -> int:
-        """Return ``fraction`` of the distinct keys (``unit="objects"``) or of the footprint (``"bytes"``), at least 1."""
+        """Return ``fraction`` of the distinct keys, or with ``unit="bytes"`` of the footprint; at least 1."""
         if unit not in ("objects", "bytes"):
             raise unknown_name("unit", unit, ["objects", "bytes"])
         if not 0 < fraction <= 1:
@@ -146,8 +148,11 @@ class Trace:
         return known[name]
 
     def head(self, at: float, *, by: str = "count") -> "Trace":
-        """Return the first part: ``at`` is a fraction (float below 1) or a count; with ``by="time"``, of the time span in
-        the first case and seconds from the start in the second."""
+        """Return the first part.
+
+        ``at`` is a fraction (a float below 1) or a count of requests; with ``by="time"`` it is a fraction of the
+        time span or seconds from the start.
+        """
         return self.split(at, by=by)[0]
 
     def tail(self, at: float, *, by: str = "count") -> "Trace":
