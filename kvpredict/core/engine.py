@@ -17,7 +17,7 @@ from kvpredict.core.policy import Event, Kernels, Policy
 
 __all__ = ["Engine", "Host", "bind", "make_host"]
 
-CAPACITY, USED, FREE, VICTIMS = 0, 1, 2, 3  # indices into Host.count
+CAPACITY, USED, FREE, VICTIMS = 0, 1, 2, 3  # indices into Host.counts
 
 
 class Host(NamedTuple):
@@ -31,14 +31,14 @@ class Host(NamedTuple):
     ref: np.ndarray  # int32 [n], the simulator's dense id
     free: np.ndarray  # int32 [n], stack of free slots
     victims: np.ndarray  # int32 [n], slots freed by the last place
-    count: np.ndarray  # int64 [4]: capacity, units used, free slots, victims of the last place
+    counts: np.ndarray  # int64 [4]: capacity, units used, free slots, victims of the last place
 
 
 class Engine(NamedTuple):
     """Compiled loops for one tuple of kernels.
 
     ``place(s, h, time, key, size, hint, extra) -> slot``: admit an object; -1 if refused or too large.
-    ``h.victims[:h.count[3]]`` are the slots evicted for it (the new object may reuse one of them).
+    ``h.victims[:h.counts[3]]`` are the slots evicted for it (the new object may reuse one of them).
     ``drain(s, h, slots, times)``: apply recorded hits, int32 and float64 ``[m]``, in order; a slot freed since is
     passed over.
     ``take(s, h, slot)``: the owner deletes the entry in ``slot``.
@@ -62,7 +62,7 @@ def make_host(capacity: int, slots: int, extras: int = 0) -> Host:
         ref=np.zeros(slots, np.int32),
         free=np.arange(slots, dtype=np.int32)[::-1].copy(),
         victims=np.zeros(slots, np.int32),
-        count=np.array([capacity, 0, slots, 0], np.int64),
+        counts=np.array([capacity, 0, slots, 0], np.int64),
     )
 
 
@@ -79,13 +79,13 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
     @kernel
     def release(h, slot):
         h.live[slot] = 0
-        h.count[USED] -= h.size[slot]
-        h.free[h.count[FREE]] = slot
-        h.count[FREE] += 1
+        h.counts[USED] -= h.size[slot]
+        h.free[h.counts[FREE]] = slot
+        h.counts[FREE] += 1
 
     @kernel
     def place_event(s, h, e):
-        count = h.count
+        count = h.counts
         count[VICTIMS] = 0
         if e.size > count[CAPACITY] or not admit(s, e):
             return np.int32(-1)
@@ -130,16 +130,16 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
         has_times = times.size > 0
         has_sizes = sizes.size > 0
         has_hints = hints.size > 0
-        capacity = h.count[CAPACITY]
-        used = h.count[USED]
-        free_count = h.count[FREE]
+        capacity = h.counts[CAPACITY]
+        used = h.counts[USED]
+        free_count = h.counts[FREE]
         for i in range(ids.size):
             ref = ids[i]
             slot = slot_of[ref]
-            e = Event(  # type: ignore[arg-type]
+            e = Event(
                 times[i] if has_times else np.float64(i),
                 keys[i],
-                max(sizes[i], np.int64(1)) if has_sizes else np.int64(1),
+                max(sizes[i], np.int64(1)) if has_sizes else np.int64(1),  # type: ignore[arg-type]
                 hints[i] if has_hints else 1.0,
                 read_extra(extra, i),
             )

@@ -28,7 +28,7 @@ class Ghosts(NamedTuple):
     where: np.ndarray  # int8 [n], the list that holds the node, -1 when free
     free: np.ndarray  # int32 [n], stack of free nodes
     free_count: np.ndarray  # int64 [1]
-    count: np.ndarray  # int64 [lists], nodes in each list
+    counts: np.ndarray  # int64 [lists], nodes in each list
     units: np.ndarray  # int64 [lists], sum of sizes in each list
 
 
@@ -45,7 +45,7 @@ def make_ghosts(n: int, lists: int = 1) -> Ghosts:
         where=np.full(n, -1, np.int8),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
         free_count=np.array([n], np.int64),
-        count=np.zeros(lists, np.int64),
+        counts=np.zeros(lists, np.int64),
         units=np.zeros(lists, np.int64),
     )
 
@@ -69,7 +69,7 @@ def ghost_drop(g, node):
     which = g.where[node]
     unlink(g.links, node)
     table_pop(g.table, g.key[node])
-    g.count[which] -= 1
+    g.counts[which] -= 1
     g.units[which] -= g.size[node]
     g.where[node] = -1
     g.free[g.free_count[0]] = node
@@ -98,6 +98,6 @@ def ghost_add(g, which, key, size):
     g.where[node] = which
     push_front(g.links, g.key.size + which, node)
     table_put(g.table, key, node)
-    g.count[which] += 1
+    g.counts[which] += 1
     g.units[which] += size
     return node

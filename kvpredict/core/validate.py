@@ -22,11 +22,11 @@ def list_nodes(links: np.ndarray, sentinel: int) -> list[int]:
 
 def check_ghosts(g: Ghosts) -> None:
     """Assert that lists, table, counts and free stack of ghost lists agree."""
-    n, lists = g.key.size, g.count.size
+    n, lists = g.key.size, g.counts.size
     seen = 0
     for which in range(lists):
         nodes = list_nodes(g.links, n + which)
-        assert len(nodes) == g.count[which]
+        assert len(nodes) == g.counts[which]
         assert sum(int(g.size[node]) for node in nodes) == g.units[which]
         assert all(g.where[node] == which for node in nodes)
         seen += len(nodes)
