@@ -1,0 +1,80 @@
+"""kvpredict: learn from a record of accesses what a cache should keep, and serve it as a compiled policy.
+
+>>> import kvpredict as kvp
+>>> trace = kvp.Trace.from_keys([1, 2, 1, 3, 1, 2])
+>>> kvp.simulate(trace, "lru", capacity=2).hits
+2
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvpredict.cache import Cache
+    from kvpredict.core.errors import ArtifactError, KvpredictError, MissingExtra, TraceError, UnknownName
+    from kvpredict.learn import fit, learner, learner_names
+    from kvpredict.load import load_policy
+    from kvpredict.policies import policy, policy_names
+    from kvpredict.simulate import Result, miss_ratio_curve, simulate, sweep
+    from kvpredict.trace import Trace, read_trace
+    from kvpredict.trace.recorder import Recorder
+
+__version__ = "0.1.0"
+
+# Where each public name lives; modules are imported when a name is first used.
+_PUBLIC = {
+    "ArtifactError": "kvpredict.core.errors",
+    "Cache": "kvpredict.cache",
+    "KvpredictError": "kvpredict.core.errors",
+    "MissingExtra": "kvpredict.core.errors",
+    "Recorder": "kvpredict.trace.recorder",
+    "Result": "kvpredict.simulate",
+    "Trace": "kvpredict.trace",
+    "TraceError": "kvpredict.core.errors",
+    "UnknownName": "kvpredict.core.errors",
+    "fit": "kvpredict.learn",
+    "learner": "kvpredict.learn",
+    "learner_names": "kvpredict.learn",
+    "load_policy": "kvpredict.load",
+    "miss_ratio_curve": "kvpredict.simulate",
+    "policy": "kvpredict.policies",
+    "policy_names": "kvpredict.policies",
+    "read_trace": "kvpredict.trace",
+    "simulate": "kvpredict.simulate",
+    "sweep": "kvpredict.simulate",
+}
+
+__all__ = [
+    "ArtifactError",
+    "Cache",
+    "KvpredictError",
+    "MissingExtra",
+    "Recorder",
+    "Result",
+    "Trace",
+    "TraceError",
+    "UnknownName",
+    "fit",
+    "learner",
+    "learner_names",
+    "load_policy",
+    "miss_ratio_curve",
+    "policy",
+    "policy_names",
+    "read_trace",
+    "simulate",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'kvpredict' has no attribute {name!r}")
+    # The module of a name such as ``simulate`` is bound to it on import; the name wins.
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

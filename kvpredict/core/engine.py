@@ -106,7 +106,8 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
 
     @kernel
     def place(s, h, time, key, size, hint, extra):
-        slot = place_event(s, h, Event(time, key, size, hint, read_extra(extra, 0)))
+        # As in replay, an object of size 0 takes one unit.
+        slot = place_event(s, h, Event(time, key, max(size, np.int64(1)), hint, read_extra(extra, 0)))
         if extras > 0 and slot >= 0:
             h.extra[slot] = extra[0]
         return slot

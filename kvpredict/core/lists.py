@@ -7,7 +7,7 @@ holds both. List ``k`` is headed by the sentinel node ``slots + k``; with a sent
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 
 __all__ = [
     "back",
@@ -31,7 +31,7 @@ def make_links(slots: int, lists: int = 1) -> np.ndarray:
     return links
 
 
-@kernel
+@lean_kernel
 def push_front(links, sentinel, node):
     """Link a free ``node`` in at the front."""
     second = links[2 * sentinel + 1]
@@ -41,7 +41,7 @@ def push_front(links, sentinel, node):
     links[2 * sentinel + 1] = node
 
 
-@kernel
+@lean_kernel
 def push_back(links, sentinel, node):
     """Link a free ``node`` in at the back."""
     last = links[2 * sentinel]
@@ -51,7 +51,7 @@ def push_back(links, sentinel, node):
     links[2 * sentinel] = node
 
 
-@kernel
+@lean_kernel
 def unlink(links, node):
     """Take ``node`` out of whichever list holds it."""
     before = links[2 * node]
@@ -60,38 +60,38 @@ def unlink(links, node):
     links[2 * after] = before
 
 
-@kernel
+@lean_kernel
 def move_to_front(links, sentinel, node):
     """Move a linked ``node`` to the front of the list headed by ``sentinel``."""
     unlink(links, node)
     push_front(links, sentinel, node)
 
 
-@kernel
+@lean_kernel
 def front(links, sentinel):
     """Return the newest node, or the sentinel itself when the list is empty."""
     return links[2 * sentinel + 1]
 
 
-@kernel
+@lean_kernel
 def back(links, sentinel):
     """Return the oldest node, or the sentinel itself when the list is empty."""
     return links[2 * sentinel]
 
 
-@kernel
+@lean_kernel
 def newer(links, node):
     """Return the neighbour towards the front (the sentinel, past the front)."""
     return links[2 * node]
 
 
-@kernel
+@lean_kernel
 def older(links, node):
     """Return the neighbour towards the back (the sentinel, past the back)."""
     return links[2 * node + 1]
 
 
-@kernel
+@lean_kernel
 def is_empty(links, sentinel):
     """Tell whether the list holds no node."""
     return links[2 * sentinel + 1] == sentinel

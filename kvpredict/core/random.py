@@ -6,7 +6,7 @@ below 2**63: compiled and interpreted runs draw the same numbers.
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 
 __all__ = ["below", "next_u32", "seed_random", "uniform"]
 
@@ -19,7 +19,7 @@ def seed_random(seed: int) -> np.ndarray:
     return np.array([int(state[0]) | 1], dtype=np.int64)
 
 
-@kernel
+@lean_kernel
 def next_u32(rng):
     """Draw an integer in ``[1, 2**32)``."""
     x = rng[0]
@@ -30,13 +30,13 @@ def next_u32(rng):
     return x
 
 
-@kernel
+@lean_kernel
 def below(rng, n):
     """Draw an integer in ``[0, n)`` for ``0 < n < 2**31``."""
     return (next_u32(rng) * n) >> 32
 
 
-@kernel
+@lean_kernel
 def uniform(rng):
     """Draw a float in ``(0, 1)``."""
     return next_u32(rng) / 4294967296.0

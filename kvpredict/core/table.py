@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 
 __all__ = ["Table", "hash_key", "make_table", "table_get", "table_pop", "table_put"]
 
@@ -28,7 +28,7 @@ def make_table(n: int) -> Table:
     return Table(np.zeros(cells, np.int64), np.full(cells, -1, np.int32))
 
 
-@kernel
+@lean_kernel
 def hash_key(key):
     """Mix an int64 key to ``[0, 2**32)``; every product stays below 2**63, so both worlds agree."""
     x = (key ^ (key >> 32)) & _MASK
@@ -42,7 +42,7 @@ def hash_key(key):
     return x
 
 
-@kernel
+@lean_kernel
 def table_get(table, key):
     """Return the value of ``key``, or -1."""
     mask = table.values.size - 1
@@ -54,7 +54,7 @@ def table_get(table, key):
     return np.int32(-1)
 
 
-@kernel
+@lean_kernel
 def table_put(table, key, value):
     """Set ``key`` to ``value`` (not negative)."""
     mask = table.values.size - 1
@@ -65,7 +65,7 @@ def table_put(table, key, value):
     table.values[i] = value
 
 
-@kernel
+@lean_kernel
 def table_pop(table, key):
     """Delete ``key`` and return its value, or -1 when it was not there."""
     keys = table.keys

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kvpredict.core.ghost import Ghosts
+from kvpredict.core.index import check_index
 
 __all__ = ["check_ghosts", "list_nodes"]
 
@@ -21,14 +22,28 @@ def list_nodes(links: np.ndarray, sentinel: int) -> list[int]:
 
 
 def check_ghosts(g: Ghosts) -> None:
-    """Assert that lists, table, counts and free stack of ghost lists agree."""
+    """Assert that lists, index, counts and the chain of free nodes of ghost lists agree."""
     n, lists = g.key.size, g.counts.size
-    seen = 0
+    held: list[int] = []
     for which in range(lists):
-        nodes = list_nodes(g.links, n + which)
+        head = n + which
+        nodes = []
+        node = int(g.older[head])
+        while node != head:
+            assert g.older[g.newer[node]] == node
+            nodes.append(node)
+            assert len(nodes) <= n, "the list does not close"
+            node = int(g.older[node])
+        assert g.newer[head] == (nodes[-1] if nodes else head)
         assert len(nodes) == g.counts[which]
-        assert sum(int(g.size[node]) for node in nodes) == g.units[which]
-        assert all(g.where[node] == which for node in nodes)
-        seen += len(nodes)
-    assert seen + g.free_count[0] == n
-    assert int((g.table.values >= 0).sum()) == seen
+        assert g.size[nodes].sum() == g.units[which]
+        assert (g.where[nodes] == which).all()
+        held += nodes
+    free, node = set(), int(g.free[0])
+    while node >= 0:
+        assert node not in free, "the chain of free nodes does not end"
+        free.add(node)
+        assert g.where[node] == -1
+        node = int(g.older[node])
+    assert len(free) == g.free_count[0] == n - len(held)
+    check_index(g.cells, g.key, 1, held)

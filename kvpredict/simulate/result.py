@@ -1,9 +1,11 @@
 """Result: what one replay measured."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from kvpredict.core.errors import KvpredictError
 
 __all__ = ["Result", "Series"]
 
@@ -23,7 +25,8 @@ class Result:
     """Counts of one policy on one trace at one capacity; requests before ``warmup`` are not in them.
 
     ``seconds`` is the wall time of the whole replay, warm-up included and compilation not; ``total_requests`` are the
-    requests replayed in it.
+    requests replayed in it. ``miss_cost`` is the sum of the trace's column ``cost`` over the misses, None without one.
+    ``hit`` and ``sizes`` hold every request; ``summary()`` drops them.
     """
 
     policy: str
@@ -37,9 +40,9 @@ class Result:
     seconds: float
     warmup: int = 0
     seed: int = 0
+    miss_cost: float | None = None
     hit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)  # uint8 [total_requests]
     sizes: np.ndarray | None = field(default=None, repr=False)  # int64 [total_requests]
-    costs: np.ndarray | None = field(default=None, repr=False)  # float64 [total_requests], the trace's column "cost"
 
     @property
     def misses(self) -> int:
@@ -68,21 +71,36 @@ class Result:
             c, the cost of a hit, in any unit of time.
         miss : float or array [total_requests], optional
             d, the cost of a miss, one for all or one for each request. Default: the trace's column ``cost``.
+
+        Raises
+        ------
+        KvpredictError
+            When there is no ``miss`` and the trace had no costs, or ``miss`` does not fit the requests.
+
+        >>> Result("lru", 10, "objects", requests=4, hits=3, bytes=4, hit_bytes=3, total_requests=4,
+        ...     seconds=1.0).mean_latency(hit=1.0, miss=9.0)
+        3.0
         """
-        if miss is None:
-            if self.costs is None:
-                raise ValueError("the trace has no column 'cost': give miss=")
-            miss = self.costs
         if not self.requests:
             return float("nan")
-        if np.ndim(miss) == 0:
-            return (self.hits * hit + self.misses * float(miss)) / self.requests
-        missed = self.hit[self.warmup :] == 0
-        return float((self.hits * hit + np.asarray(miss)[self.warmup :][missed].sum()) / self.requests)
+        if miss is None:
+            if self.miss_cost is None:
+                raise KvpredictError("the trace has no column 'cost': give the cost of a miss, mean_latency(hit, miss)")
+            total = self.miss_cost
+        elif np.ndim(miss) == 0:
+            total = self.misses * float(miss)
+        else:
+            costs = np.asarray(miss, np.float64)
+            if costs.shape != (self.total_requests,):
+                raise KvpredictError(f"miss has shape {costs.shape}: give one cost, or {self.total_requests}")
+            total = float(costs[self.warmup :][self._counted() == 0].sum())
+        return (self.hits * hit + total) / self.requests
 
     def series(self, windows: int = 100) -> Series:
         """Return the miss ratios in at most ``windows`` equal windows of the counted requests."""
-        counted = self.hit[self.warmup :]
+        if windows < 1:
+            raise KvpredictError(f"windows must be at least 1, got {windows}")
+        counted = self._counted()
         edges = np.unique(np.linspace(0, counted.size, min(windows, max(counted.size, 1)) + 1).astype(int))[:-1]
         if counted.size == 0:
             empty = np.zeros(0)
@@ -96,6 +114,16 @@ class Result:
             sizes = np.maximum(self.sizes[self.warmup :], 1).astype(np.float64)
             byte_ratio = np.add.reduceat(missed * sizes, edges) / np.add.reduceat(sizes, edges)
         return Series(edges + self.warmup, lengths, object_ratio, byte_ratio)
+
+    def summary(self) -> "Result":
+        """Return the counts alone, without what is kept for each request."""
+        return replace(self, hit=np.zeros(0, np.uint8), sizes=None)
+
+    def _counted(self) -> np.ndarray:
+        """Return ``hit`` of the counted requests."""
+        if self.hit.size != self.total_requests:
+            raise KvpredictError("this result keeps no record of each request; sweep(..., keep_hits=True) does")
+        return self.hit[self.warmup :]
 
     def as_row(self) -> dict[str, Any]:
         """Return the figures of a table's row."""

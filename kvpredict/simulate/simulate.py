@@ -12,7 +12,7 @@ from kvpredict.policies import policy as make_policy
 from kvpredict.simulate.result import Result
 from kvpredict.trace.trace import Trace
 
-__all__ = ["as_policy", "simulate"]
+__all__ = ["as_policy", "replay_arguments", "simulate", "whole_capacity"]
 
 
 def simulate(
@@ -44,6 +44,11 @@ def simulate(
     -------
     Result
 
+    Raises
+    ------
+    KvpredictError
+        On a capacity below 1 or not whole, an unknown unit or policy, or a warm-up that is negative.
+
     >>> trace = Trace.from_keys([1, 2, 1, 3, 1])
     >>> simulate(trace, "lru", capacity=2).hits
     2
@@ -53,22 +58,17 @@ def simulate(
         raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
     if unit not in ("objects", "bytes"):
         raise unknown_name("unit", unit, ["objects", "bytes"])
-    if int(capacity) != capacity:
-        raise KvpredictError(f"capacity is a whole number of {unit}, got {capacity}; see Trace.capacity for fractions")
-    if capacity < 1:
-        raise KvpredictError(f"capacity must be at least 1, got {capacity}")
+    capacity = whole_capacity(capacity, unit)
     cut = trace.position(warmup)
-    sized = unit == "bytes" and trace.sizes is not None
-    slots = _slots(trace, int(capacity), sized)
     engine = bind(policy)
-    arguments = _columns(trace, policy, sized)
+    _, slots, arguments = replay_arguments(trace, policy, capacity, unit)
     _compile(engine, policy, arguments)
-    # The state exists before the clock starts only as far as machine code is concerned: making it is the policy's cost.
-    started = time.perf_counter()
-    state = policy.state(int(capacity), seed, slots)
+    ids, unique = trace.ids, trace.unique
+    started = time.perf_counter()  # making the state is part of a policy's cost, numbering the trace's keys is not
+    state = policy.state(capacity, seed, slots)
     hit = np.empty(len(trace), np.uint8)
-    host = make_host(int(capacity), slots, len(policy.extra))
-    engine.replay(state, host, trace.ids, trace.keys, *arguments, np.full(trace.unique, -1, np.int32), hit)
+    host = make_host(capacity, slots, len(policy.extra))
+    engine.replay(state, host, ids, trace.keys, *arguments, np.full(unique, -1, np.int32), hit)
     seconds = time.perf_counter() - started
     counted = hit[cut:]
     hits = int(np.count_nonzero(counted))
@@ -77,9 +77,10 @@ def simulate(
     else:
         sizes = np.maximum(trace.sizes[cut:], 1)
         total_bytes, hit_bytes = int(sizes.sum()), int(sizes[counted != 0].sum())
+    costs = trace.columns.get("cost")
     return Result(
         policy=policy.name,
-        capacity=int(capacity),
+        capacity=capacity,
         unit=unit,
         requests=int(counted.size),
         hits=hits,
@@ -89,9 +90,9 @@ def simulate(
         seconds=seconds,
         warmup=cut,
         seed=seed,
+        miss_cost=None if costs is None else float(costs[cut:][counted == 0].sum()),
         hit=hit,
         sizes=trace.sizes,
-        costs=trace.columns.get("cost"),
     )
 
 
@@ -104,27 +105,43 @@ def as_policy(policy: str | Policy) -> Policy:
     raise KvpredictError(f"expected a policy or its name, got {type(policy).__name__}")
 
 
-def _slots(trace: Trace, capacity: int, sized: bool) -> int:
-    """Return the most objects that ``capacity`` can hold at once."""
-    if not sized:
-        return max(1, min(capacity, trace.unique))
-    smallest = max(1, int(trace.sizes.min())) if len(trace) else 1  # type: ignore[union-attr]
-    return max(1, min(capacity // smallest, trace.unique))
+def whole_capacity(capacity: Any, unit: str) -> int:
+    """Return ``capacity`` as an int of at least 1, or raise."""
+    try:
+        whole = int(capacity)
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    if whole is None or whole != capacity:
+        raise KvpredictError(
+            f"capacity is a whole number of {unit}, got {capacity!r}; see Trace.capacity for fractions"
+        )
+    if whole < 1:
+        raise KvpredictError(f"capacity must be at least 1, got {capacity}")
+    return whole
 
 
-def _columns(trace: Trace, policy: Policy, sized: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return sizes, times, hints and extra as ``Engine.replay`` takes them; an absent column has no elements."""
-    sizes = trace.sizes if sized and trace.sizes is not None else np.empty(0, np.int64)
+def replay_arguments(
+    trace: Trace, policy: Policy, capacity: int, unit: str
+) -> tuple[bool, int, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Return what ``Engine.replay`` needs of a trace.
+
+    Whether sizes count, the most objects that ``capacity`` can hold at once, and the columns sizes, times, hints and
+    extra; an absent column has no elements.
+    """
+    n = len(trace)
+    sizes = trace.sizes if unit == "bytes" and trace.sizes is not None else np.empty(0, np.int64)
+    smallest = max(1, int(sizes.min())) if sizes.size else 1
+    slots = max(1, min(capacity // smallest, trace.unique))
     times = np.empty(0, np.float64) if trace.times is None else trace.times
     if policy.traits.oracle:
         hints = trace.next_use
     else:
         hints = np.asarray(trace.columns.get("cost", np.empty(0)), np.float64)
     names = policy.extra
-    extra = np.empty((len(trace) if names else 1, len(names)), np.float64)
+    extra = np.empty((n if names else 1, len(names)), np.float64)
     for j, name in enumerate(names):
         extra[:, j] = trace.column(name)
-    return sizes, times, hints, extra
+    return sizes.size > 0, slots, (sizes, times, hints, extra)
 
 
 def _compile(engine: Engine, policy: Policy, arguments: tuple[Any, ...]) -> None:

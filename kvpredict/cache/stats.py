@@ -1,0 +1,35 @@
+"""Stats: what a cache has counted so far."""
+
+from typing import NamedTuple
+
+__all__ = ["Stats"]
+
+
+class Stats(NamedTuple):
+    """Counts since the cache was made; ``entries``, ``size`` and ``capacity`` are as of now.
+
+    ``hits`` and ``misses`` are of ``get``, ``cache[key]`` and ``get_or_load``. ``inserts`` are new keys and
+    ``updates`` new values of keys in the cache; ``rejections`` are values that were not taken in, because they are
+    larger than the cache or the policy refused them. ``evictions`` made room for others. ``loads`` counts calls of a
+    loader, ``load_failures`` those that raised. ``size`` and ``capacity`` are in units: entries, or what the weigher
+    returns.
+    """
+
+    hits: int
+    misses: int
+    inserts: int
+    updates: int
+    evictions: int
+    rejections: int
+    deletions: int
+    loads: int
+    load_failures: int
+    entries: int
+    size: int
+    capacity: int
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits over look-ups; nan before the first."""
+        lookups = self.hits + self.misses
+        return self.hits / lookups if lookups else float("nan")

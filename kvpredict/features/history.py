@@ -1,0 +1,233 @@
+"""History: what a learned policy remembers of keys, and the only code that turns it into feature rows.
+
+An entry holds a key's last gaps, decayed counts and times. Residents always have one; evicted keys keep theirs in
+the order of eviction until the table is full, so memory is bounded by capacity and never by the number of keys.
+Training and serving both run ``observe`` and ``write`` inside the policy, which leaves no room for skew between them.
+
+Time is counted in requests that the cache has seen and written in units of the cache's own residence time
+T = (objects held) x (mean number of requests between insertions), by Little's law. So a model carries over between
+cache sizes and traces.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kvpredict.core.jit import kernel
+from kvpredict.core.lists import back, make_links, push_front, unlink
+from kvpredict.core.table import Table, make_table, table_get, table_pop, table_put
+from kvpredict.features.decay import half_lives
+from kvpredict.features.schema import BASE_FEATURES, MISSING
+
+__all__ = [
+    "History",
+    "forget",
+    "make_history",
+    "note_eviction",
+    "note_hit",
+    "note_insertion",
+    "note_miss",
+    "residence_time",
+    "write",
+]
+
+LAST, FIRST, INSERTED, EVICTED = 0, 1, 2, 3  # columns of History.when
+GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, SIZE = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
+NOW, HELD, PREVIOUS = 0, 1, 2  # of clock
+SPACING, NOVEL, MISSED, MEAN_SIZE, BY_INSERTION, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
+WIDTH = len(BASE_FEATURES)
+
+
+class History(NamedTuple):
+    """State over ``n`` entries, ``k`` extra columns."""
+
+    table: Table  # key -> entry
+    links: np.ndarray  # int32 [2 * (n + 1)], entries of evicted keys, last evicted in front
+    key: np.ndarray  # int64 [n]
+    when: np.ndarray  # int64 [n, 4]: last access, first access, insertion, eviction (0: none yet)
+    row: np.ndarray  # float32 [n, 16]: one cache line an entry; gaps in requests, counts as of the last access
+    extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
+    free: np.ndarray  # int32 [n], stack of free entries
+    free_count: np.ndarray  # int64 [1]
+    clock: np.ndarray  # int64 [3]: requests seen, objects held, time of the previous insertion
+    level: np.ndarray  # float64 [6]: mean requests between insertions, novelty, miss share, mean size; weights of
+    # the newest value in these averages, by insertion and by request
+
+
+def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> History:
+    """Return an empty history for a cache of ``slots`` objects; at least ``slots`` + 1 entries."""
+    n = max(int(slots * entries_per_slot), slots) + 2
+    return History(
+        table=make_table(n),
+        links=make_links(n),
+        key=np.zeros(n, np.int64),
+        when=np.zeros((n, 4), np.int64),
+        row=np.zeros((n, 16), np.float32),
+        extra=np.zeros((n, extras), np.float32),
+        free=np.arange(n, dtype=np.int32)[::-1].copy(),
+        free_count=np.array([n], np.int64),
+        clock=np.zeros(3, np.int64),
+        # Before anything is known an insertion every second request is assumed.
+        level=np.array([2.0, 1.0, 1.0, 1.0, 1.0 / max(32.0, slots / 4.0), 1.0 / max(256.0, float(slots))]),
+    )
+
+
+@kernel
+def residence_time(h, slots):
+    """Return T, in requests; a cache that is not yet full counts as full."""
+    return max(h.level[SPACING], 1.0) * max(slots, h.clock[HELD])
+
+
+@kernel
+def note_hit(h, entry, e, slots):
+    """Record a hit on a resident ``entry``."""
+    _tick(h, 0.0, 0.0)
+    h.row[entry, VISITS] += 1.0
+    _access(h, entry, e, slots)
+
+
+@kernel
+def note_miss(h, e, slots):
+    """Record a miss and return the key's entry, which belongs to the caller: insert it, or ``note_eviction``."""
+    entry = table_get(h.table, e.key)
+    if entry >= 0:
+        _tick(h, 0.0, 1.0)
+        unlink(h.links, entry)
+        _access(h, entry, e, slots)
+        return entry
+    _tick(h, 1.0, 1.0)
+    if h.free_count[0] == 0:
+        oldest = back(h.links, h.key.size)
+        unlink(h.links, oldest)
+        forget(h, oldest)
+    h.free_count[0] -= 1
+    entry = h.free[h.free_count[0]]
+    table_put(h.table, e.key, entry)
+    h.key[entry] = e.key
+    now = h.clock[NOW]
+    h.when[entry, LAST] = now
+    h.when[entry, FIRST] = now
+    h.when[entry, INSERTED] = now
+    h.when[entry, EVICTED] = 0
+    row = h.row
+    for i in range(4):
+        row[entry, GAPS + i] = -1.0
+    for i in range(5):
+        row[entry, RATES + i] = 1.0
+    row[entry, COUNT] = 1.0
+    row[entry, VISITS] = 0.0
+    row[entry, RETURNS] = 0.0
+    row[entry, ABSENCE] = -1.0
+    _remember_levels(h, entry, e)
+    return entry
+
+
+@kernel
+def note_insertion(h, entry, e):
+    """Record that ``entry``, from ``note_miss``, becomes resident."""
+    now = h.clock[NOW]
+    h.level[SPACING] += h.level[BY_INSERTION] * (now - h.clock[PREVIOUS] - h.level[SPACING])
+    h.level[MEAN_SIZE] += h.level[BY_INSERTION] * (e.size - h.level[MEAN_SIZE])
+    h.clock[PREVIOUS] = now
+    h.clock[HELD] += 1
+    h.when[entry, INSERTED] = now
+    h.row[entry, VISITS] = 0.0
+    if h.when[entry, EVICTED] > 0:
+        h.row[entry, RETURNS] += 1.0
+        h.row[entry, ABSENCE] = now - h.when[entry, EVICTED]
+
+
+@kernel
+def note_eviction(h, entry, was_resident):
+    """Record that ``entry`` is not resident (any more); it is kept while there is room."""
+    if was_resident:
+        h.clock[HELD] -= 1
+        h.when[entry, EVICTED] = h.clock[NOW]
+    push_front(h.links, h.key.size, entry)
+
+
+@kernel
+def forget(h, entry):
+    """Give up an ``entry`` that is in no list."""
+    table_pop(h.table, h.key[entry])
+    h.free[h.free_count[0]] = entry
+    h.free_count[0] += 1
+
+
+@kernel
+def write(h, entries, count, slots, out):
+    """Write the feature rows of the first ``count`` of ``entries``, as of now, to ``out``, float32 ``[m, width]``."""
+    # A loop over locals: taking an array out of a tuple counts a reference, which would cost more than the row.
+    when = h.when
+    row = h.row
+    extra = h.extra
+    unit = 1.0 / residence_time(h, slots)
+    now = h.clock[NOW]
+    per_size = 1.0 / h.level[MEAN_SIZE]
+    novelty = h.level[NOVEL]
+    misses = h.level[MISSED]
+    for i in range(count):
+        entry = entries[i]
+        idle = np.float64(now - when[entry, LAST])
+        recency = idle * unit
+        out[i, 0] = recency
+        for j in range(4):
+            gap = np.float64(row[entry, GAPS + j])
+            out[i, 1 + j] = gap * unit if gap >= 0.0 else MISSING
+        slow = half_lives(recency * (1.0 / 16.0))
+        for j in range(4, -1, -1):
+            out[i, 5 + j] = row[entry, RATES + j] * slow
+            slow *= slow
+            slow *= slow
+        age = (now - when[entry, FIRST]) * unit
+        seen = np.float64(row[entry, COUNT])
+        out[i, 10] = min(seen, 64.0)
+        out[i, 11] = age
+        out[i, 12] = age / seen
+        out[i, 13] = min(np.float64(row[entry, VISITS]), 16.0)
+        out[i, 14] = (now - when[entry, INSERTED]) * unit
+        gap = np.float64(row[entry, GAPS])
+        out[i, 15] = gap / (idle + 1.0) if gap >= 0.0 else MISSING
+        out[i, 16] = min(np.float64(row[entry, RETURNS]), 16.0)
+        absence = np.float64(row[entry, ABSENCE])
+        out[i, 17] = absence * unit if absence >= 0.0 else MISSING
+        out[i, 18] = row[entry, SIZE] * per_size
+        out[i, 19] = row[entry, NOVELTY]
+        out[i, 20] = row[entry, MISSES]
+        out[i, 21] = novelty
+        out[i, 22] = misses
+        for j in range(extra.shape[1]):
+            out[i, WIDTH + j] = extra[entry, j]
+
+
+@kernel
+def _tick(h, novel, missed):
+    h.clock[NOW] += 1
+    h.level[NOVEL] += h.level[BY_REQUEST] * (novel - h.level[NOVEL])
+    h.level[MISSED] += h.level[BY_REQUEST] * (missed - h.level[MISSED])
+
+
+@kernel
+def _access(h, entry, e, slots):
+    now = h.clock[NOW]
+    row = h.row
+    gap = now - h.when[entry, LAST]
+    slow = half_lives(gap / residence_time(h, slots) * (1.0 / 16.0))
+    for i in range(4, -1, -1):
+        row[entry, RATES + i] = 1.0 + row[entry, RATES + i] * slow
+        slow *= slow
+        slow *= slow
+    row[entry, GAPS + 3] = row[entry, GAPS + 2]
+    row[entry, GAPS + 2] = row[entry, GAPS + 1]
+    row[entry, GAPS + 1] = row[entry, GAPS]
+    row[entry, GAPS] = gap
+    row[entry, COUNT] += 1.0
+    h.when[entry, LAST] = now
+    _remember_levels(h, entry, e)
+
+
+@kernel
+def _remember_levels(h, entry, e):
+    h.row[entry, NOVELTY] = h.level[NOVEL]
+    h.row[entry, MISSES] = h.level[MISSED]
+    h.row[entry, SIZE] = e.size

@@ -1,0 +1,256 @@
+"""Fit: from a trace to a learned policy, in one call.
+
+The policy is trained on its own decisions. A first round serves the trace by recency and logs decisions; a model
+trained on them serves the next round, whose decisions it meets are added, and so on (DAgger: Ross et al., AISTATS
+2011), so that the rows come from the cache that the policy itself keeps. The last part in time judges the model; the
+policy returned is trained on all of it.
+"""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from kvpredict.artifact import Artifact
+from kvpredict.core.errors import KvpredictError, unknown_name
+from kvpredict.features.schema import BASE_FEATURES, Schema
+from kvpredict.learn.dataset import Dataset, record_decisions
+from kvpredict.learn.evaluate import FitReport, calibration, metrics
+from kvpredict.learn.learner import Fitted, Learner
+from kvpredict.policies.learned import MODES, Learned
+from kvpredict.scorers.linear import Linear
+from kvpredict.simulate.simulate import simulate
+from kvpredict.trace.trace import Trace
+
+__all__ = ["fit"]
+
+ADMISSION_QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+MIN_ROWS = 200
+
+
+def fit(
+    trace: Trace,
+    capacity: int,
+    *,
+    learner: str | Learner = "lightgbm",
+    unit: str = "objects",
+    mode: str = "evict",
+    objective: str = "objects",
+    extra: tuple[str, ...] | list[str] = (),
+    horizon: float = 1.5,
+    rounds: int = 2,
+    rows: int = 50_000,
+    validation: float = 0.25,
+    cv: int = 0,
+    seed: int = 0,
+    **policy_params: Any,
+) -> Learned:
+    """Train a policy for caches like the one of ``capacity`` on ``trace``.
+
+    Parameters
+    ----------
+    trace : Trace
+        The past. Judge the policy on what comes after it.
+    capacity : int
+        Objects, or bytes with ``unit="bytes"``. Features are in units of the cache's own residence time, so the
+        policy also serves other capacities.
+    learner : str or Learner, default "lightgbm"
+        A name (see ``learner_names``) or a learner with its hyper-parameters.
+    mode : {"evict", "admit", "both"}, default "evict"
+    objective : {"objects", "bytes"}, default "objects"
+        Which miss ratio to lower when sizes differ.
+    extra : sequence of str, default ()
+        Further columns of the trace to use as features.
+    horizon : float, default 1.5
+        A row's label is 1 when the object is reused within this many residence times.
+    rounds : int, default 2
+        Rounds of serving and training.
+    rows : int, default 50000
+        Decisions sampled a round.
+    validation : float, default 0.25
+        Share of the trace, its last part, on which the model is judged.
+    cv : int, default 0
+        Folds of a time-series cross-validation within the trace; 0 for none.
+    seed : int, default 0
+    **policy_params
+        Further parameters of ``Learned``: ``candidates``, ``batch``, ``history``, ``base``.
+
+    Returns
+    -------
+    Learned
+        Its ``report`` holds metrics, calibration, importances and settings.
+
+    Raises
+    ------
+    KvpredictError
+        When the trace is too short to evict enough, or an argument is out of range.
+    """
+    from kvpredict.learn import learner as make_learner
+
+    learner = make_learner(learner) if isinstance(learner, str) else learner
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    if not 0 < validation < 1 or horizon <= 0 or rounds < 1 or rows < MIN_ROWS or cv < 0:
+        raise KvpredictError(
+            f"fit needs 0 < validation < 1, horizon > 0, rounds >= 1, rows >= {MIN_ROWS} and cv >= 0; got "
+            f"{validation}, {horizon}, {rounds}, {rows}, {cv}"
+        )
+    schema = _schema(trace, tuple(extra))
+    served = {"mode": "evict" if mode == "evict" else "both", "objective": objective, **policy_params}
+    end, cut = len(trace) + 1, int(len(trace) * (1 - validation)) + 1
+    policy = Learned(_recency(schema), **served, log_rows=rows)
+    rounds_data: list[Dataset] = []
+    for _ in range(rounds):
+        data = record_decisions(trace, policy, capacity, unit=unit, seed=seed)
+        if mode == "admit":
+            data = _only_incoming(data)
+        rounds_data.append(data)
+        fitted = _train(learner, rounds_data, horizon, 0, cut, seed, trace, capacity)
+        policy = Learned(_artifact(fitted, schema), **served, log_rows=rows)
+    x, y = _gather(rounds_data[-1:], horizon, cut, end)
+    base_rate = float(_gather(rounds_data, horizon, 0, cut)[1].mean())
+    predicted = policy.artifact.predict(x)
+    final = _train(learner, rounds_data, horizon, 0, end, seed, trace, capacity)
+    report = FitReport(
+        metrics=metrics(y, predicted, base_rate),
+        calibration=calibration(y, predicted),
+        importance=dict(zip(schema.names, final.importance.tolist(), strict=True)),
+        folds=_cross_validate(learner, rounds_data, horizon, end, cv, seed, trace, capacity),
+        settings={
+            "learner": learner.name,
+            "learner_params": learner.params(),
+            "mode": mode,
+            "objective": objective,
+            "unit": unit,
+            "capacity": int(capacity),
+            "horizon": horizon,
+            "rounds": rounds,
+            "rows": sum(len(data) for data in rounds_data),
+            "validation": validation,
+            "seed": seed,
+        },
+    )
+    artifact = _artifact(final, schema, _metadata(trace, report))
+    params = {**served, "mode": mode}
+    if mode == "admit":
+        candidate = Learned(_artifact(fitted, schema), **params)
+        params["threshold"] = _choose_threshold(trace, candidate, capacity, unit, objective, cut, predicted, seed)
+    return Learned(artifact, **params, report=report)
+
+
+def _schema(trace: Trace, extra: tuple[str, ...]) -> Schema:
+    for name in extra:
+        trace.column(name)  # raises for an unknown one, with the nearest right name
+    return Schema(extra, {name: trace.categories[name] for name in extra if name in trace.categories})
+
+
+def _recency(schema: Schema) -> Artifact:
+    """Return the model of the first round: what was used longest ago goes first."""
+    weight = np.zeros(schema.width)
+    weight[BASE_FEATURES.index("recency")] = -1.0
+    return Artifact(Linear(weight, np.zeros(1)), schema, "logit")
+
+
+def _artifact(fitted: Fitted, schema: Schema, metadata: dict[str, Any] | None = None) -> Artifact:
+    return Artifact(fitted.scorer, schema, fitted.link, metadata or {})
+
+
+def _only_incoming(data: Dataset) -> Dataset:
+    part = data.incoming == 1
+    return Dataset(data.x[part], data.now[part], data.distance[part], data.unit[part], data.incoming[part])
+
+
+def _gather(rounds_data: list[Dataset], horizon: float, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = [data.labelled(horizon, start, stop) for data in rounds_data]
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def _train(
+    learner: Learner,
+    rounds_data: list[Dataset],
+    horizon: float,
+    start: int,
+    stop: int,
+    seed: int,
+    trace: Trace,
+    capacity: int,
+) -> Fitted:
+    x, y = _gather(rounds_data, horizon, start, stop)
+    if len(y) < MIN_ROWS or y.min() == y.max():
+        raise KvpredictError(
+            f"{trace.name}: {len(y)} labelled decisions with {int(y.sum())} reuses are too few to learn from: the "
+            f"trace has {len(trace)} requests for {trace.unique} keys at capacity {capacity}; give a longer trace or a "
+            "smaller capacity"
+        )
+    return learner.fit(x, y, seed)
+
+
+def _cross_validate(
+    learner: Learner,
+    rounds_data: list[Dataset],
+    horizon: float,
+    end: int,
+    folds: int,
+    seed: int,
+    trace: Trace,
+    capacity: int,
+) -> list[dict[str, float]]:
+    """Return metrics of ``folds`` models, each trained on all parts before the one it is judged on."""
+    edges = np.linspace(0, end, folds + 2).astype(int)
+    results = []
+    for stop, later in zip(edges[1:-1], edges[2:], strict=True) if folds else ():
+        fitted = _train(learner, rounds_data, horizon, 0, int(stop), seed, trace, capacity)
+        x, y = _gather(rounds_data[-1:], horizon, int(stop), int(later))
+        base_rate = float(_gather(rounds_data, horizon, 0, int(stop))[1].mean())
+        results.append(metrics(y, Artifact(fitted.scorer, Schema(), fitted.link).predict(x), base_rate))
+    return results
+
+
+def _choose_threshold(
+    trace: Trace,
+    policy: Learned,
+    capacity: int,
+    unit: str,
+    objective: str,
+    cut: int,
+    predicted: np.ndarray,
+    seed: int,
+) -> float:
+    """Return the score below which admission is refused: of some quantiles, the one with the fewest misses."""
+    from dataclasses import replace
+
+    probability = np.clip(predicted, 1e-9, 1 - 1e-9)
+    raw = np.log(probability / (1 - probability)) if policy.artifact.link == "logit" else predicted
+    thresholds = [-1e30, *(float(np.quantile(raw, q)) for q in ADMISSION_QUANTILES if len(raw))]
+    ratio = "byte_miss_ratio" if objective == "bytes" else "object_miss_ratio"
+    misses = [
+        getattr(simulate(trace, replace(policy, threshold=t), capacity, unit=unit, warmup=cut - 1, seed=seed), ratio)
+        for t in thresholds
+    ]
+    return thresholds[int(np.argmin(misses))]
+
+
+def _metadata(trace: Trace, report: FitReport) -> dict[str, Any]:
+    """Return what an artifact says of its origin: plain JSON, without nan."""
+    packages = ("kvpredict", "numpy", "numba", "scikit-learn", "lightgbm", "torch")
+    return {
+        "trace": {
+            "name": trace.name,
+            "fingerprint": trace.fingerprint,
+            "requests": len(trace),
+            "unique": trace.unique,
+        },
+        "settings": report.settings,
+        "metrics": {k: (v if np.isfinite(v) else None) for k, v in report.metrics.items()},
+        "importance": report.importance,
+        "calibration": report.calibration,
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,42 @@
+"""Load a saved policy from a folder or from an MLflow store."""
+
+from pathlib import Path
+from typing import Any
+
+from kvpredict.artifact import load_artifact
+from kvpredict.core.errors import ArtifactError
+from kvpredict.policies.learned import Learned
+
+__all__ = ["load_policy"]
+
+
+def load_policy(source: str | Path) -> Learned:
+    """Return the policy saved in a folder, or registered in MLflow.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder that ``policy.save`` wrote, or an MLflow URI such as ``models:/orders@champion`` or
+        ``runs:/<run id>/policy`` (needs ``kvpredict[train]``).
+
+    Raises
+    ------
+    ArtifactError
+        When there is no policy, or a damaged, newer or mismatched one.
+    """
+    if isinstance(source, str) and source.split(":", 1)[0] in ("models", "runs", "mlflow-artifacts"):
+        from kvpredict.tracking import download_policy
+
+        source = download_policy(source)
+    artifact, settings = load_artifact(source)
+    name = settings.pop("name", None)
+    if name != Learned.name:
+        raise ArtifactError(f"{source} holds a policy of kind {name!r}, which this kvpredict does not know: upgrade it")
+    try:
+        return Learned(artifact, **_known(settings))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{source} has settings that this kvpredict does not take: {error}") from error
+
+
+def _known(settings: dict[str, Any]) -> dict[str, Any]:
+    return {str(k): v for k, v in settings.items()}

@@ -1,0 +1,97 @@
+"""Compare: policies side by side on one trace at one capacity, and how they fare at others.
+
+Compiling a policy takes longer than replaying a trace of a million requests, and threads cannot compile side by side.
+So many policies are measured in worker processes, one for each CPU but the one that this process uses meanwhile
+(to train, for one); the workers live on and draw the curves with the machine code that they have.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvpredict.core.policy import Policy
+from kvpredict.pipelines.progress import track
+from kvpredict.simulate import Result, Series, gap_closed, simulate
+from kvpredict.trace import Trace
+
+__all__ = ["MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
+
+MANY = 6  # policies from which on workers pay
+LONG = 10_000_000  # requests from which on replaying outweighs compiling, and copies for workers weigh
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Counts of one policy, and its windows; the array of hits is not kept."""
+
+    result: Result
+    series: Series
+    oracle: bool
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How policies are measured: the same for all of them."""
+
+    trace: Trace
+    unit: str
+    warmup: int
+    seed: int
+    windows: int
+    workers: bool = False  # whether there are enough policies for workers to pay
+
+    def measure(self, policy: Policy, capacity: int) -> Measured:
+        """Replay the trace through one policy."""
+        result = simulate(self.trace, policy, capacity, unit=self.unit, warmup=self.warmup, seed=self.seed)
+        return Measured(result.summary(), result.series(self.windows), policy.traits.oracle)
+
+    def curve(self, policy: Policy, fractions: Sequence[float]) -> dict[str, list[float]]:
+        """Return the miss ratios of one policy at capacities given as fractions of the trace's keys or bytes."""
+        at = {self.trace.capacity(fraction, self.unit): fraction for fraction in sorted(fractions)}
+        results = [self.measure(policy, capacity).result for capacity in at]
+        return {
+            "fraction": list(at.values()),
+            "capacity": [result.capacity for result in results],
+            "object_miss_ratio": [result.object_miss_ratio for result in results],
+            "byte_miss_ratio": [result.byte_miss_ratio for result in results],
+        }
+
+    def begin(self, method: Callable[..., Any], policies: Mapping[str, Policy], argument: Any) -> Iterator[tuple[str, Any]]:
+        """Begin to call ``method(policy, argument)`` for each policy, and return an iterator of names and answers."""
+        if not self.workers or len(self.trace) > LONG:
+            return zip(policies, (method(policy, argument) for policy in policies.values()), strict=True)
+        from joblib import Parallel, delayed
+
+        count = max(1, (os.cpu_count() or 1) - 1)
+        # Answers come in order while this process goes on; the trace goes to the workers once, through shared memory.
+        # (Copy-on-write: to Numba an array that is read-only is of another type, and would be compiled for again.)
+        pool = Parallel(n_jobs=count, return_as="generator", pre_dispatch="all", batch_size=1, mmap_mode="c")
+        answers = pool(delayed(method)(policy, argument) for policy in policies.values())
+        return zip(policies, answers, strict=True)
+
+
+def collect(pending: Iterable[tuple[str, Any]], count: int, description: str) -> dict[str, Any]:
+    """Return what ``Replay.begin`` began."""
+    return dict(track(pending, description, count))
+
+
+def compare(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """Return the table's rows, fewest misses first; ``gap_closed`` is 0 for LRU's misses and 1 for the oracle's."""
+    lru, bound = measured["lru"].result, measured[best_oracle(measured)].result
+    rows = []
+    for name, m in measured.items():
+        row = m.result.as_row() | {"policy": name, "oracle": m.oracle}
+        rows.append(row | {"gap_closed": gap_closed(lru, m.result, bound)})
+    return sorted(rows, key=lambda row: (row["object_miss_ratio"], row["policy"]))
+
+
+def best_heuristics(rows: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    """Return the heuristics, other than LRU, with the fewest misses."""
+    names = [row["policy"] for row in rows if not row["oracle"] and row["policy"] not in ("lru", "learned")]
+    return names[:count]
+
+
+def best_oracle(measured: Mapping[str, Measured]) -> str:
+    """Return the oracle with the fewest misses."""
+    return min((n for n in measured if measured[n].oracle), key=lambda n: measured[n].result.object_miss_ratio)

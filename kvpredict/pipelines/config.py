@@ -1,0 +1,285 @@
+"""Configuration: the types of the yaml tree in ``kvpredict/conf``, and the way from Hydra's config to plain objects.
+
+Hydra checks names and types of overrides against these dataclasses; policies, learners and workloads are their own
+schemas, being dataclasses of parameters. ``read_config`` returns plain objects: nothing beyond it sees a DictConfig.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any
+
+from kvpredict.core.errors import KvpredictError, unknown_name
+
+__all__ = [
+    "Capacity",
+    "Columns",
+    "Config",
+    "ConfigError",
+    "FileTrace",
+    "Fit",
+    "Ingest",
+    "Inspect",
+    "Report",
+    "Simulate",
+    "Tracking",
+    "Train",
+    "WorkloadTrace",
+    "nearest",
+    "read_config",
+    "register_schemas",
+]
+
+
+class ConfigError(KvpredictError, ValueError):
+    """A setting that does not exist, or a value that it cannot take; names the nearest right one."""
+
+
+@dataclass
+class Capacity:
+    fraction: float = 0.1
+    count: int | None = None
+    unit: str = "objects"
+
+
+@dataclass
+class Fit:
+    extra: list[str] = field(default_factory=list)
+    horizon: float = 2.0
+    rounds: int = 2
+    rows: int = 50_000
+    validation: float = 0.25
+    cv: int = 0
+
+
+@dataclass
+class Report:
+    html: bool = True
+    fractions: list[float] = field(default_factory=list)
+    best: int = 2
+    windows: int = 60
+
+
+@dataclass
+class Train:
+    name: str = "train"
+    split: float = 0.5
+    split_by: str = "count"
+    policies: list[str] = field(default_factory=lambda: ["all"])
+    register: bool = True
+
+
+@dataclass
+class Simulate:
+    name: str = "simulate"
+    warmup: float = 0.0
+    policies: list[str] = field(default_factory=lambda: ["all"])
+    fractions: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Ingest:
+    name: str = "ingest"
+    out: str | None = None
+
+
+@dataclass
+class Inspect:
+    name: str = "inspect"
+
+
+@dataclass
+class Columns:
+    key: str | None = None
+    time: str | None = None
+    size: str | None = None
+    op: str | None = None
+
+
+@dataclass
+class FileTrace:
+    source: str = "file"
+    path: str | None = None
+    format: str = "auto"
+    columns: Columns = field(default_factory=Columns)
+    delimiter: str | None = None
+    header: bool | None = None
+    time_unit: str | None = None
+    text_keys: bool = False
+    limit: int | None = None
+    order: str = "clamp"
+    on_error: str = "raise"
+
+
+@dataclass
+class WorkloadTrace:
+    source: str = "workload"
+
+
+@dataclass
+class Tracking:
+    name: str = "mlflow"
+    uri: str | None = None
+    experiment: str | None = "kvpredict"
+    run_name: str | None = None
+    model_name: str | None = None
+
+
+@dataclass
+class Config:
+    """One run's configuration. ``policy``, ``learned``, ``learner`` and ``workload`` hold a name and parameters."""
+
+    pipeline: Any = None
+    trace: Any = None
+    workload: Any = None
+    policy: Any = None
+    learned: Any = None
+    learner: Any = None
+    tracking: Tracking = field(default_factory=Tracking)
+    experiment: Any = None
+    capacity: Capacity = field(default_factory=Capacity)
+    fit: Fit = field(default_factory=Fit)
+    report: Report = field(default_factory=Report)
+    seed: int = 0
+
+
+PIPELINES: dict[str, type] = {"train": Train, "simulate": Simulate, "ingest": Ingest, "inspect": Inspect}
+
+# Values that are one of a few words: checked here, since a schema's type is only ``str``.
+_WORDS = {
+    "capacity.unit": ("objects", "bytes"),
+    "pipeline.split_by": ("count", "time"),
+    "trace.order": ("clamp", "sort"),
+    "trace.on_error": ("raise", "skip"),
+    "trace.time_unit": ("s", "ms", "us", "ns", None),
+    "tracking.name": ("mlflow", "none"),
+}
+
+
+def register_schemas() -> None:
+    """Give Hydra the types of the yaml files (idempotent)."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    named = {**PIPELINES, "file": FileTrace, "workload": WorkloadTrace, "tracking": Tracking}
+    for name, schema in named.items():
+        store.store(group="schema", name=name, node=schema)
+
+
+def read_config(composed: Any) -> Config:
+    """Return the plain form of what Hydra composed (a DictConfig without the node ``hydra``).
+
+    Raises
+    ------
+    ConfigError
+        On a parameter of the wrong type, a word that is none of the choices, or a number out of range.
+    """
+    from omegaconf import OmegaConf
+
+    from kvpredict.learn import learner
+    from kvpredict.policies import policy_class
+    from kvpredict.trace.workloads import workload_class
+
+    known = [f.name for f in fields(Config)]
+    for key in composed:
+        if key not in known:
+            raise unknown_name("setting", key, known)
+    pipeline = composed.get("pipeline") or {}
+    plain = {
+        "pipeline": _merged("pipeline", PIPELINES.get(pipeline.get("name"), Train), pipeline),
+        "trace": _merged("trace", _trace_schema(composed), composed.get("trace")),
+        "tracking": _merged("tracking", Tracking, composed.get("tracking")),
+        "capacity": _merged("capacity", Capacity, composed.get("capacity")),
+        "fit": _merged("fit", Fit, composed.get("fit")),
+        "report": _merged("report", Report, composed.get("report")),
+        "policy": _typed("policy", composed.get("policy"), policy_class),
+        "learned": _typed("learned", composed.get("learned"), policy_class),
+        "learner": _typed("learner", composed.get("learner"), lambda name: type(learner(name))),
+        "workload": _typed("workload", composed.get("workload"), workload_class),
+        "experiment": OmegaConf.to_container(composed).get("experiment"),  # type: ignore[union-attr, call-arg]
+        "seed": composed.get("seed", 0),
+    }
+    config = Config(**plain)
+    _check(config)
+    return config
+
+
+def _trace_schema(composed: Any) -> type:
+    return WorkloadTrace if (composed.get("trace") or {}).get("source") == "workload" else FileTrace
+
+
+def _merged(group: str, schema: type, node: Any) -> Any:
+    """Return an instance of ``schema`` with the values of ``node``."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node or {}))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}: {first_line(error)}") from error
+
+
+def _typed(group: str, node: Any, find: Callable[[str], type]) -> dict[str, Any] | None:
+    """Return the name and the parameters in ``node``, checked against the dataclass that takes them."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if node is None:
+        return None
+    if not OmegaConf.is_dict(node) or "name" not in node:
+        raise ConfigError(f"{group}={node}: expected a choice such as {group}=name")
+    name = node["name"]
+    cls = find(name)
+    known = [f for f in fields(cls) if f.metadata.get("config", True)]
+    # The yaml states every parameter; a field that it leaves out is not for the command line (a model, a report).
+    schema = make_dataclass(cls.__name__, [(f.name, f.type, _default(f)) for f in known if f.name in node])
+    typed = OmegaConf.structured(schema)
+    for key, value in node.items():
+        if key == "name":
+            continue
+        if key not in typed:
+            raise unknown_name(f"parameter of {group} {name!r}", key, [f.name for f in known])
+        try:
+            typed[key] = value
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{group}.{key}={value}: {first_line(error)}") from error
+    return {"name": name, **OmegaConf.to_container(typed)}  # type: ignore[dict-item]
+
+
+def _default(f: Any) -> Any:
+    return field(default_factory=f.default_factory) if f.default is MISSING else field(default=f.default)
+
+
+def _check(config: Config) -> None:
+    for path, words in _WORDS.items():
+        group, name = path.split(".")
+        value = getattr(getattr(config, group), name, words[0])
+        if value not in words:
+            raise ConfigError(str(unknown_name(path, value, [w for w in words if w])))
+    if not 0 < config.capacity.fraction <= 1:
+        raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
+    if config.capacity.count is not None and config.capacity.count < 1:
+        raise ConfigError(f"capacity.count={config.capacity.count}: expected a whole number of at least 1")
+    for path in ("report.fractions", "pipeline.fractions"):
+        group, name = path.split(".")
+        for fraction in getattr(getattr(config, group), name, []):
+            if not 0 < fraction <= 1:
+                raise ConfigError(f"{path} has {fraction}: expected numbers above 0 and at most 1")
+    for path, least in (("report.best", 0), ("report.windows", 1), ("pipeline.split", 0), ("pipeline.warmup", 0)):
+        group, name = path.split(".")
+        value = getattr(getattr(config, group), name, least)
+        if value < least:
+            raise ConfigError(f"{path}={value}: expected at least {least}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, which says what is wrong; the rest is OmegaConf's bookkeeping."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name in ``known`` that is closest to a mistyped dotted ``name``."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return near[0] if near else None

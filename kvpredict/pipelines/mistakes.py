@@ -1,0 +1,106 @@
+"""Mistakes: what Hydra, OmegaConf and the system say of a wrong command line, in one line with the nearest right name."""
+
+import re
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from kvpredict.core.errors import KvpredictError, UnknownName, unknown_name
+from kvpredict.pipelines.config import ConfigError, first_line, nearest
+
+__all__ = ["explain"]
+
+FAILURE, USAGE = 1, 2  # exit statuses
+
+
+def explain(error: BaseException, arguments: Sequence[str]) -> tuple[int, str] | None:
+    """Return the exit status and the one line that explain ``error``; None for one that nobody foresaw."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, ConfigError | UnknownName):
+        return USAGE, str(error)
+    if isinstance(error, KvpredictError):
+        return FAILURE, str(error)
+    if isinstance(error, OverrideParseException):
+        return USAGE, f"cannot read {error.override!r}: expected setting=value"
+    if isinstance(error, MissingConfigException):
+        return USAGE, _missing(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return USAGE, _override(error, arguments)
+    if isinstance(error, OSError) and error.filename is not None:
+        return FAILURE, f"{error.filename}: {error.strerror}"
+    if isinstance(error, ValueError) and _raised_in(error).startswith("hydra."):
+        return USAGE, first_line(error)
+    return None
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the module in which ``error`` was raised."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
+
+
+def _missing(error: Any) -> str:
+    """A choice that its group does not have."""
+    found = re.search(r"Could not find '([^']+)'", str(error))
+    if error.missing_cfg_file is None and found is None:
+        return first_line(error)
+    group, _, option = (error.missing_cfg_file or found.group(1)).rpartition("/")  # type: ignore[union-attr]
+    if not group or not error.options:
+        return first_line(error)
+    return str(unknown_name(group, option, [o for o in error.options if not o.startswith("schema")]))
+
+
+def _override(error: BaseException, arguments: Sequence[str]) -> str:
+    """A setting that does not exist, or a value of the wrong type."""
+    text = str(error)
+    cause = str(error.__cause__) if error.__cause__ is not None else ""
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Could not find '([^']+)'", text)
+    if unknown:
+        name = unknown.group(1).removesuffix("/")
+        given = next((a.lstrip("+~").partition("=")[0] for a in arguments if a.lstrip("+~").startswith(name)), name)
+        known = settings(arguments)
+        if given in known:
+            group = given.partition(".")[0]
+            return f"{given!r} is not a setting of the chosen {group}; kvpredict --cfg job lists those that are"
+        near = nearest(given, known)
+        hint = f"Did you mean {near!r}?" if near else "kvpredict --cfg job lists them."
+        return f"unknown setting {given!r}. {hint}"
+    wrong = re.search(r"Error merging override (\S+)", text)
+    reason = cause or text.partition("\n")[2] or text
+    if wrong and "is not a subclass of" in reason:
+        return f"{wrong.group(1)}: set what is in it, such as {wrong.group(1).partition('=')[0]}.…=…"
+    if wrong:
+        return f"{wrong.group(1)}: {reason.strip().splitlines()[0]}"
+    return " ".join(part for part in (first_line(error), cause.strip().partition("\n")[0]) if part)
+
+
+def settings(arguments: Sequence[str] = ()) -> list[str]:
+    """Return the dotted names of all settings that a command line can give, under the choices in ``arguments``."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from kvpredict.pipelines.config import register_schemas
+
+    register_schemas()
+    GlobalHydra.instance().clear()
+    choices = [a for a in arguments if re.fullmatch(r"[a-z]+=[a-z0-9_]+", a)]
+    names: set[str] = set()
+    with initialize_config_module("kvpredict.conf", version_base="1.3"):
+        for overrides in ([], ["trace=workload"], ["pipeline=simulate"], ["pipeline=ingest"], *([c] for c in choices)):
+            try:
+                _walk(OmegaConf.to_container(compose("config", overrides)), "", names)
+            except HydraException:
+                continue  # a choice that is itself mistaken
+    return sorted(names)
+
+
+def _walk(node: Any, prefix: str, names: set[str]) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            names.add(path)
+            _walk(value, path, names)

@@ -1,0 +1,139 @@
+"""Output: the tables on the console and the files of a run's folder."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvpredict.pipelines.files import write_text
+
+__all__ = ["as_json", "print_comparison", "print_facts", "print_sweep", "write_files"]
+
+
+def as_json(value: Any) -> Any:
+    """Return ``value`` with numbers that JSON lacks (nan, infinity) as None and NumPy's numbers as plain ones."""
+    if isinstance(value, Mapping):
+        return {str(k): as_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(v) for v in value]
+    if isinstance(value, float):  # np.float64 is one
+        return float(value) if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def write_files(result: Mapping[str, Any], folder: Path, *, html: bool) -> dict[str, Path]:
+    """Write ``result.json`` and, for a comparison, ``report.html`` and ``plots/``; return what is where."""
+    written = {"result": folder / "result.json"}
+    write_text(written["result"], json.dumps(result, indent=1, allow_nan=False))
+    if html and result.get("policies"):
+        from kvpredict.report import draw, render
+
+        plots = draw(result)
+        (folder / "plots").mkdir(exist_ok=True)
+        for name, svg in plots.items():
+            write_text(folder / "plots" / f"{name}.svg", svg)
+        written["report"] = folder / "report.html"
+        write_text(written["report"], render(result, plots))
+    if (folder / "policy").is_dir():
+        written["policy"] = folder / "policy"
+    return written
+
+
+def print_comparison(result: Mapping[str, Any]) -> None:
+    """Print the table of policies."""
+    trace, rows = result["trace"], result["policies"]
+    capacities = {row["capacity"] for row in rows}
+    table = _table(
+        f"{trace['name']}: {result['split']['compared_on']:,} requests compared"
+        + (f", capacity {rows[0]['capacity']:,} {rows[0]['unit']}" if len(capacities) == 1 else "")
+    )
+    if len(capacities) > 1:
+        table.add_column("capacity", justify="right")
+    table.add_column("policy")
+    for heading in ("object\nmiss ratio", "byte\nmiss ratio", "LRU-Belady\ngap closed", "requests/s"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = [f"{row['capacity']:,}"] if len(capacities) > 1 else []
+        style = "bold green" if row["policy"] == "learned" else "dim" if row["oracle"] else None
+        table.add_row(*cells, *_cells(row), style=style)
+    _print(table)
+
+
+def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Print one line for each cell of a sweep, and write ``cells.csv`` beside them."""
+    given = [set(result["overrides"]) for _, result in results]
+    common = set.intersection(*given) if len(given) > 1 else set()
+    lines = []
+    for cell, result in results:
+        differs = " ".join(o for o in result["overrides"] if o not in common)
+        lines += [(cell, differs, row) for row in result.get("policies", []) if row["policy"] == result["subject"]]
+    if not lines:
+        return
+    table = _table(f"{len(lines)} cells")
+    for heading in ("cell", "overrides", "capacity", "policy"):
+        table.add_column(heading, justify="right" if heading == "capacity" else "left")
+    for heading in ("object\nmiss ratio", "byte\nmiss ratio", "LRU-Belady\ngap closed", "requests/s"):
+        table.add_column(heading, justify="right")
+    for cell, overrides, row in lines:
+        table.add_row(cell, overrides, f"{row['capacity']:,}", *_cells(row))
+    _print(table)
+    text = io.StringIO()
+    columns = ["object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second", "capacity", "unit", "policy"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["cell", "overrides", *columns])
+    writer.writerows([cell, overrides, *(row[c] for c in columns)] for cell, overrides, row in lines)
+    write_text(folder / "cells.csv", text.getvalue())
+    print(f"cells:   {folder / 'cells.csv'}")
+
+
+def print_facts(trace: Mapping[str, Any]) -> None:
+    """Print what a trace is."""
+    table = _table(trace["name"])
+    table.add_column("")
+    table.add_column("")
+    for name, value in trace.items():
+        if name != "name" and value not in (None, [], {}):
+            table.add_row(name.replace("_", " "), _shown(value))
+    _print(table)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["policy"],
+        _ratio(row["object_miss_ratio"]),
+        _ratio(row["byte_miss_ratio"]),
+        "" if row["gap_closed"] is None else f"{row['gap_closed']:.1%}",
+        "" if row["requests_per_second"] is None else f"{row['requests_per_second'] / 1e6:.1f} M",
+    ]
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(title: str) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe has no width: eighty columns would wrap the cells
+    console.print(table)

@@ -1,0 +1,124 @@
+"""One run: a pipeline's result, written down, shown and tracked, in this order."""
+
+import importlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kvpredict import __version__
+from kvpredict.pipelines.build import LEARNED, load_trace
+from kvpredict.pipelines.config import Config
+from kvpredict.pipelines.facts import machine, plain_config, versions
+from kvpredict.pipelines.output import as_json, print_comparison, print_facts, write_files
+
+__all__ = ["run_pipeline"]
+
+
+def run_pipeline(
+    config: Config,
+    *,
+    folder: Path,
+    start: Path,
+    overrides: Sequence[str] = (),
+    parent: str | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """Run the pipeline of ``config`` and return what ``result.json`` holds.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Path
+        Where results go; it exists.
+    start : Path
+        What relative paths count from, and where the default store lies.
+    overrides : sequence of str
+        The command line's settings, for the record.
+    parent : str, optional
+        The MLflow run of the sweep that this run is a cell of.
+    started : float, optional
+        Seconds since 1970; default: now.
+    """
+    started = time.time() if started is None else started
+    pipeline = importlib.import_module(f"kvpredict.pipelines.{config.pipeline.name}")
+    found = pipeline.run(config, folder, start)
+    result = as_json(
+        {
+            "kvpredict": __version__,
+            "pipeline": config.pipeline.name,
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "seconds": time.time() - started,
+            "overrides": list(overrides),
+            "seed": config.seed,
+            "subject": subject(config, found.get("policies", [])),
+            **found,
+            "config": plain_config(config),
+            "versions": versions(),
+            "machine": machine(),
+        }
+    )
+    written = write_files(result, folder, html=config.report.html)
+    if result.get("policies"):
+        print_comparison(result)
+    else:
+        print_facts(result["trace"])
+    if "written" in result:
+        print(f"trace:   {result['written']['path']}")
+    for what, path in written.items():
+        print(f"{what + ':':8} {path}")
+    if config.tracking.name == "mlflow" and result.get("policies"):
+        _track(config, result, folder, start, parent, started)
+    return result
+
+
+def subject(config: Config, rows: Sequence[dict[str, Any]]) -> str | None:
+    """Return the policy that a run is about: the chosen one, the learned one, or else the best that could be used."""
+    if config.policy is not None:
+        return str(config.policy["name"])
+    names = [row["policy"] for row in rows if not row["oracle"]]
+    return LEARNED if LEARNED in names else names[0] if names else None
+
+
+def _track(
+    config: Config, result: dict[str, Any], folder: Path, start: Path, parent: str | None, started: float
+) -> None:
+    from kvpredict import tracking
+
+    uri = tracking.store_uri(config.tracking.uri, start)
+    registers = result["learned"] is not None and config.pipeline.register
+    capacity = f"{result['capacity']['count']} {result['capacity']['unit']}"
+    logged = tracking.log_run(
+        uri,
+        config.tracking.experiment or "kvpredict",
+        config.tracking.run_name or f"{config.pipeline.name} {result['subject']} {capacity}",
+        result,
+        folder,
+        started=started,
+        parent=parent,
+        model_name=(config.tracking.model_name or result["trace"]["name"]) if registers else None,
+        beats=lambda champion: beats(champion, config, result, start),
+    )
+    print(f"{'run:':8} {logged.run_id} in {logged.uri}")
+    if logged.model is not None:
+        kept = "champion" if logged.champion else "the champion before it misses less and stays"
+        print(f"{'model:':8} models:/{logged.model}/{logged.version} ({kept})")
+
+
+def beats(champion: Path, config: Config, result: dict[str, Any], start: Path) -> bool:
+    """Tell whether the run's learned policy misses no more than ``champion`` on the part that it was compared on."""
+    from kvpredict.load import load_policy
+    from kvpredict.simulate import simulate
+
+    mine = next(row for row in result["policies"] if row["policy"] == LEARNED)
+    trace = load_trace(config, start)
+    theirs = simulate(
+        trace,
+        load_policy(champion),
+        result["capacity"]["count"],
+        unit=result["capacity"]["unit"],
+        warmup=result["split"]["at"],
+        seed=config.seed,
+    )
+    return bool(mine["object_miss_ratio"] <= theirs.object_miss_ratio)

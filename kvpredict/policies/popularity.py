@@ -1,0 +1,156 @@
+"""Popularity: evict the object least likely to be asked for next, P(k, t) = f(k, t) / F(t).
+
+f(k, t) counts the accesses to key k so far, F(t) all accesses: their ratio estimates the probability of k. Where
+accesses are independent draws, keeping the most probable keys is optimal (Aho, Denning, Ullman, "Principles of Optimal
+Page Replacement", J. ACM 18(1), 1971, policy A0), and the ratio converges to them. LFU, by contrast, counts only while
+an object is held: an evicted key starts again from one, so a key just too rare to stay never shows how often it comes
+(in-cache against perfect LFU: Breslau et al., "Web Caching and Zipf-like Distributions", INFOCOM 1999, section IV).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from kvpredict.core.ghost import Ghosts, ghost_add, ghost_drop, ghost_find, make_ghosts
+from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_pop, heap_push, heap_update, make_heap
+from kvpredict.core.jit import lean_kernel
+from kvpredict.core.policy import Policy, require
+from kvpredict.core.validate import check_ghosts
+
+__all__ = ["Popularity", "probability"]
+
+RATE, REMEMBERS, TOTAL = 0, 1, 2  # indices into State.scalars
+
+
+class State(NamedTuple):
+    heap: Heap  # by P, kept as log2 f without its common decay; then by last use
+    key: np.ndarray  # int64 [slots]
+    frequency: np.ndarray  # float64 [slots], f as of the last access
+    last: np.ndarray  # int64 [slots], clock of the last access
+    clock: np.ndarray  # int64 [1], requests seen
+    scalars: np.ndarray  # float64 [3]: halvings of a count in a request; 1 with history; F(t)
+    returning: np.ndarray  # float64 [1], f of the object being admitted, before this access
+    history: Ghosts  # evicted keys: value is f, tag the clock, of the last access
+
+
+@lean_kernel
+def _decayed(s, count, last):
+    """Return a count as it stands now."""
+    if s.scalars[RATE] == 0.0:
+        return count
+    return count * 2.0 ** (-(s.clock[0] - last) * s.scalars[RATE])
+
+
+@lean_kernel
+def _tick(s):
+    """Count one access to whatever key."""
+    s.clock[0] += 1
+    s.scalars[TOTAL] = s.scalars[TOTAL] * 2.0 ** (-s.scalars[RATE]) + 1.0
+
+
+@lean_kernel
+def _rank(s, slot):
+    """Return what orders slots as their probabilities do, at any later time: decay is common to all."""
+    return np.log2(s.frequency[slot]) + s.last[slot] * s.scalars[RATE]
+
+
+@lean_kernel
+def probability(s, slot):
+    """Return P of the object in ``slot``: its share of all accesses so far, recent ones weighing more if so set."""
+    return _decayed(s, s.frequency[slot], s.last[slot]) / s.scalars[TOTAL]
+
+
+@dataclass(frozen=True)
+class Popularity(Policy):
+    """Evict the lowest share of all accesses, counted over a bounded history of evicted keys too.
+
+    Parameters
+    ----------
+    history : float, default 4.0
+        Evicted keys whose counts are kept, for each slot; the longest evicted is forgotten first. 0: none, which is
+        LFU.
+    half_life : float, default 0.0
+        Requests, for each slot, after which an access counts half; 0: never forget.
+
+    Notes
+    -----
+    F(t) is common to all keys and so does not change the order; ``probability`` gives P itself. Ties go to the least
+    recently used. The one approximation is the bound on the history; with room for every key the counts are exact.
+    """
+
+    name = "popularity"
+
+    history: float = 4.0
+    half_life: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.history <= 16, self, f"history must be in [0, 16] keys a slot, got {self.history}")
+        require(
+            0 <= self.half_life < float("inf"),
+            self,
+            f"half_life must be a finite number of requests a slot, 0 for none, got {self.half_life}",
+        )
+
+    def make_state(self, capacity: int, slots: int, seed: int) -> State:
+        rate = 1.0 / max(self.half_life * slots, 1.0) if self.half_life else 0.0
+        return State(
+            heap=make_heap(slots),
+            key=np.zeros(slots, np.int64),
+            frequency=np.zeros(slots, np.float64),
+            last=np.zeros(slots, np.int64),
+            clock=np.zeros(1, np.int64),
+            scalars=np.array([rate, float(self.history > 0), 0.0]),
+            returning=np.zeros(1, np.float64),
+            history=make_ghosts(int(slots * self.history)),
+        )
+
+    @staticmethod
+    @lean_kernel
+    def hit(s, slot, e):
+        _tick(s)
+        s.frequency[slot] = _decayed(s, s.frequency[slot], s.last[slot]) + 1.0
+        s.last[slot] = s.clock[0]
+        heap_update(s.heap, slot, _rank(s, slot), s.clock[0])
+
+    @staticmethod
+    @lean_kernel
+    def admit(s, e):
+        _tick(s)
+        s.returning[0] = 0.0
+        node = ghost_find(s.history, e.key)
+        if node >= 0:
+            s.returning[0] = _decayed(s, s.history.value[node], s.history.tag[node])
+            ghost_drop(s.history, node)
+        return True
+
+    @staticmethod
+    @lean_kernel
+    def evict(s, e):
+        victim = heap_pop(s.heap)
+        if s.scalars[REMEMBERS] > 0.0:
+            node = ghost_add(s.history, 0, s.key[victim], 1)
+            s.history.value[node] = s.frequency[victim]
+            s.history.tag[node] = s.last[victim]
+        return victim
+
+    @staticmethod
+    @lean_kernel
+    def insert(s, slot, e):
+        s.key[slot] = e.key
+        s.frequency[slot] = s.returning[0] + 1.0
+        s.last[slot] = s.clock[0]
+        s.returning[0] = 0.0
+        heap_push(s.heap, slot, _rank(s, slot), s.clock[0])
+
+    @staticmethod
+    @lean_kernel
+    def remove(s, slot):
+        heap_drop(s.heap, slot)
+
+    def validate(self, state: State, resident: np.ndarray) -> None:
+        assert check_heap(state.heap) == resident.tolist()
+        check_ghosts(state.history)
+        assert not any(ghost_find(state.history, int(state.key[slot])) >= 0 for slot in resident)
+        held = sum(probability(state, slot) for slot in resident)
+        assert held <= 1 + 1e-9, f"probabilities of the objects held add up to {held}"

@@ -1,0 +1,88 @@
+"""The report's page: a template that escapes every text it is given, and the views of a result that it shows."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from kvpredict.core.errors import MissingExtra
+
+__all__ = ["render"]
+
+CAPTIONS = {
+    "curves": "Object miss ratio over capacity. A learned policy was trained for the one at the thin line.",
+    "curves_bytes": "Byte miss ratio over capacity.",
+    "windows": "Object miss ratio over time, in windows of equal numbers of requests.",
+    "calibration": "Reliability of the model's probabilities, on requests later than all it was trained on.",
+    "importance": "What the model looks at.",
+}
+
+
+def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    result : mapping
+        What ``result.json`` holds.
+    plots : mapping of name to SVG text
+        What ``draw`` returned; they are put in as they are.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtra(
+            f"the report needs Jinja2: pip install 'kvpredict[train]', or set report.html=false ({error})"
+        ) from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate}
+    template = environment.from_string((files(__package__) / "page.html").read_text("utf-8"))
+    rows = result["policies"]
+    finite = [row["object_miss_ratio"] for row in rows if row["object_miss_ratio"] is not None]
+    return template.render(
+        result=result,
+        rows=rows,
+        headline=_headline(result),
+        several=len({row["capacity"] for row in rows}) > 1,
+        most=max(finite, default=1.0) or 1.0,
+        plots=plots,
+        captions=CAPTIONS,
+        config=json.dumps(result["config"], indent=2, ensure_ascii=False),
+    )
+
+
+def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the run's subject beside LRU: the sentence that a reader wants first."""
+    rows = {row["policy"]: row for row in result["policies"] if row["capacity"] == result["capacity"]["count"]}
+    subject, lru = rows.get(result["subject"]), rows.get("lru")
+    if subject is None or lru is None or not lru["object_miss_ratio"] or subject is lru:
+        return None
+    usable = [row for row in rows.values() if not row["oracle"] and row is not subject]
+    return {
+        "subject": subject,
+        "fewer": 1 - subject["object_miss_ratio"] / lru["object_miss_ratio"],
+        "rank": 1 + sum(row["object_miss_ratio"] < subject["object_miss_ratio"] for row in usable),
+        "of": 1 + len(usable),
+    }
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{value / 1e6:.1f} M"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,160 @@
+"""The report's plots, each a pure function from a result to an SVG text.
+
+Matplotlib's object interface is used without pyplot: no global state, no display. Texts stay texts, so that a reader
+can search and copy them; names of elements are salted by the plot's name, since several share one page.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kvpredict.core.errors import MissingExtra
+
+__all__ = ["draw"]
+
+LEARNED, LRU, ORACLE = "#c2410c", "#475569", "#94a3b8"
+HEURISTICS = ("#0f766e", "#1d4ed8", "#7c3aed", "#a16207", "#be185d", "#15803d")
+INK, GRID = "#334155", "#e2e8f0"
+FEATURES_SHOWN = 16
+
+
+def draw(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the plots that ``result`` has figures for, SVG texts by name."""
+    learned = result.get("learned") or {}
+    bytes_differ = any(
+        row["byte_miss_ratio"] != row["object_miss_ratio"] for row in result["policies"]
+    )
+    plots: dict[str, str] = {}
+    if any(len(curve["capacity"]) > 1 for curve in result["curves"]):
+        plots["curves"] = _figure("curves", lambda axes: _curves(axes, result, "object_miss_ratio"))
+        if bytes_differ:
+            plots["curves_bytes"] = _figure("curves_bytes", lambda axes: _curves(axes, result, "byte_miss_ratio"))
+    if any(len(series["start"]) > 1 for series in result["series"]):
+        plots["windows"] = _figure("windows", lambda axes: _windows(axes, result), width=11.4)
+    if learned.get("calibration"):
+        plots["calibration"] = _figure("calibration", lambda axes: _calibration(axes, learned["calibration"]))
+    if learned.get("importance"):
+        plots["importance"] = _figure("importance", lambda axes: _importance(axes, learned["importance"]))
+    return plots
+
+
+def _figure(name: str, paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7) -> str:
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra(
+            f"the report needs matplotlib: pip install 'kvpredict[train]', or set report.html=false ({error})"
+        ) from error
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans", "sans-serif"],
+        "font.size": 9.5,
+        "text.color": INK,
+        "axes.edgecolor": ORACLE,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        "text.parse_math": False,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure.add_subplot())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{name.replace("_", " ")}" ', 1)
+
+
+def _look(policies: Sequence[str], result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return how the line of each policy looks; the same policy looks the same in every plot."""
+    oracles = {row["policy"] for row in result["policies"] if row["oracle"]}
+    looks: dict[str, dict[str, Any]] = {}
+    colours = iter(HEURISTICS * (1 + len(policies) // len(HEURISTICS)))
+    for name in policies:
+        if name == "learned":
+            looks[name] = {"color": LEARNED, "linewidth": 2.6, "zorder": 5}
+        elif name == "lru":
+            looks[name] = {"color": LRU, "linestyle": "--"}
+        elif name in oracles:
+            looks[name] = {"color": ORACLE, "linestyle": ":"}
+        else:
+            looks[name] = {"color": next(colours)}
+    return looks
+
+
+def _curves(axes: Any, result: Mapping[str, Any], ratio: str) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    looks = _look([curve["policy"] for curve in result["curves"]], result)
+    for curve in result["curves"]:
+        axes.plot(curve["fraction"], curve[ratio], marker="o", markersize=3.5, label=curve["policy"], **looks[curve["policy"]])
+    whole = result["trace"]["unique"] if result["capacity"]["unit"] == "objects" else result["trace"]["footprint_bytes"]
+    if result["learned"] and whole:
+        axes.axvline(result["capacity"]["count"] / whole, color=LEARNED, linewidth=0.8, alpha=0.5)
+    ticks = sorted({f for curve in result["curves"] for f in curve["fraction"]})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}%"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    what = "distinct keys" if result["capacity"]["unit"] == "objects" else "distinct bytes"
+    axes.set_xlabel(f"capacity, share of the {what}")
+    axes.set_ylabel(ratio.replace("_", " "))
+    axes.legend()
+
+
+def _windows(axes: Any, result: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    looks = _look([series["policy"] for series in result["series"]], result)
+    for series in result["series"]:
+        axes.plot(series["start"], _numbers(series["object_miss_ratio"]), label=series["policy"], **looks[series["policy"]])
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.set_xlabel("request")
+    axes.set_ylabel("object miss ratio")
+    axes.set_ylim(bottom=0)
+    axes.legend(ncols=3)
+
+
+def _calibration(axes: Any, calibration: Mapping[str, Any]) -> None:
+    predicted, observed = _numbers(calibration["predicted"]), _numbers(calibration["observed"])
+    axes.plot([0, 1], [0, 1], color=ORACLE, linestyle=":", label="perfect")
+    axes.plot(predicted, observed, color=LEARNED, marker="o", markersize=4, label="learned")
+    axes.set_xlabel("predicted probability of reuse")
+    axes.set_ylabel("observed share")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(loc="upper left")
+
+
+def _importance(axes: Any, importance: Mapping[str, float]) -> None:
+    shown = sorted(importance.items(), key=lambda item: item[1], reverse=True)[:FEATURES_SHOWN][::-1]
+    names = [_printable(name.replace("_", " ")) for name, _ in shown]
+    axes.barh(range(len(shown)), _numbers([value for _, value in shown]), color=LEARNED, height=0.7)
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_xlabel("share of the model's importance")
+    axes.grid(axis="y", visible=False)
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` without the characters that XML forbids."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], np.float64)

@@ -1,0 +1,106 @@
+"""LLM traces as JSON lines: a request a line, with the ids of its prompt's KV blocks; flattened to a request a block.
+
+The blocks of one request stand in the order of the prompt. ``request`` numbers the requests, ``depth`` is a block's
+place in its prompt from 0, and what the line says of the request is repeated for each of its blocks.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kvpredict.trace.readers._format import BadRecord, Chunk, Head, Text
+from kvpredict.trace.readers._source import Source
+
+__all__ = ["looks_like_requests", "read_requests"]
+
+
+def looks_like_requests(head: Head) -> set[str]:
+    """Return the field names of the first request, when the lines are such requests."""
+    for line in head.lines[:5]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        except RecursionError:
+            return set()
+        if isinstance(record, dict) and {"timestamp", "hash_ids"} <= set(record):
+            return set(record)
+    return set()
+
+
+def read_requests(source: Source, kinds: Mapping[str, type], ticks: float) -> Iterator[Chunk]:
+    """Yield the blocks of all requests.
+
+    Parameters
+    ----------
+    kinds : mapping of field name to int, float or str
+        What lines say of a request; ``timestamp`` is among them. A field that a line lacks is 0 or "".
+    ticks : float
+        Units of ``timestamp`` in a second.
+    """
+    number = 0
+    for lines in source.lines():
+        rows: list[tuple[Any, ...]] = []
+        ids: list[np.ndarray] = []
+        for i, line in enumerate(lines.data.split(b"\n")):
+            if not line.strip():
+                continue
+            try:
+                row, keys = _request(line, kinds)
+            except BadRecord as error:
+                source.faults.bad(f"line {lines.first + i}", str(error))
+                source.faults.weigh(number)
+                continue
+            rows.append((number, *row))
+            ids.append(keys)
+            number += 1
+        if not rows:
+            continue
+        counts = np.array([keys.size for keys in ids])
+        which = np.repeat(np.arange(counts.size), counts)
+        columns = list(zip(*rows, strict=True))
+        starts = np.cumsum(counts) - counts
+        chunk: Chunk = {
+            "key": np.concatenate(ids),
+            "request": np.array(columns[0], np.int64)[which],
+            "depth": np.arange(which.size) - starts[which],
+        }
+        for (name, kind), values in zip(kinds.items(), columns[1:], strict=True):
+            if name == "timestamp":
+                chunk["time"] = (np.array(values, np.float64) / ticks)[which]
+            elif kind is str:
+                known = sorted(set(values))
+                codes = {text: code for code, text in enumerate(known)}
+                chunk[name] = Text(
+                    np.array([codes[v] for v in values], np.int32)[which], [t.encode("utf-8", "replace") for t in known]
+                )
+            else:
+                chunk[name] = np.array(values, np.int64)[which]
+        yield chunk
+
+
+def _request(line: bytes, kinds: Mapping[str, type]) -> tuple[list[Any], np.ndarray]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"expected one JSON object, found {line[:80]!r} ({error})") from None
+    if not isinstance(record, dict):
+        raise BadRecord(f"expected a JSON object, found {line[:80]!r}")
+    ids = record.get("hash_ids")
+    if not isinstance(ids, list) or not all(type(k) is int and -(2**63) <= k < 2**63 for k in ids):
+        raise BadRecord("expected hash_ids, a list of 64-bit integers")
+    row = []
+    for name, kind in kinds.items():
+        value = record.get(name, 0 if kind is not str else "")
+        if kind is str:
+            fits = isinstance(value, str)
+        else:
+            fits = type(value) in (int, float) and abs(value) < 2**62 and (kind is float or value == int(value))
+        if not fits or (name == "timestamp" and name not in record):
+            raise BadRecord(
+                f"expected {name}, {'a text' if kind is str else 'a number'}, found {record.get(name)!r:.80}"
+            )
+        row.append(value)
+    return row, np.array(ids, np.int64)

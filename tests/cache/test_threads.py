@@ -1,0 +1,378 @@
+"""Real threads, interrupted calls, loaders that fail, wait for each other or come back late."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from kvpredict.cache import Cache
+from kvpredict.core.errors import KvpredictError
+
+THREADS = 8
+
+
+def together(work: Callable[[int], Any], threads: int = THREADS, timeout: float = 60.0) -> list[Any]:
+    """Run ``work(i)`` in threads that start at once; return the results, or raise the first exception."""
+    barrier = threading.Barrier(threads)
+
+    def start(i: int) -> Any:
+        barrier.wait(timeout)
+        return work(i)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result(timeout) for future in [pool.submit(start, i) for i in range(threads)]]
+
+
+def until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
+# --- mixed load ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "read_buffer", "weighed"), [
+    ("lru", 1, False), ("sieve", 64, True), ("s3fifo", 64, False), ("arc", 7, True), ("random", 64, False),
+])  # fmt: skip
+def test_threads_leave_a_whole_cache_behind(name: str, read_buffer: int, weighed: bool) -> None:
+    weigher = (lambda value: value[1] % 3) if weighed else None
+    cache: Cache[int, tuple[int, int]] = Cache(200, name, weigher=weigher, read_buffer=read_buffer)
+    lookups = [0] * THREADS
+
+    def work(i: int) -> None:
+        rng = random.Random(i)
+        for step in range(3000):
+            key = int(rng.paretovariate(0.7)) % 800
+            draw = rng.random()
+            if draw < 0.6:
+                lookups[i] += 1
+                value = cache.get(key)
+                assert value is None or value[0] == key
+            elif draw < 0.8:
+                cache.put(key, (key, step))
+            elif draw < 0.9:
+                lookups[i] += 1
+                assert cache.get_or_load(key, lambda key, step=step: (key, step))[0] == key
+            elif draw < 0.97:
+                cache.delete(key)
+            elif draw < 0.999:
+                cache.stats()
+                assert all(key >= 0 for key in cache)
+            elif rng.random() < 0.3:
+                cache.clear()
+            assert len(cache) <= 200
+
+    together(work)
+    cache.validate()
+    stats = cache.stats()
+    assert stats.hits + stats.misses == sum(lookups)
+    assert stats.entries == len(cache) == stats.inserts - stats.evictions - stats.deletions
+    assert 0 < stats.size <= stats.capacity
+
+
+def test_swapping_under_load_loses_nothing() -> None:
+    cache: Cache[int, int] = Cache(500, "lru")
+    kept = range(10_000, 10_400)  # there is room for these and for the churn
+    for key in kept:
+        cache[key] = key
+    for name in ("sieve", "s3fifo", "lru"):  # compiled before the clock starts
+        cache.swap_policy(name)
+    stop = threading.Event()
+    swaps = 0
+
+    def churn(i: int) -> int:
+        rounds = 0
+        while not stop.is_set():
+            for key in range(12 * i, 12 * i + 12):
+                cache.put(key, key)
+                assert cache.get(key) in (key, None)
+                cache.delete(key)
+            assert all(cache.peek(key) == key for key in kept)
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(churn, i) for i in range(4)]
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline and not any(future.done() for future in futures):
+            for name in ("sieve", "s3fifo", "lru"):
+                cache.swap_policy(name)
+                swaps += 1
+        stop.set()
+        assert min(future.result(20) for future in futures) > 0
+    assert swaps > 3
+    cache.validate()
+    assert sorted(cache) == list(kept)
+    assert cache.stats().evictions == 0
+
+
+def test_hits_are_all_counted() -> None:
+    cache: Cache[int, int] = Cache(10, "sieve")
+    cache[1] = 1
+
+    def work(i: int) -> None:
+        for _ in range(20_000):
+            assert cache.get(1) == 1
+
+    together(work)
+    assert cache.stats().hits == THREADS * 20_000
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stampede_loads_once() -> None:
+    cache: Cache[str, object] = Cache(10, "lru")
+    calls = []
+    waiting = cache._flights._waiting
+
+    def load(key: str) -> object:
+        calls.append(key)
+        until(lambda: len(waiting) == THREADS - 1)
+        return object()
+
+    values = together(lambda i: cache.get_or_load("k", load))
+    assert calls == ["k"]
+    assert all(value is values[0] for value in values)
+    stats = cache.stats()
+    assert (stats.loads, stats.misses, stats.hits, stats.inserts) == (1, THREADS, 0, 1)
+    assert not waiting
+    assert not cache._flights.by_key
+
+
+def test_different_keys_load_at_the_same_time() -> None:
+    cache: Cache[int, int] = Cache(10, "lru")
+    meeting = threading.Barrier(4)
+
+    def load(key: int) -> int:
+        meeting.wait(20)  # passes only if all four loads are under way
+        return key
+
+    assert together(lambda i: cache.get_or_load(i, load), threads=4) == [0, 1, 2, 3]
+
+
+def test_a_failing_loader_fails_its_waiters_and_caches_nothing() -> None:
+    cache: Cache[str, int] = Cache(10, "lru")
+    error = ValueError("the source is down")
+    calls = []
+
+    def load(key: str) -> int:
+        calls.append(key)
+        until(lambda: len(cache._flights._waiting) == THREADS - 1)
+        raise error
+
+    def work(i: int) -> BaseException | None:
+        try:
+            cache.get_or_load("k", load)
+        except ValueError as raised:
+            return raised
+        return None
+
+    assert all(raised is error for raised in together(work))
+    assert calls == ["k"]
+    assert "k" not in cache
+    assert cache.stats()[7:9] == (1, 1)  # loads, load_failures
+    assert cache.get_or_load("k", lambda key: 5) == 5
+    cache.validate()
+
+
+def test_an_interrupted_load_is_taken_over_by_a_waiter() -> None:
+    cache: Cache[str, int] = Cache(10, "lru")
+    started = threading.Event()
+
+    def interrupted(key: str) -> int:
+        started.set()
+        until(lambda: len(cache._flights._waiting) == 1)
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get_or_load, "k", interrupted)
+        assert started.wait(20)
+        second = pool.submit(cache.get_or_load, "k", lambda key: 7)
+        assert second.result(20) == 7
+        with pytest.raises(KeyboardInterrupt):
+            first.result(20)
+    assert cache["k"] == 7
+
+
+@pytest.mark.parametrize("write", ["put", "delete", "clear"])
+def test_a_load_overtaken_by_a_write_is_not_cached(write: str) -> None:
+    cache: Cache[str, str] = Cache(10, "lru")
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(key: str) -> str:
+        loading.set()
+        assert go_on.wait(20)
+        return "old"
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(cache.get_or_load, "k", load)
+        assert loading.wait(20)
+        if write == "put":
+            cache["k"] = "new"
+        elif write == "delete":
+            cache.delete("k")
+        else:
+            cache.clear()
+        go_on.set()
+        assert future.result(20) == "old"
+    assert cache.get("k") == ("new" if write == "put" else None)
+    assert not cache._flights.by_key
+    cache.validate()
+
+
+def test_a_loader_may_use_the_cache() -> None:
+    cache: Cache[int, int] = Cache(100, "lru")
+
+    def factorial(n: int) -> int:
+        cache.put(-n, n)
+        return n * cache.get_or_load(n - 1, factorial) if n else 1
+
+    assert cache.get_or_load(20, factorial) == 2432902008176640000
+    assert cache[5] == 120
+    cache.validate()
+
+
+def test_a_loader_that_needs_its_own_key_is_an_error() -> None:
+    cache: Cache[str, int] = Cache(10, "lru")
+    cache["kept"] = 1
+    with pytest.raises(KvpredictError, match="'k' waits for itself"):
+        cache.get_or_load("k", lambda key: cache.get_or_load(key, lambda key: 1))
+    assert list(cache) == ["kept"]
+    assert cache.get_or_load("k", lambda key: 2) == 2
+
+
+def test_loaders_that_wait_for_each_other_are_an_error() -> None:
+    cache: Cache[str, int] = Cache(10, "lru")
+    both = threading.Barrier(2)
+
+    def load(key: str) -> int:
+        both.wait(20)
+        return cache.get_or_load("b" if key == "a" else "a", lambda key: 1)
+
+    def work(i: int) -> str:
+        try:
+            cache.get_or_load("ab"[i], load)
+        except KvpredictError as error:
+            return str(error)
+        return "no error"
+
+    # Whoever closes the circle gets the error, and so does the other, whose loader was waiting for that load.
+    assert all("waits for itself" in outcome for outcome in together(work, threads=2))
+    assert len(cache) == 0
+    assert not cache._flights._waiting
+
+
+def test_nothing_is_held_while_a_loader_or_weigher_runs() -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(value: object) -> int:
+        running.set()
+        assert go_on.wait(20)
+        return 1
+
+    cache: Cache[str, Any] = Cache(10, "lru", weigher=lambda value: slow(value) if value == "slow" else 1)
+    with ThreadPoolExecutor(1) as pool:
+        for call in (lambda: cache.put("k", "slow"), lambda: cache.get_or_load("l", slow)):
+            running.clear()
+            go_on.clear()
+            future = pool.submit(call)
+            assert running.wait(20)
+            cache["other"] = 1  # would wait for ever
+            assert cache["other"] == 1
+            cache.stats()
+            go_on.set()
+            future.result(20)
+    assert sorted(cache) == ["k", "l", "other"]
+
+
+# --- calls from within a call ----------------------------------------------------------------------------------------
+
+
+class Meddler:
+    """A key that calls ``meddle`` when it is compared, which happens in the middle of the cache's own work."""
+
+    def __init__(self, meddle: Callable[[], Any]) -> None:
+        self.meddle = meddle
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        self.meddle()
+        return self is other
+
+
+@pytest.mark.parametrize("meddle", ["put", "delete", "clear", "get", "load", "swap", "stats", "same"])
+def test_a_call_from_within_a_call_waits_its_turn(meddle: str) -> None:
+    cache: Cache[Any, Any] = Cache(3, "lru", read_buffer=1)
+    cache.swap_policy("sieve")
+    depth = [0]
+
+    def act() -> None:
+        if depth[0]:
+            return
+        depth[0] += 1
+        {
+            "put": lambda: cache.put("late", 1),
+            "delete": lambda: cache.delete("x"),
+            "clear": cache.clear,
+            "get": lambda: cache.get("x"),
+            "load": lambda: cache.get_or_load("loaded", lambda key: 1),
+            "swap": lambda: cache.swap_policy("lru"),
+            "stats": cache.stats,
+            "same": lambda: cache.put(1, "meddled"),
+        }[meddle]()
+        depth[0] -= 1
+
+    for round_ in range(6):
+        cache["x"] = round_
+        cache[1] = round_
+        cache[Meddler(act)] = round_  # the same hash as 1, so that dicts compare
+        cache.get_or_load(Meddler(act), lambda key: 1)
+        cache.delete(1)
+        cache.validate()
+    assert len(cache) <= 3
+
+
+def test_a_finalizer_may_use_the_cache() -> None:
+    cache: Cache[int, Any] = Cache(2, "lru")
+    finished = []
+
+    class Value:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __del__(self) -> None:
+            cache.put(1000 + self.number % 3, "from a finalizer")
+            finished.append(self.number)
+
+    for number in range(50):
+        cache.put(number, Value(number))
+    cache.clear()
+    assert sorted(finished) == list(range(50))
+    cache.validate()
+    assert len(cache) <= 2
+
+
+def test_a_key_that_cannot_be_compared_leaves_a_whole_cache() -> None:
+    cache: Cache[Any, int] = Cache(3, "lru")
+
+    def refuse() -> None:
+        raise ArithmeticError("not comparable")
+
+    cache["a"] = 1
+    cache[1] = 2
+    with pytest.raises(ArithmeticError):
+        cache[Meddler(refuse)] = 3
+    cache.validate()
+    for key in range(9):
+        cache[key] = key
+    cache.validate()
+    assert len(cache) == 3
