@@ -9,13 +9,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# The package of that name is imported first, then the function takes the name; it needs no more than NumPy and Numba.
+from kvpredict.simulate import simulate
+
 if TYPE_CHECKING:
     from kvpredict.cache import Cache
     from kvpredict.core.errors import ArtifactError, KvpredictError, MissingExtra, TraceError, UnknownName
     from kvpredict.learn import fit, learner, learner_names
     from kvpredict.load import load_policy
     from kvpredict.policies import policy, policy_names
-    from kvpredict.simulate import Result, miss_ratio_curve, simulate, sweep
+    from kvpredict.simulate import Result, miss_ratio_curve, sweep
     from kvpredict.trace import Trace, read_trace
     from kvpredict.trace.recorder import Recorder
 
@@ -40,7 +43,6 @@ _PUBLIC = {
     "policy": "kvpredict.policies",
     "policy_names": "kvpredict.policies",
     "read_trace": "kvpredict.trace",
-    "simulate": "kvpredict.simulate",
     "sweep": "kvpredict.simulate",
 }
 
@@ -70,7 +72,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'kvpredict' has no attribute {name!r}")
-    # The module of a name such as ``simulate`` is bound to it on import; the name wins.
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

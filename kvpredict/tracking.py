@@ -168,7 +168,7 @@ def download_policy(uri: str) -> Path:
     store = store_uri(None, Path.cwd())
     if store.startswith("sqlite:///") and not _database(store).exists():
         raise TrackingError(
-            f"there is no MLflow store at {_database(store)}: set MLFLOW_TRACKING_URI, or run in the folder of {DATABASE}"
+            f"there is no MLflow store at {_database(store)}: set MLFLOW_TRACKING_URI, or go to its folder"
         )
     # Local artifacts are used where they lie; those of a server go to a folder that lives as long as the process.
     with _store(store) as client:
@@ -250,7 +250,13 @@ def _expect_server(uri: str) -> None:
     import requests
 
     if urlsplit(uri).scheme in ("http", "https"):
-        requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+        except requests.RequestException as error:
+            raise TrackingError(
+                f"no MLflow server answers at {_shown(uri)} ({type(error).__name__}): check tracking.uri, or set "
+                "tracking=none"
+            ) from error
 
 
 def _database(uri: str) -> Path:
@@ -337,7 +343,9 @@ def _log_dataset(client: Any, run_id: str, trace: Mapping[str, Any]) -> None:
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import DatasetInput, InputTag
 
-    source = CodeDatasetSource({k: str(trace[k]) for k in ("path", "format") if trace.get(k)} or {"generator": "kvpredict"})
+    source = CodeDatasetSource(
+        {k: str(trace[k]) for k in ("path", "format") if trace.get(k)} or {"generator": "kvpredict"}
+    )
     dataset = MetaDataset(source, name=trace["name"], digest=trace["fingerprint"])
     client.log_inputs(
         run_id, [DatasetInput(dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", "trace")])]
@@ -409,9 +417,11 @@ def _is_champion(client: Any, name: str, beats: Callable[[Path], bool] | None) -
 
 def _save_pyfunc(policy: Path, target: Path, capacity: Mapping[str, Any]) -> None:
     """Write an MLflow model around a saved policy: the folder as it is, and the name of this module as its loader."""
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own type hints when this part of it is imported
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     from kvpredict import __version__
 
@@ -429,7 +439,7 @@ def _save_pyfunc(policy: Path, target: Path, capacity: Mapping[str, Any]) -> Non
         ),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "An input example was not provided")
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
         mlflow.pyfunc.save_model(
             str(target),
             loader_module=__name__,

@@ -17,7 +17,7 @@ __all__ = ["THOROUGH", "Sequence", "operations", "sequences", "wide_keys", "zipf
 # Compilation happens inside the first example, so a deadline would only measure Numba. Derandomised: the suite gives
 # the same answer twice.
 THOROUGH = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 
 

@@ -12,7 +12,15 @@ import numpy as np
 from kvpredict.core.index import check_index, index_drop, index_get, index_put, make_index
 from kvpredict.core.jit import lean_kernel
 
-__all__ = ["GhostQueue", "check_ghost_queue", "make_ghost_queue", "queue_add", "queue_take", "queue_trim", "queue_units"]
+__all__ = [
+    "GhostQueue",
+    "check_ghost_queue",
+    "make_ghost_queue",
+    "queue_add",
+    "queue_take",
+    "queue_trim",
+    "queue_units",
+]
 
 KEY, SIZE, NEWER, OLDER = 0, 1, 2, 3  # places in a row
 FREE, UNITS = 0, 1  # places in the head's row

@@ -27,5 +27,7 @@ def lean_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     only in simple functions; a miss that passes through several kernels is 3 to 10 times as fast without them. The
     caller's references keep the arrays alive. A function that does allocate fails to compile.
     """
-    compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", _nrt=False)(function)
+    compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", _nrt=False)(  # type: ignore[call-overload]
+        function
+    )
     return compiled

@@ -5,7 +5,7 @@ the order of eviction until the table is full, so memory is bounded by capacity 
 Training and serving both run ``observe`` and ``write`` inside the policy, which leaves no room for skew between them.
 
 Time is counted in requests that the cache has seen and written in units of the cache's own residence time
-T = (objects held) x (mean number of requests between insertions), by Little's law. So a model carries over between
+T = (objects held) x (mean number of requests between misses), by Little's law. So a model carries over between
 cache sizes and traces.
 """
 
@@ -33,8 +33,8 @@ __all__ = [
 
 LAST, FIRST, INSERTED, EVICTED = 0, 1, 2, 3  # columns of History.when
 GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, SIZE = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
-NOW, HELD, PREVIOUS = 0, 1, 2  # of clock
-SPACING, NOVEL, MISSED, MEAN_SIZE, BY_INSERTION, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
+NOW, HELD, PREVIOUS, LEFT = 0, 1, 2, 3  # of clock
+SPACING, NOVEL, MISSED, MEAN_SIZE, BY_MISS, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
 WIDTH = len(BASE_FEATURES)
 
 
@@ -49,9 +49,9 @@ class History(NamedTuple):
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
     free: np.ndarray  # int32 [n], stack of free entries
     free_count: np.ndarray  # int64 [1]
-    clock: np.ndarray  # int64 [3]: requests seen, objects held, time of the previous insertion
-    level: np.ndarray  # float64 [6]: mean requests between insertions, novelty, miss share, mean size; weights of
-    # the newest value in these averages, by insertion and by request
+    clock: np.ndarray  # int64 [4]: requests seen, objects held, time of the previous miss, whether any has left
+    level: np.ndarray  # float64 [6]: mean requests between misses, novelty, miss share, mean size; weights of
+    # the newest value in these averages, by miss and by request
 
 
 def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> History:
@@ -66,16 +66,16 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> 
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
         free_count=np.array([n], np.int64),
-        clock=np.zeros(3, np.int64),
-        # Before anything is known an insertion every second request is assumed.
+        clock=np.zeros(4, np.int64),
+        # Before anything is known a miss at every second request is assumed.
         level=np.array([2.0, 1.0, 1.0, 1.0, 1.0 / max(32.0, slots / 4.0), 1.0 / max(256.0, float(slots))]),
     )
 
 
 @kernel
 def residence_time(h, slots):
-    """Return T, in requests; a cache that is not yet full counts as full."""
-    return max(h.level[SPACING], 1.0) * max(slots, h.clock[HELD])
+    """Return T, in requests; until something has left, the cache is taken to hold an object in each of its slots."""
+    return max(h.level[SPACING], 1.0) * max(np.int64(1), h.clock[HELD] if h.clock[LEFT] else np.int64(slots))
 
 
 @kernel
@@ -90,12 +90,13 @@ def note_hit(h, entry, e, slots):
 def note_miss(h, e, slots):
     """Record a miss and return the key's entry, which belongs to the caller: insert it, or ``note_eviction``."""
     entry = table_get(h.table, e.key)
+    _tick(h, 0.0 if entry >= 0 else 1.0, 1.0)
+    h.level[SPACING] += h.level[BY_MISS] * (h.clock[NOW] - h.clock[PREVIOUS] - h.level[SPACING])
+    h.clock[PREVIOUS] = h.clock[NOW]
     if entry >= 0:
-        _tick(h, 0.0, 1.0)
         unlink(h.links, entry)
         _access(h, entry, e, slots)
         return entry
-    _tick(h, 1.0, 1.0)
     if h.free_count[0] == 0:
         oldest = back(h.links, h.key.size)
         unlink(h.links, oldest)
@@ -126,9 +127,7 @@ def note_miss(h, e, slots):
 def note_insertion(h, entry, e):
     """Record that ``entry``, from ``note_miss``, becomes resident."""
     now = h.clock[NOW]
-    h.level[SPACING] += h.level[BY_INSERTION] * (now - h.clock[PREVIOUS] - h.level[SPACING])
-    h.level[MEAN_SIZE] += h.level[BY_INSERTION] * (e.size - h.level[MEAN_SIZE])
-    h.clock[PREVIOUS] = now
+    h.level[MEAN_SIZE] += h.level[BY_MISS] * (e.size - h.level[MEAN_SIZE])
     h.clock[HELD] += 1
     h.when[entry, INSERTED] = now
     h.row[entry, VISITS] = 0.0
@@ -142,6 +141,7 @@ def note_eviction(h, entry, was_resident):
     """Record that ``entry`` is not resident (any more); it is kept while there is room."""
     if was_resident:
         h.clock[HELD] -= 1
+        h.clock[LEFT] = 1
         h.when[entry, EVICTED] = h.clock[NOW]
     push_front(h.links, h.key.size, entry)
 

@@ -57,11 +57,13 @@ class Replay:
             "byte_miss_ratio": [result.byte_miss_ratio for result in results],
         }
 
-    def begin(self, method: Callable[..., Any], policies: Mapping[str, Policy], argument: Any) -> Iterator[tuple[str, Any]]:
+    def begin(
+        self, method: Callable[..., Any], policies: Mapping[str, Policy], argument: Any
+    ) -> Iterator[tuple[str, Any]]:
         """Begin to call ``method(policy, argument)`` for each policy, and return an iterator of names and answers."""
         if not self.workers or len(self.trace) > LONG:
             return zip(policies, (method(policy, argument) for policy in policies.values()), strict=True)
-        from joblib import Parallel, delayed
+        from joblib import Parallel, delayed  # type: ignore[import-untyped]
 
         count = max(1, (os.cpu_count() or 1) - 1)
         # Answers come in order while this process goes on; the trace goes to the workers once, through shared memory.

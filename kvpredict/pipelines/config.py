@@ -187,7 +187,7 @@ def read_config(composed: Any) -> Config:
             raise unknown_name("setting", key, known)
     pipeline = composed.get("pipeline") or {}
     plain = {
-        "pipeline": _merged("pipeline", PIPELINES.get(pipeline.get("name"), Train), pipeline),
+        "pipeline": _merged("pipeline", PIPELINES.get(str(pipeline.get("name")), Train), pipeline),
         "trace": _merged("trace", _trace_schema(composed), composed.get("trace")),
         "tracking": _merged("tracking", Tracking, composed.get("tracking")),
         "capacity": _merged("capacity", Capacity, composed.get("capacity")),
@@ -197,7 +197,7 @@ def read_config(composed: Any) -> Config:
         "learned": _typed("learned", composed.get("learned"), policy_class),
         "learner": _typed("learner", composed.get("learner"), lambda name: type(learner(name))),
         "workload": _typed("workload", composed.get("workload"), workload_class),
-        "experiment": OmegaConf.to_container(composed).get("experiment"),  # type: ignore[union-attr, call-arg]
+        "experiment": OmegaConf.to_container(composed).get("experiment"),  # type: ignore[union-attr]
         "seed": composed.get("seed", 0),
     }
     config = Config(**plain)
@@ -268,9 +268,9 @@ def _check(config: Config) -> None:
                 raise ConfigError(f"{path} has {fraction}: expected numbers above 0 and at most 1")
     for path, least in (("report.best", 0), ("report.windows", 1), ("pipeline.split", 0), ("pipeline.warmup", 0)):
         group, name = path.split(".")
-        value = getattr(getattr(config, group), name, least)
-        if value < least:
-            raise ConfigError(f"{path}={value}: expected at least {least}")
+        number: Any = getattr(getattr(config, group), name, least)
+        if number < least:
+            raise ConfigError(f"{path}={number}: expected at least {least}")
 
 
 def first_line(error: BaseException) -> str:

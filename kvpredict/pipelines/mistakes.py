@@ -1,4 +1,4 @@
-"""Mistakes: what Hydra, OmegaConf and the system say of a wrong command line, in one line with the nearest right name."""
+"""Mistakes: what Hydra, OmegaConf and the system say of a wrong command line, in one line with the nearest name."""
 
 import re
 import traceback

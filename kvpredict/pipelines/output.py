@@ -81,7 +81,15 @@ def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) 
         table.add_row(cell, overrides, f"{row['capacity']:,}", *_cells(row))
     _print(table)
     text = io.StringIO()
-    columns = ["object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second", "capacity", "unit", "policy"]
+    columns = [
+        "object_miss_ratio",
+        "byte_miss_ratio",
+        "gap_closed",
+        "requests_per_second",
+        "capacity",
+        "unit",
+        "policy",
+    ]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["cell", "overrides", *columns])
     writer.writerows([cell, overrides, *(row[c] for c in columns)] for cell, overrides, row in lines)

@@ -13,7 +13,9 @@ from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.facts import machine, plain_config, versions
 from kvpredict.pipelines.output import as_json, print_comparison, print_facts, write_files
 
-__all__ = ["run_pipeline"]
+__all__ = ["TRACKED", "run_pipeline"]
+
+TRACKED = ("train", "simulate")  # pipelines whose results are figures
 
 
 def run_pipeline(
@@ -42,6 +44,11 @@ def run_pipeline(
         Seconds since 1970; default: now.
     """
     started = time.time() if started is None else started
+    store = None
+    if config.tracking.name == "mlflow" and config.pipeline.name in TRACKED:
+        from kvpredict import tracking
+
+        store = tracking.store_uri(config.tracking.uri, start)  # refuses what is no URI before any work is done
     pipeline = importlib.import_module(f"kvpredict.pipelines.{config.pipeline.name}")
     found = pipeline.run(config, folder, start)
     result = as_json(
@@ -68,8 +75,8 @@ def run_pipeline(
         print(f"trace:   {result['written']['path']}")
     for what, path in written.items():
         print(f"{what + ':':8} {path}")
-    if config.tracking.name == "mlflow" and result.get("policies"):
-        _track(config, result, folder, start, parent, started)
+    if store is not None:
+        _track(config, result, store, folder, start, parent, started)
     return result
 
 
@@ -82,11 +89,10 @@ def subject(config: Config, rows: Sequence[dict[str, Any]]) -> str | None:
 
 
 def _track(
-    config: Config, result: dict[str, Any], folder: Path, start: Path, parent: str | None, started: float
+    config: Config, result: dict[str, Any], uri: str, folder: Path, start: Path, parent: str | None, started: float
 ) -> None:
     from kvpredict import tracking
 
-    uri = tracking.store_uri(config.tracking.uri, start)
     registers = result["learned"] is not None and config.pipeline.register
     capacity = f"{result['capacity']['count']} {result['capacity']['unit']}"
     logged = tracking.log_run(

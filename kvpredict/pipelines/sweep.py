@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.pipelines.files import write_text
+from kvpredict.pipelines.run import TRACKED
 
 __all__ = ["PARENT", "Sweep", "abandon", "parent_run"]
 
@@ -59,7 +60,7 @@ class Sweep(Callback):
         folder = Path(config.hydra.runtime.cwd) / config.hydra.sweep.dir
         with _fatal():
             folder.mkdir(parents=True, exist_ok=True)
-            if config.tracking.name == "mlflow" and config.pipeline.name not in ("ingest", "inspect"):
+            if config.tracking.name == "mlflow" and config.pipeline.name in TRACKED:
                 from kvpredict import tracking
 
                 uri = tracking.store_uri(config.tracking.uri, Path(config.hydra.runtime.cwd))

@@ -56,7 +56,12 @@ class Clock(Policy):
         require(1 <= self.bits <= 8, self, f"bits must be 1 to 8, got {self.bits}")
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
-        return State(make_links(slots, 0), np.full(1, -1, np.int32), np.zeros(slots, np.uint8), np.array([2**self.bits - 1], np.uint8))
+        return State(
+            make_links(slots, 0),
+            np.full(1, -1, np.int32),
+            np.zeros(slots, np.uint8),
+            np.array([2**self.bits - 1], np.uint8),
+        )
 
     @staticmethod
     @lean_kernel

@@ -64,8 +64,8 @@ class Clock2QPlus(Policy):
         if born < 0 or s.n[ENTERED] - born >= s.n[-1]:
             s.freq[slot] = s.n[MOST]
 
-    admit = S3FIFO.admit
-    evict = S3FIFO.evict
-    insert = S3FIFO.insert
-    remove = S3FIFO.remove
+    admit = staticmethod(S3FIFO.admit)
+    evict = staticmethod(S3FIFO.evict)
+    insert = staticmethod(S3FIFO.insert)
+    remove = staticmethod(S3FIFO.remove)
     validate = S3FIFO.validate

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.jit import lean_kernel
-from kvpredict.core.lists import back, front, is_empty, make_links, newer, older, push_front, unlink
+from kvpredict.core.lists import back, front, is_empty, make_links, newer, push_back, push_front, unlink
 from kvpredict.core.policy import Policy
 from kvpredict.core.validate import list_nodes
 
@@ -25,7 +25,7 @@ class State(NamedTuple):
 
     links: np.ndarray  # int32 [4 * slots], the queues' objects, newest in front
     order: np.ndarray  # int32 [2 * (slots + 1)], the queues in use, most frequent in front
-    count: np.ndarray  # int64 [slots], frequency of each queue
+    uses: np.ndarray  # int64 [slots], frequency of each queue
     queue: np.ndarray  # int32 [slots], the queue of each slot
     free: np.ndarray  # int32 [slots], stack of free queues
     top: np.ndarray  # int64 [1], how many queues are free
@@ -33,15 +33,11 @@ class State(NamedTuple):
 
 @lean_kernel
 def _open(s, count, after):
-    """Make an empty queue for ``count`` next to queue ``after``, towards the more frequent; return it."""
+    """Make an empty queue for ``count`` next to ``after``, towards the more frequent (the head: at the back)."""
     s.top[0] -= 1
     made = s.free[s.top[0]]
-    s.count[made] = count
-    push_behind = s.order[2 * after]
-    s.order[2 * made] = push_behind
-    s.order[2 * made + 1] = after
-    s.order[2 * push_behind + 1] = made
-    s.order[2 * after] = made
+    s.uses[made] = count
+    push_back(s.order, after, made)
     return made
 
 
@@ -67,7 +63,7 @@ class LFU(Policy):
         return State(
             links=make_links(slots, slots),
             order=make_links(slots),
-            count=np.zeros(slots, np.int64),
+            uses=np.zeros(slots, np.int64),
             queue=np.zeros(slots, np.int32),
             free=np.arange(slots, dtype=np.int32)[::-1].copy(),
             top=np.array([slots], np.int64),
@@ -78,11 +74,11 @@ class LFU(Policy):
     def hit(s, slot, e):
         slots = s.queue.size
         queue = s.queue[slot]
-        count = s.count[queue] + 1
+        count = s.uses[queue] + 1
         target = newer(s.order, queue)
-        if target == slots or s.count[target] != count:
+        if target == slots or s.uses[target] != count:
             if front(s.links, slots + queue) == back(s.links, slots + queue):
-                s.count[queue] = count  # alone in its queue: the queue moves with it
+                s.uses[queue] = count  # alone in its queue: the queue moves with it
                 return
             target = _open(s, count, queue)
         _leave(s, slot)
@@ -102,8 +98,8 @@ class LFU(Policy):
     def insert(s, slot, e):
         slots = s.queue.size
         target = back(s.order, slots)
-        if target == slots or s.count[target] != 1:
-            target = _open(s, 1, slots if target == slots else older(s.order, target))
+        if target == slots or s.uses[target] != 1:
+            target = _open(s, 1, slots)
         s.queue[slot] = target
         push_front(s.links, slots + target, slot)
 
@@ -115,7 +111,7 @@ class LFU(Policy):
     def validate(self, state: State, resident: np.ndarray) -> None:
         slots = state.queue.size
         queues = list_nodes(state.order, slots)
-        counts = state.count[queues]
+        counts = state.uses[queues]
         assert (np.diff(counts) < 0).all(), "queues stand in order of frequency"
         assert len(queues) + state.top[0] == slots
         assert set(queues).isdisjoint(state.free[: state.top[0]].tolist())

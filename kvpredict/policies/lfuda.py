@@ -5,9 +5,9 @@ at its last use. As the age rises, objects that were popular long ago are overta
 achieves, and no parameter has to be tuned.
 
 Arlitt, Cherkasova, Dilley, Friedrich and Jin, "Evaluating Content Management Techniques for Web Proxy Caches", ACM
-SIGMETRICS Performance Evaluation Review 27(4), 2000, section 4: K = C F + L with C = 1. libcachesim adds the age to
-the priority anew at every hit, K ← K + L, so an object's age counts once for each of its hits and priorities grow
-without bound (it runs on for ever on some traces). By the paper the age is added once, to the frequency.
+SIGMETRICS Performance Evaluation Review 27(4), 2000: K = C F + L with C = 1. libcachesim adds the age to the priority
+itself at each hit, K ← K + L, so that the age counts once for every hit since the object came in, and each hit after
+the first eviction about doubles a priority. In the paper it is added once, to the frequency.
 """
 
 from dataclasses import dataclass

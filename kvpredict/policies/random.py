@@ -1,7 +1,8 @@
 """Random: evict any object, each with the same chance.
 
 It keeps no order and learns nothing, so no access pattern is its worst case: a loop slightly larger than the cache,
-on which LRU and FIFO never hit, costs it little more than the share that does not fit.
+on which LRU and FIFO never hit, costs it little more than the share that does not fit. The draw is uniform;
+libcachesim's is not: of 33 objects some leave more than twice as often as others.
 """
 
 from dataclasses import dataclass

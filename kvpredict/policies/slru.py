@@ -5,8 +5,9 @@ those that were hit. Each segment is an LRU list with an equal share of the capa
 
 Karedla, Love and Wherry, "Caching Strategies to Improve Disk System Performance", IEEE Computer 27(3), 1994 (two
 segments); Huang et al., "An Analysis of Facebook Photo Caching", SOSP 2013, section 6.1 (four, the default).
-The lowest segment takes whatever the others leave free, so that no space lies idle while the cache fills; libcachesim
-puts newcomers into higher segments meanwhile, and refuses objects larger than one segment.
+The lowest segment takes whatever the others leave free, so that no space lies idle while the cache fills. libcachesim
+puts newcomers into higher segments meanwhile, where they may stay for ever without a hit, and refuses objects larger
+than one segment; in both papers only a hit leads upwards, and neither refuses anything.
 """
 
 from dataclasses import dataclass

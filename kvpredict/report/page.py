@@ -9,6 +9,8 @@ from kvpredict.core.errors import MissingExtra
 
 __all__ = ["render"]
 
+MISSING = "\N{EN DASH}"
+
 CAPTIONS = {
     "curves": "Object miss ratio over capacity. A learned policy was trained for the one at the thin line.",
     "curves_bytes": "Byte miss ratio over capacity.",
@@ -67,15 +69,15 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return MISSING if value is None else f"{value:.4f}"
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return MISSING if value is None else f"{value:.1%}"
 
 
 def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value / 1e6:.1f} M"
+    return MISSING if value is None else f"{value / 1e6:.1f} M"
 
 
 def _fact(value: Any) -> str:

@@ -6,6 +6,7 @@ can search and copy them; names of elements are salted by the plot's name, since
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,7 @@ FEATURES_SHOWN = 16
 def draw(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the plots that ``result`` has figures for, SVG texts by name."""
     learned = result.get("learned") or {}
-    bytes_differ = any(
-        row["byte_miss_ratio"] != row["object_miss_ratio"] for row in result["policies"]
-    )
+    bytes_differ = any(row["byte_miss_ratio"] != row["object_miss_ratio"] for row in result["policies"])
     plots: dict[str, str] = {}
     if any(len(curve["capacity"]) > 1 for curve in result["curves"]):
         plots["curves"] = _figure("curves", lambda axes: _curves(axes, result, "object_miss_ratio"))
@@ -50,7 +49,7 @@ def _figure(name: str, paint: Callable[[Any], None], width: float = 5.6, height:
         raise MissingExtra(
             f"the report needs matplotlib: pip install 'kvpredict[train]', or set report.html=false ({error})"
         ) from error
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.family": "sans-serif",
@@ -70,7 +69,8 @@ def _figure(name: str, paint: Callable[[Any], None], width: float = 5.6, height:
         "lines.linewidth": 1.8,
         "text.parse_math": False,
     }
-    with mpl.rc_context(style):
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has other fonts
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure.add_subplot())
@@ -102,7 +102,14 @@ def _curves(axes: Any, result: Mapping[str, Any], ratio: str) -> None:
 
     looks = _look([curve["policy"] for curve in result["curves"]], result)
     for curve in result["curves"]:
-        axes.plot(curve["fraction"], curve[ratio], marker="o", markersize=3.5, label=curve["policy"], **looks[curve["policy"]])
+        axes.plot(
+            curve["fraction"],
+            curve[ratio],
+            marker="o",
+            markersize=3.5,
+            label=_printable(curve["policy"]),
+            **looks[curve["policy"]],
+        )
     whole = result["trace"]["unique"] if result["capacity"]["unit"] == "objects" else result["trace"]["footprint_bytes"]
     if result["learned"] and whole:
         axes.axvline(result["capacity"]["count"] / whole, color=LEARNED, linewidth=0.8, alpha=0.5)
@@ -123,7 +130,12 @@ def _windows(axes: Any, result: Mapping[str, Any]) -> None:
 
     looks = _look([series["policy"] for series in result["series"]], result)
     for series in result["series"]:
-        axes.plot(series["start"], _numbers(series["object_miss_ratio"]), label=series["policy"], **looks[series["policy"]])
+        axes.plot(
+            series["start"],
+            _numbers(series["object_miss_ratio"]),
+            label=_printable(series["policy"]),
+            **looks[series["policy"]],
+        )
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("request")
     axes.set_ylabel("object miss ratio")

@@ -149,8 +149,8 @@ def _compile(engine: Engine, policy: Policy, arguments: tuple[Any, ...]) -> None
     sizes, times, hints, extra = arguments
     nothing = np.empty(0, np.int32)
     engine.replay(
-        policy.state(1),
-        make_host(1, 1, len(policy.extra)),
+        policy.state(8),  # columns of one element count as contiguous, which is another type
+        make_host(8, 8, len(policy.extra)),
         nothing,
         np.empty(0, np.int64),
         sizes[:0],

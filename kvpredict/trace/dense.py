@@ -1,15 +1,18 @@
 """Dense ids: number the distinct keys of a trace 0, 1, 2, … in order of first appearance, in one compiled pass.
 
 Replay then maps id to slot by plain indexing. Keys whose range is narrow (block numbers, ranks) are numbered through
-a direct table, others through a hash table that doubles as it fills.
+a direct table, others through a hash table that doubles as it fills. The hash table is read for a block of requests
+before any of them is resolved, so that the processor waits for many cache lines at once and not for one after another.
 """
 
 import numpy as np
 
 from kvpredict.core.jit import kernel
-from kvpredict.core.table import hash_key
 
 __all__ = ["dense_ids", "next_uses"]
+
+BLOCK = 256  # requests whose cells are fetched together
+_LOW = 0xFFFFFFFF
 
 
 def dense_ids(keys: np.ndarray) -> tuple[np.ndarray, int]:
@@ -28,7 +31,7 @@ def dense_ids(keys: np.ndarray) -> tuple[np.ndarray, int]:
     if int(high) - int(low) < max(4 * keys.size, 1 << 16):
         unique = _direct(keys, low, np.full(int(high) - int(low) + 1, -1, np.int32), ids)
     else:
-        unique = _hashed(keys, ids)
+        unique = _by_hash(keys, ids)
     return ids, int(unique)
 
 
@@ -60,38 +63,66 @@ def _direct(keys, low, table, ids):
     return unique
 
 
+def _by_hash(keys: np.ndarray, ids: np.ndarray) -> int:
+    # Arrays grow here and not in the kernel: NumPy asks for huge pages, which random access needs.
+    cells = np.full(1 << 16, -1, np.int32)  # id in each cell
+    names = np.empty(cells.size // 2, np.int64)  # key of each id
+    done = unique = 0
+    while True:
+        done, unique = _hashed(keys, ids, done, unique, cells, names, np.empty(BLOCK, np.int64))
+        if done == keys.size:
+            return int(unique)
+        cells = np.full(2 * cells.size, -1, np.int32)
+        names = np.concatenate((names, np.empty_like(names)))
+        _place_again(names, unique, cells)
+
+
 @kernel
-def _hashed(keys, ids):
-    mask = (1 << 16) - 1
-    cells = np.full(mask + 1, -1, np.int32)  # id in each cell
-    names = np.empty(mask + 1, np.int64)  # its key
-    unique = 0
-    for i in range(keys.size):
-        key = keys[i]
-        cell = hash_key(key) & mask
-        while cells[cell] >= 0 and names[cell] != key:
+def _cell(key, mask):
+    """Return the cell in which to look for ``key`` first; every product and the sum stay below 2**63."""
+    x = (key & _LOW) * 0x2C1B3C6D + ((key >> 32) & _LOW) * 0x165667B1
+    return (x ^ (x >> 29)) & mask
+
+
+@kernel
+def _place_again(names, unique, cells):
+    mask = cells.size - 1
+    for i in range(unique):
+        cell = _cell(names[i], mask)
+        while cells[cell] >= 0:
             cell = (cell + 1) & mask
-        if cells[cell] < 0:
-            if 2 * unique > mask:
-                mask = 2 * mask + 1
-                wider = np.full(mask + 1, -1, np.int32)
-                wider_names = np.empty(mask + 1, np.int64)
-                for old in range(cells.size):
-                    if cells[old] >= 0:
-                        cell = hash_key(names[old]) & mask
-                        while wider[cell] >= 0:
-                            cell = (cell + 1) & mask
-                        wider[cell] = cells[old]
-                        wider_names[cell] = names[old]
-                cells, names = wider, wider_names
-                cell = hash_key(key) & mask
-                while cells[cell] >= 0:
-                    cell = (cell + 1) & mask
-            cells[cell] = unique
-            names[cell] = key
-            unique += 1
-        ids[i] = cells[cell]
-    return unique
+        cells[cell] = i
+
+
+@kernel
+def _hashed(keys, ids, start, unique, cells, names, home):
+    """Number keys from ``start`` on until they end or another block could fill half of the cells."""
+    mask = cells.size - 1
+    while start < keys.size and unique + home.size <= names.size:
+        end = min(start + home.size, keys.size)
+        for i in range(start, end):
+            cell = _cell(keys[i], mask)
+            home[i - start] = cell
+            ids[i] = cells[cell]
+        for i in range(start, end):
+            key = keys[i]
+            known = ids[i]
+            if known >= 0 and names[known] == key:
+                continue
+            # Not in its first cell, or new since the block was fetched.
+            cell = home[i - start]
+            known = cells[cell]
+            while known >= 0 and names[known] != key:
+                cell = (cell + 1) & mask
+                known = cells[cell]
+            if known < 0:
+                known = np.int32(unique)
+                cells[cell] = known
+                names[unique] = key
+                unique += 1
+            ids[i] = known
+        start = end
+    return start, unique
 
 
 @kernel

@@ -53,7 +53,7 @@ def workload(name: str, **params: Any) -> Workload:
         On a parameter out of range; names it and its range.
 
     >>> workload("zipf", requests=1000, objects=100).generate(seed=0)
-    Trace('zipf', requests=1000, unique=97)
+    Trace('zipf', requests=1000, unique=99)
     """
     cls = workload_class(name)
     known = [f.name for f in fields(cls)]

@@ -26,7 +26,7 @@ class Diurnal(Workload):
     ----------
     requests : int, default 1_000_000
     objects : int, default 100_000
-        Objects, divided evenly among the regions, and as many again for what all regions share as one region has.
+        Objects, in equal parts: one for each region, and one that all regions share.
     alpha : float, default 0.9
         Skew within a region.
     days : float, default 7

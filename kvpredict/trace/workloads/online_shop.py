@@ -159,8 +159,11 @@ class OnlineShop(Workload):
 
         running = self._running(time, begins)
         drawn = np.flatnonzero((running >= 0) & (rng.random(n) < self.campaign_share))
-        chosen = old[rng.integers(0, old.size, (self.campaigns, self.campaign_products))]
-        product[drawn] = chosen[running[drawn], rng.integers(0, self.campaign_products, drawn.size)]
+        each = min(self.campaign_products, old.size)
+        chosen = np.empty((self.campaigns, each), np.int64)
+        for campaign in chosen:
+            campaign[:] = rng.choice(old, each, replace=False)
+        product[drawn] = chosen[running[drawn], rng.integers(0, each, drawn.size)]
         return product
 
     def _sizes(self, rng: np.random.Generator, sessions: int) -> dict[str, np.ndarray]:

@@ -1,0 +1,59 @@
+# Everything a contributor runs. `make` alone lists the targets; each makes the environment first when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+PORT ?= 5000
+STORE ?= sqlite:///$(CURDIR)/mlflow.db
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install quickstart fast test coverage lint types ui bench clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+install: $(STAMP) ## make .venv with kvpredict and all it needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "kvpredict needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make an environment (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+quickstart: $(STAMP) ## the main job on the sample: train, compare, report (ARGS="capacity.fraction=0.01" …)
+	@$(BIN)/kvpredict $(ARGS)
+
+fast: $(STAMP) ## the tests that take seconds
+	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" $(ARGS)
+
+test: $(STAMP) ## every test that this machine can run
+	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
+
+coverage: $(STAMP) ## line coverage, with Numba's compiler off so that kernels count
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" --cov=kvpredict --cov-report=term:skip-covered $(ARGS)
+
+lint: $(STAMP) ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+ui: $(STAMP) ## MLflow on the runs of this folder (PORT=5000)
+	$(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT)
+
+bench: $(STAMP) ## replay speed beside libcachesim
+	$(BIN)/python benchmarks/replay.py $(ARGS)
+
+clean: ## remove what runs, tests and builds left (not .venv, not mlflow.db)
+	rm -rf outputs multirun dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## and the environment and all tracked runs
+	rm -rf $(VENV) mlflow.db mlartifacts

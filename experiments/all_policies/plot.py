@@ -1,0 +1,109 @@
+"""Draw results.csv as plot.svg, and put its table into README.md.
+
+python experiments/all_policies/plot.py [FOLDER]
+"""
+
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ORACLES = ("belady", "beladysize")
+BEGIN, END = "<!-- table: written by plot.py -->", "<!-- end of table -->"
+
+Cell = dict[str, list[tuple[float, float]]]  # policy -> (misses relative to LRU, gap closed) of each trace
+
+
+def read(folder: Path) -> dict[tuple[str, str], Cell]:
+    """Return the figures by (unit, fraction); the gap is nan where LRU is as good as the oracle."""
+    cells: dict[tuple[str, str], Cell] = defaultdict(lambda: defaultdict(list))
+    with open(folder / "results.csv", newline="") as file:
+        for r in csv.DictReader(file):
+            cells[r["unit"], r["fraction"]][r["policy"]].append((float(r["relative_to_lru"]), float(r["gap_closed"])))
+    return cells
+
+
+def ranked(cell: Cell) -> list[str]:
+    """Return policies, fewest misses relative to LRU first."""
+    return sorted(cell, key=lambda name: statistics.fmean(misses for misses, _ in cell[name]))
+
+
+def gaps(values: list[tuple[float, float]]) -> list[float]:
+    return [gap for _, gap in values if gap == gap]
+
+
+def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
+    """A row of panels for each unit and capacity: misses relative to LRU, and the gap closed; a dot is a trace."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "all_policies"  # the same figures draw the same file
+    from matplotlib import pyplot as plt
+
+    rows = max(len(cell) for cell in cells.values())
+    figure, axes = plt.subplots(
+        len(cells), 2, figsize=(11, 0.26 * rows * len(cells) + 1.5), squeeze=False, layout="constrained"
+    )
+    for (left, right), ((unit, fraction), cell) in zip(axes, cells.items(), strict=True):
+        names = ranked(cell)[::-1]
+        title = f"capacity {float(fraction):.0%} of " + ("keys" if unit == "objects" else "bytes")
+        for at, name in enumerate(names):
+            colour = "tab:gray" if name in ORACLES else "tab:red" if name == "learned" else "tab:blue"
+            misses = [m for m, _ in cell[name]]
+            left.plot(misses, [at] * len(misses), ".", color=colour, alpha=0.4, markersize=5)
+            left.plot([statistics.fmean(misses)], [at], "|", color=colour, markersize=12, markeredgewidth=2)
+            closed = gaps(cell[name])
+            if closed:
+                right.barh(at, statistics.fmean(closed), color=colour, height=0.7)
+        left.axvline(1, color="black", linewidth=0.7)
+        left.set_xlim(0.3, 1.8)
+        left.set_title(f"misses relative to LRU, {title}", fontsize=9)
+        right.axvline(0, color="black", linewidth=0.7)
+        right.set_title(f"mean gap LRU to oracle closed, {title}", fontsize=9)
+        for axis in (left, right):
+            axis.set_yticks(range(len(names)), names, fontsize=8)
+            axis.tick_params(axis="x", labelsize=8)
+            axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def table(cells: dict[tuple[str, str], Cell]) -> str:
+    """Return the figures as Markdown: for each capacity the mean misses relative to LRU, worst trace, and gap closed."""
+    parts = []
+    for (unit, fraction), cell in cells.items():
+        count = max(len(values) for values in cell.values())
+        size = f"{float(fraction):.0%} of the {'keys' if unit == 'objects' else 'bytes'}"
+        parts += [
+            f"\nCapacity {size}, {count} traces:\n",
+            "| policy | misses against LRU, mean | best trace | worst trace | gap closed, mean |",
+            "|---|---|---|---|---|",
+        ]
+        for name in ranked(cell):
+            misses = [m - 1 for m, _ in cell[name]]
+            closed = gaps(cell[name])
+            share = f"{statistics.fmean(closed):.1%}" if closed else "-"
+            note = "" if len(misses) == count else f" ({len(misses)} traces)"
+            figures = f"{statistics.fmean(misses):+.1%} | {min(misses):+.1%} | {max(misses):+.1%} | {share}"
+            parts.append(f"| {name}{note} | {figures} |")
+    return "\n".join(parts) + "\n"
+
+
+def main(folder: Path) -> None:
+    """Write plot.svg, and the table into README.md where the folder has one."""
+    cells = read(folder)
+    draw(cells, folder / "plot.svg")
+    text = table(cells)
+    readme = folder / "README.md"
+    if readme.is_file():
+        before, _, rest = readme.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)

@@ -1,0 +1,117 @@
+"""From a trace to a policy: what ``fit`` returns, refuses, and is worth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kvpredict as kvp
+from kvpredict import KvpredictError, Trace, UnknownName
+from kvpredict.learn.evaluate import calibration, metrics
+from kvpredict.policies.learned import Learned
+
+
+def two_kinds(n: int = 40_000, seed: int = 0) -> Trace:
+    """Popular keys among one-hit wonders, told apart by nothing but their history, and by a column that says so."""
+    rng = np.random.default_rng(seed)
+    popularity = 1.0 / np.arange(1, 1001) ** 0.8
+    popular = rng.choice(1000, n, p=popularity / popularity.sum())
+    once = rng.random(n) < 0.5
+    keys = np.where(once, 10_000 + np.arange(n), popular)
+    return Trace.from_keys(keys, kind=once.astype(float), name="two kinds")
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Learned:
+    return kvp.fit(two_kinds().head(0.5), 150, cv=3)
+
+
+def test_beats_lru_on_later_requests(fitted: Learned) -> None:
+    trace = two_kinds()
+    ours = kvp.simulate(trace, fitted, 150, warmup=0.5)
+    assert ours.object_miss_ratio < 0.97 * kvp.simulate(trace, "lru", 150, warmup=0.5).object_miss_ratio
+    assert ours.object_miss_ratio > kvp.simulate(trace, "belady", 150, warmup=0.5).object_miss_ratio
+
+
+def test_report(fitted: Learned) -> None:
+    report = fitted.report
+    assert report.metrics["roc_auc"] > 0.7
+    assert report.metrics["log_loss"] < report.metrics["base_log_loss"]
+    assert 0 < report.metrics["base_rate"] < 1
+    assert np.isclose(sum(report.importance.values()), 1)
+    assert len(report.folds) == 3
+    assert all(fold["roc_auc"] > 0.5 for fold in report.folds)
+    assert sum(report.calibration["count"]) == report.metrics["rows"]
+    gaps = np.abs(np.array(report.calibration["predicted"]) - report.calibration["observed"])
+    assert np.average(gaps, weights=report.calibration["count"]) < 0.15
+    metadata = fitted.artifact.metadata
+    assert metadata["trace"]["fingerprint"] == two_kinds().head(0.5).fingerprint
+    assert metadata["settings"]["learner"] == "lightgbm"
+    assert metadata["versions"]["lightgbm"]
+
+
+def test_same_arguments_same_policy(fitted: Learned) -> None:
+    again = kvp.fit(two_kinds().head(0.5), 150)
+    for a, b in zip(fitted.artifact.scorer, again.artifact.scorer, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_admission_by_an_extra_column_beats_its_base_and_survives_saving(tmp_path: Path) -> None:
+    trace = two_kinds()
+    informed = kvp.fit(trace.head(0.5), 150, mode="admit", base="lru", extra=["kind"])
+    assert informed.report.importance["kind"] > 0
+    misses = kvp.simulate(trace, informed, 150, warmup=0.5).misses
+    assert misses < 0.95 * kvp.simulate(trace, "lru", 150, warmup=0.5).misses
+    loaded = kvp.load_policy(informed.save(tmp_path / "p"))
+    assert loaded.threshold == informed.threshold
+    assert kvp.simulate(trace, loaded, 150, warmup=0.5).misses == misses
+
+
+def test_eviction_and_admission_together_beat_eviction_alone(fitted: Learned) -> None:
+    trace = two_kinds()
+    both = kvp.fit(trace.head(0.5), 150, mode="both")
+    ours = kvp.simulate(trace, both, 150, warmup=0.5).misses
+    assert ours < kvp.simulate(trace, fitted, 150, warmup=0.5).misses
+
+
+def test_sized_objects_by_bytes() -> None:
+    rng = np.random.default_rng(1)
+    base = two_kinds(30_000)
+    sizes = rng.choice([100, 1000, 5000], base.unique)[base.ids]
+    trace = Trace(base.keys, sizes=sizes)
+    capacity = trace.capacity(0.02, "bytes")
+    fitted = kvp.fit(trace.head(0.5), capacity, unit="bytes")
+    ours = kvp.simulate(trace, fitted, capacity, unit="bytes", warmup=0.5)
+    lru = kvp.simulate(trace, "lru", capacity, unit="bytes", warmup=0.5)
+    assert ours.object_miss_ratio < lru.object_miss_ratio
+
+
+def test_too_little_to_learn_from_is_said() -> None:
+    with pytest.raises(KvpredictError, match="too few"):
+        kvp.fit(Trace.from_keys(range(100)), 10)
+    with pytest.raises(KvpredictError, match="too few"):
+        kvp.fit(Trace.from_keys(np.arange(5000) % 50), 100)
+
+
+def test_bad_arguments_are_refused() -> None:
+    trace = two_kinds(2000)
+    with pytest.raises(UnknownName, match="lightgbm"):
+        kvp.fit(trace, 10, learner="lightgmb")
+    with pytest.raises(UnknownName, match="evict"):
+        kvp.fit(trace, 10, mode="evic")
+    with pytest.raises(UnknownName, match="kind"):
+        kvp.fit(trace, 10, extra=["kinds"])
+    for bad in ({"validation": 1.0}, {"horizon": 0}, {"rounds": 0}, {"rows": 3}, {"cv": -1}):
+        with pytest.raises(KvpredictError, match=next(iter(bad))):
+            kvp.fit(trace, 10, **bad)
+
+
+def test_metrics_by_hand() -> None:
+    y = np.array([0, 1, 1, 0], np.uint8)
+    found = metrics(y, np.array([0.1, 0.8, 0.4, 0.6]), 0.5)
+    assert found["roc_auc"] == 0.75
+    assert np.isclose(found["base_log_loss"], np.log(2))
+    assert np.isclose(found["log_loss"], -np.log([0.9, 0.8, 0.4, 0.4]).mean())
+    assert np.isnan(metrics(np.ones(3, np.uint8), np.full(3, 0.5), 0.5)["roc_auc"])
+    bins = calibration(y, np.array([0.1, 0.8, 0.4, 0.6]), bins=2)
+    assert bins == {"predicted": [0.25, pytest.approx(0.7)], "observed": [0.5, 0.5], "count": [2.0, 2.0]}

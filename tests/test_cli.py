@@ -1,0 +1,183 @@
+"""The command line as a user meets it: real processes in an empty folder."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["trace=workload", "workload.requests=20000", "workload.objects=2000", "report.html=false"]
+
+
+def kvpredict(folder: Path, *arguments: str, prelude: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")}
+    code = f"import sys; {prelude or 'pass'}\nfrom kvpredict.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        cwd=folder,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def results(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["capasity.fraction=0.1"], "Did you mean 'capacity.fraction'?"),
+        (["policy=lrru"], "Did you mean 'lru'?"),
+        (["-m", "policy=lru,lrru"], "Did you mean 'lru'?"),
+        (["capacity.unit=object"], "Did you mean 'objects'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_two(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = kvpredict(tmp_path, *arguments, "tracking=none")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_a_missing_file_is_one_line_and_status_one(tmp_path: Path) -> None:
+    done = kvpredict(tmp_path, "trace.path=absent.csv", "tracking=none")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "absent.csv" in done.stderr
+
+
+def test_a_traceback_on_request(tmp_path: Path) -> None:
+    done = kvpredict(tmp_path, "trace.path=absent.csv", "tracking=none", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "TraceError" in done.stderr
+
+
+def test_without_hydra_the_extra_is_named(tmp_path: Path) -> None:
+    done = kvpredict(tmp_path, prelude="sys.modules['hydra'] = None")
+    assert done.returncode == 1
+    assert "pip install 'kvpredict[train]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_shows_commands_and_choices(tmp_path: Path) -> None:
+    done = kvpredict(tmp_path, "--help")
+    assert done.returncode == 0
+    assert "kvpredict trace.path=orders.csv" in done.stdout
+    assert "online_shop" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_file_with_named_columns_and_without_mlflow(tmp_path: Path) -> None:
+    lines = [f"{i},/page/{i * i % 97},{i % 9 + 1}" for i in range(3000)]
+    (tmp_path / "log.csv").write_text("when,url,bytes\n" + "\n".join(lines))
+    done = kvpredict(
+        tmp_path, "trace.path=log.csv", "trace.columns.key=url", "policy=sieve", "capacity.count=9", "tracking=none",
+        prelude="sys.modules['mlflow'] = None",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (path,) = results(tmp_path)
+    result = json.loads(path.read_text())
+    assert result["capacity"] == {"count": 9, "unit": "objects"}
+    assert str(path) in done.stdout
+    assert str(path.parent / "report.html") in done.stdout
+    assert (path.parent / "report.html").is_file()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_dead_server_loses_nothing(tmp_path: Path) -> None:
+    done = kvpredict(tmp_path, *SMALL, "policy=lru", "tracking.uri=http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no MLflow server answers" in done.stderr
+    (path,) = results(tmp_path)
+    assert json.loads(path.read_text())["policies"]
+
+
+def test_a_sweep_goes_on_after_a_cell_that_fails(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("\n".join(str(i * i % 91) for i in range(2000)))
+    done = kvpredict(
+        tmp_path, "-m", "policy=lru", "trace.path=absent.txt,good.txt", "tracking=none", "report.html=false"
+    )
+    assert done.returncode == 1
+    assert "absent.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(results(tmp_path)) == 1
+    (cells,) = tmp_path.rglob("cells.csv")
+    assert "good.txt" in cells.read_text()
+
+
+@pytest.mark.slow
+def test_a_sweep_in_parallel_processes_on_a_fresh_store(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the joblib launcher is optional")
+    done = kvpredict(
+        tmp_path, "-m", *SMALL, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4",
+        "policy=lru,sieve", "capacity.fraction=0.01,0.1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path)) == 4
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("kvpredict").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert len(children) == 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.params["policy.name"] for run in children} == {"lru", "sieve"}
+    stored = {json.loads(p.read_text())["policies"][1]["object_miss_ratio"] for p in results(tmp_path)}
+    assert len(stored) == 4, "cells differ"
+
+
+@pytest.mark.slow
+def test_train_track_and_load_the_champion_from_another_process(tmp_path: Path) -> None:
+    arguments = [*SMALL, "pipeline.policies=[learned,fifo]", "learner=logistic", "fit.rows=3000"]
+    done = kvpredict(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "models:/zipf/1 (champion)" in done.stdout
+    # The same run again is at least as good as itself; one that hardly looks at candidates is worse.
+    again = kvpredict(tmp_path, *arguments)
+    assert "models:/zipf/2 (champion)" in again.stdout, again.stderr
+    worse = kvpredict(tmp_path, *arguments, "learned.candidates=1", "learned.batch=1")
+    assert "models:/zipf/3 (the champion before it misses less and stays)" in worse.stdout, worse.stderr
+    code = (
+        "import kvpredict, json, glob\n"
+        "policy = kvpredict.load_policy('models:/zipf@champion')\n"
+        "print(policy.candidates, policy.artifact.metadata['settings']['learner'])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == ["64", "logistic"]
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_configuration_template_and_sample(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    conf = {p.relative_to(ROOT).as_posix() for p in (ROOT / "kvpredict" / "conf").rglob("*.yaml")}
+    assert conf <= names
+    assert "kvpredict/report/page.html" in names
+    assert any(name.startswith("kvpredict/_sample/") for name in names)
+    # Installed, not the checkout: unpacked into an empty folder and run from there.
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    site = str(tmp_path / "site")
+    done = kvpredict(
+        tmp_path / "empty", "policy=sieve", "tracking=none",
+        prelude=f"sys.path.insert(0, {site!r}); import kvpredict; assert kvpredict.__file__.startswith({site!r})",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "sqlite_shop" in done.stdout
