@@ -227,7 +227,7 @@ def main() -> None:
     names = [name for name in options.policies.split(",") if name in policy_names()]
     for name in sorted(set(options.policies.split(",")) - set(names)):
         print(f"{name}: left out, there is no such policy", file=sys.stderr)
-    generated = f"zipf 1.0, {options.unique:,} ranks, {options.keys} keys, seed {SEED}"
+    generated = f"zipf 1.0, {options.unique:,} ranks, {options.keys} as keys, seed {SEED}"
     traces = {generated: zipf_keys(options.requests, options.unique, 1.0, SEED, options.keys == "hashed")}
     if options.trace is not None:
         from kvpredict.trace import read_trace

@@ -180,17 +180,30 @@ def _download(client: Any, uri: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     store = client.tracking_uri
+    target = None
+    if not store.startswith("sqlite:///"):
+        target = tempfile.mkdtemp(prefix="kvpredict-policy-")
+        atexit.register(shutil.rmtree, target, ignore_errors=True)
     try:
-        target = None
-        if not store.startswith("sqlite:///"):
-            target = tempfile.mkdtemp(prefix="kvpredict-policy-")
-            atexit.register(shutil.rmtree, target, ignore_errors=True)
-        root = Path(download_artifacts(uri, dst_path=target, tracking_uri=store, registry_uri=store))
+        # MLflow looks models up in the store of the whole process, whatever store it is given: looked up here instead.
+        source = _model_source(client, uri)
+        root = Path(download_artifacts(source, dst_path=target, tracking_uri=store, registry_uri=store))
     except (MlflowException, OSError) as error:
         if isinstance(error, MlflowException) and error.error_code == "INTERNAL_ERROR":
             raise
         raise ArtifactError(f"no policy at {uri} in {_shown(store)}: {_first_line(error)}") from error
     return root / "data" / POLICY if (root / "MLmodel").is_file() else root
+
+
+def _model_source(client: Any, uri: str) -> str:
+    """Return where the artifacts of ``models:/name@alias`` or ``models:/name/version`` lie; other URIs as they are."""
+    model = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if model is None:
+        return uri
+    name, alias, version = model.groups()
+    if alias is not None:
+        version = client.get_model_version_by_alias(name, alias).version
+    return str(client.get_model_version_download_uri(name, str(version)))
 
 
 # --- the store ------------------------------------------------------------------------------------------------------

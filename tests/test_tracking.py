@@ -169,7 +169,8 @@ def test_what_is_not_there_is_named(store: str, tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "empty").iterdir()) == [], "looking makes nothing"
 
 
-def test_the_registered_model_serves_through_mlflow_too(store: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_registered_model_serves_through_mlflow_too(store: str, client: Any, tmp_path: Path) -> None:
     import mlflow
     import pandas as pd
 
@@ -178,14 +179,7 @@ def test_the_registered_model_serves_through_mlflow_too(store: str, tmp_path: Pa
 
     log(store, *make_run(tmp_path / "run"), model_name="orders")
     keys = np.random.default_rng(0).integers(0, 300, 5000)
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    try:
-        mlflow.set_tracking_uri(store)
-        mlflow.set_registry_uri(store)
-        model = mlflow.pyfunc.load_model("models:/orders@champion")
-    finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+    model = mlflow.pyfunc.load_model(client.get_model_version("orders", "1").source)
     hits = model.predict(pd.DataFrame({"key": keys}))["hit"].to_numpy()
     expected = simulate(Trace.from_keys(keys), make_policy(), 100).hit
     np.testing.assert_array_equal(hits, expected.astype(bool))

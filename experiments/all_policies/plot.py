@@ -11,6 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ORACLES = ("belady", "beladysize")
+LOWEST, HIGHEST = 0.3, 1.8  # misses relative to LRU that the plot shows
 BEGIN, END = "<!-- table: written by plot.py -->", "<!-- end of table -->"
 
 Cell = dict[str, list[tuple[float, float]]]  # policy -> (misses relative to LRU, gap closed) of each trace
@@ -52,13 +53,14 @@ def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
         for at, name in enumerate(names):
             colour = "tab:gray" if name in ORACLES else "tab:red" if name == "learned" else "tab:blue"
             misses = [m for m, _ in cell[name]]
-            left.plot(misses, [at] * len(misses), ".", color=colour, alpha=0.4, markersize=5)
+            shown = [min(max(m, LOWEST), HIGHEST) for m in misses]  # dots beyond the axis stand at its edge
+            left.plot(shown, [at] * len(shown), ".", color=colour, alpha=0.4, markersize=5)
             left.plot([statistics.fmean(misses)], [at], "|", color=colour, markersize=12, markeredgewidth=2)
             closed = gaps(cell[name])
             if closed:
                 right.barh(at, statistics.fmean(closed), color=colour, height=0.7)
         left.axvline(1, color="black", linewidth=0.7)
-        left.set_xlim(0.3, 1.8)
+        left.set_xlim(LOWEST - 0.02, HIGHEST + 0.02)
         left.set_title(f"misses relative to LRU, {title}", fontsize=9)
         right.axvline(0, color="black", linewidth=0.7)
         right.set_title(f"mean gap LRU to oracle closed, {title}", fontsize=9)
@@ -71,7 +73,7 @@ def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
 
 
 def table(cells: dict[tuple[str, str], Cell]) -> str:
-    """Return the figures as Markdown: for each capacity the mean misses relative to LRU, worst trace, and gap closed."""
+    """Return the figures as Markdown, a table for each unit and capacity."""
     parts = []
     for (unit, fraction), cell in cells.items():
         count = max(len(values) for values in cell.values())

@@ -49,10 +49,22 @@ PUBLIC = {
     "mooncake": "mooncake/conversation_trace.head60.jsonl",
 }
 
-COLUMNS = (
-    "trace requests unique unit fraction capacity policy misses object_miss_ratio byte_miss_ratio "
-    "relative_to_lru gap_closed requests_per_second fit_seconds"
-).split()
+COLUMNS = [
+    "trace",
+    "requests",
+    "unique",
+    "unit",
+    "fraction",
+    "capacity",
+    "policy",
+    "misses",
+    "object_miss_ratio",
+    "byte_miss_ratio",
+    "relative_to_lru",
+    "gap_closed",
+    "requests_per_second",
+    "fit_seconds",
+]
 
 
 def find_traces(given: list[Path]) -> dict[str, Path]:

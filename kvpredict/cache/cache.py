@@ -8,7 +8,6 @@ next write. Everything else happens under one lock, and no code of the user runs
 Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for the call into compiled code.
 """
 
-import operator
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from os import PathLike
@@ -17,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 
+from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, units_of, whole_number
 from kvpredict.cache.choice import choose_policy
 from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
 from kvpredict.cache.loads import Flight, Flights
@@ -115,7 +115,7 @@ class Cache(Generic[K, V]):
         recorder: AccessRecorder | None = None,
         key_hash: Callable[[K], int] | None = None,
     ) -> None:
-        capacity = _whole("capacity", capacity)
+        capacity = whole_number("capacity", capacity)
         for name, given in (("weigher", weigher), ("clock", clock), ("key_hash", key_hash)):
             if given is not None and not callable(given):
                 raise KvpredictError(f"{name} must be callable, got {type(given).__name__}")
@@ -124,12 +124,12 @@ class Cache(Generic[K, V]):
                 f"recorder must have a method record(key, size, op), {type(recorder).__name__} has none"
             )
         self._weigher, self._key_hash, self._clock, self._recorder = weigher, key_hash, clock, recorder
-        self._limit = _whole("read_buffer", read_buffer)
-        self._seed = _whole("seed", seed, least=None)
+        self._limit = whole_number("read_buffer", read_buffer)
+        self._seed = whole_number("seed", seed, least=None)
         # Only a weighed cache grows: elsewhere all slots are there from the start, as the simulator has them.
         self._grows = weigher is not None and max_entries is None
         if max_entries is not None:
-            slots = min(capacity, _whole("max_entries", max_entries))
+            slots = min(capacity, whole_number("max_entries", max_entries))
         else:
             slots = min(capacity, FIRST_SLOTS) if self._grows else capacity
         self._ranking = Ranking(choose_policy(policy), capacity, slots, self._seed)
@@ -537,71 +537,19 @@ class Cache(Generic[K, V]):
     def _prepare(self, key: K, value: V, size: int | None, cost: float, extra: Mapping[str, float] | None) -> _Prepared:
         """Check and complete the arguments of a put: all of it that may run the user's code."""
         if self._key_hash is not None:
-            number = _hashed(key, self._key_hash)
+            number = hashed_key(key, self._key_hash)
         elif type(key) is int and LOWEST <= key <= HIGHEST:  # type: ignore[operator]
             number = key  # type: ignore[assignment]
         else:
             number = key_number(key)
         if size is not None:
-            units = _units(size, "size", key)
+            units = units_of(size, "size", key)
         elif self._weigher is not None:
-            units = _units(self._weigher(value), "the weigher's result", key)
+            units = units_of(self._weigher(value), "the weigher's result", key)
         else:
             units = 1
         if type(cost) is not float or not 0.0 <= cost < float("inf"):
-            cost = _cost(cost, key)
+            cost = finite_cost(cost, key)
         if extra is not None or self._ranking.columns:
-            extra = _columns(extra, self._ranking.policy, key)
+            extra = extra_columns(extra, self._ranking.policy, key)
         return number, units, cost, extra, float(self._clock())
-
-
-def _columns(extra: Mapping[str, float] | None, policy: Policy, key: Any) -> dict[str, float]:
-    given = {name: float(value) for name, value in (extra or {}).items()}
-    for name in policy.extra:
-        if name not in given:
-            raise KvpredictError(
-                f"policy {policy.name!r} reads the column {name!r}, which key {key!r} was put without: "
-                f"give extra={{{name!r}: ...}}"
-            )
-    return given
-
-
-def _whole(name: str, given: Any, least: int | None = 1) -> int:
-    """Return an argument that must be a whole number, at least ``least``."""
-    try:
-        number = operator.index(given)
-    except TypeError:
-        number = None
-    if number is None or isinstance(given, bool):
-        raise KvpredictError(f"{name} must be a whole number, got {given!r}")
-    if least is not None and number < least:
-        raise KvpredictError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def _units(given: Any, what: str, key: Any) -> int:
-    try:
-        units = operator.index(given)
-    except TypeError:
-        units = -1
-    if not 0 <= units <= HIGHEST:
-        raise KvpredictError(f"{what} for key {key!r} must be a whole number, at least 0, got {given!r}")
-    return max(units, 1)
-
-
-def _cost(given: Any, key: Any) -> float:
-    try:
-        cost = float(given)
-    except (TypeError, ValueError):
-        cost = -1.0
-    if not 0.0 <= cost < float("inf"):
-        raise KvpredictError(f"cost for key {key!r} must be a number, at least 0 and finite, got {given!r}")
-    return cost
-
-
-def _hashed(key: Any, key_hash: Callable[[Any], int]) -> int:
-    hash(key)  # an unhashable key fails here, as it would in a dict, and not half-way through a put
-    number = key_hash(key)
-    if not isinstance(number, int | np.integer) or not LOWEST <= number <= HIGHEST:
-        raise KvpredictError(f"key_hash must return an integer of 64 bits, signed; for key {key!r} it gave {number!r}")
-    return int(number)

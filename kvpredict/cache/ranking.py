@@ -186,7 +186,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
                     continue
                 tally[HITS] += 1
                 slot = ticket & SLOT_MASK
-                if True:
+                if generation[slot] == ticket >> SLOT_BITS:
                     slots[kept] = slot
                     times[kept] = end if i == n - 1 else start + (end - start) * ((i + 1) / n)
                     kept += 1

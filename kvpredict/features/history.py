@@ -33,7 +33,7 @@ __all__ = [
 
 LAST, FIRST, INSERTED, EVICTED = 0, 1, 2, 3  # columns of History.when
 GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, SIZE = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
-NOW, HELD, PREVIOUS, LEFT = 0, 1, 2, 3  # of clock
+NOW, HELD, PREVIOUS, LEFT, FREE = 0, 1, 2, 3, 4  # of clock
 SPACING, NOVEL, MISSED, MEAN_SIZE, BY_MISS, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
 WIDTH = len(BASE_FEATURES)
 
@@ -48,8 +48,8 @@ class History(NamedTuple):
     row: np.ndarray  # float32 [n, 16]: one cache line an entry; gaps in requests, counts as of the last access
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
     free: np.ndarray  # int32 [n], stack of free entries
-    free_count: np.ndarray  # int64 [1]
-    clock: np.ndarray  # int64 [4]: requests seen, objects held, time of the previous miss, whether any has left
+    clock: np.ndarray  # int64 [5]: requests seen, objects held, time of the previous miss, whether any has left,
+    # free entries
     level: np.ndarray  # float64 [6]: mean requests between misses, novelty, miss share, mean size; weights of
     # the newest value in these averages, by miss and by request
 
@@ -65,8 +65,7 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> 
         row=np.zeros((n, 16), np.float32),
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
-        free_count=np.array([n], np.int64),
-        clock=np.zeros(4, np.int64),
+        clock=np.array([0, 0, 0, 0, n], np.int64),
         # Before anything is known a miss at every second request is assumed.
         level=np.array([2.0, 1.0, 1.0, 1.0, 1.0 / max(32.0, slots / 4.0), 1.0 / max(256.0, float(slots))]),
     )
@@ -97,12 +96,12 @@ def note_miss(h, e, slots):
         unlink(h.links, entry)
         _access(h, entry, e, slots)
         return entry
-    if h.free_count[0] == 0:
+    if h.clock[FREE] == 0:
         oldest = back(h.links, h.key.size)
         unlink(h.links, oldest)
         forget(h, oldest)
-    h.free_count[0] -= 1
-    entry = h.free[h.free_count[0]]
+    h.clock[FREE] -= 1
+    entry = h.free[h.clock[FREE]]
     table_put(h.table, e.key, entry)
     h.key[entry] = e.key
     now = h.clock[NOW]
@@ -150,8 +149,8 @@ def note_eviction(h, entry, was_resident):
 def forget(h, entry):
     """Give up an ``entry`` that is in no list."""
     table_pop(h.table, h.key[entry])
-    h.free[h.free_count[0]] = entry
-    h.free_count[0] += 1
+    h.free[h.clock[FREE]] = entry
+    h.clock[FREE] += 1
 
 
 @kernel

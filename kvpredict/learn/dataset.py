@@ -61,11 +61,9 @@ def record_decisions(trace: Trace, policy: Learned, capacity: int, *, unit: str 
     state = policy.state(capacity, seed, slots)
     host = make_host(capacity, slots, len(policy.extra))
     slot_of = np.full(trace.unique, -1, np.int32)
-    bind(policy).replay(
-        state, host, trace.ids, trace.keys, *columns, slot_of, np.empty(len(trace), np.uint8)
-    )
+    bind(policy).replay(state, host, trace.ids, trace.keys, *columns, slot_of, np.empty(len(trace), np.uint8))
     log = state.log
-    kept = min(int(log.seen[0]), policy.log_rows)
+    kept = min(int(log.word[1]), policy.log_rows)
     order = np.argsort(log.now[:kept], kind="stable")
     now, last = log.now[order], log.last[order]
     ids = trace.ids

@@ -43,7 +43,8 @@ from kvpredict.scorers.linear import compress
 __all__ = ["MODES", "Learned", "Log"]
 
 MODES = ("evict", "admit", "both")
-HEAD, TAIL = 0, 1  # of State.queue_ends
+USED, CAPACITY, SIZED, CURRENT, HEAD, TAIL = 1, 2, 3, 4, 5, 6  # of State.word
+SEEN = 1  # of Log.word
 LOGGED = 8  # candidates of a refill that go to the log
 
 
@@ -55,8 +56,8 @@ class Log(NamedTuple):
     last: np.ndarray  # int64 [m], requests seen at the object's last access
     unit: np.ndarray  # float64 [m], residence time at the decision, in requests
     incoming: np.ndarray  # uint8 [m], 1 for an object about to be admitted
-    seen: np.ndarray  # int64 [1], decisions so far; the first min(seen, m) rows are filled
-    rng: np.ndarray  # int64 [1], its own random numbers: logging changes no decision
+    word: np.ndarray  # int64 [2]: its own random numbers (logging changes no decision), decisions seen so far; the
+    # first min(seen, m) rows are filled
 
 
 class State(NamedTuple):
@@ -65,18 +66,16 @@ class State(NamedTuple):
     order: np.ndarray  # int32 [slots], the slots in use, in any order
     place: np.ndarray  # int32 [slots], position in order, -1 when free
     slot: np.ndarray  # int32 [entries], slot of each history entry, -1 when not resident
-    used: np.ndarray  # int64 [3], units used, capacity, whether any object took more than one
+    word: np.ndarray  # int64 [7]: random numbers, units used, capacity, whether any object took more than one, history
+    # entry of the miss in hand, next of the queue to go, end of the queue
     size: np.ndarray  # int64 [entries]
-    current: np.ndarray  # int32 [1], history entry of the miss in hand
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows
     score: np.ndarray  # float64 [c]
     queue: np.ndarray  # int32 [b], entries chosen to go, worst first
     queue_last: np.ndarray  # int64 [b], their last access when chosen
     queue_score: np.ndarray  # float64 [b]
-    queue_ends: np.ndarray  # int64 [2], next to go and end
     threshold: np.ndarray  # float64 [1], raw score below which mode "admit" refuses
-    rng: np.ndarray  # int64 [1]
     log: Log
     model: Any  # the scorer's arrays
     base: Any  # state of the base policy (mode "admit"), else ()
@@ -158,26 +157,22 @@ class Learned(Policy):
             order=np.zeros(slots, np.int32),
             place=np.full(slots, -1, np.int32),
             slot=np.full(history.key.size, -1, np.int32),
-            used=np.array([0, capacity, 0], np.int64),
+            word=np.array([seed_random(seed)[0], 0, capacity, 0, -1, 0, 0], np.int64),
             size=np.zeros(history.key.size, np.int64),
-            current=np.full(1, -1, np.int32),
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((self.candidates, width), np.float32),
             score=np.zeros(self.candidates, np.float64),
             queue=np.zeros(self.batch, np.int32),
             queue_last=np.zeros(self.batch, np.int64),
             queue_score=np.zeros(self.batch, np.float64),
-            queue_ends=np.zeros(2, np.int64),
             threshold=np.array([self.threshold]),
-            rng=seed_random(seed),
             log=Log(
                 row=np.zeros((m, width), np.float32),
                 now=np.zeros(m, np.int64),
                 last=np.zeros(m, np.int64),
                 unit=np.zeros(m, np.float64),
                 incoming=np.zeros(m, np.uint8),
-                seen=np.zeros(1, np.int64),
-                rng=seed_random(seed + 1),
+                word=np.array([seed_random(seed + 1)[0], 0], np.int64),
             ),
             model=self.artifact.scorer,
             base=_base_policy(self.base).make_state(capacity, slots, seed) if self.mode == "admit" else (),
@@ -191,11 +186,11 @@ class Learned(Policy):
         assert int((state.slot >= 0).sum()) == held
         assert all(state.order[state.place[slot]] == slot for slot in resident)
         assert int((state.place >= 0).sum()) == held
-        assert int(state.size[state.entry[resident]].sum()) == state.used[0] <= state.used[1]
+        assert int(state.size[state.entry[resident]].sum()) == state.word[USED] <= state.word[CAPACITY]
         ghosts = list_nodes(h.links, h.key.size)
-        entries = [*ghosts, *state.entry[resident].tolist(), *h.free[: h.free_count[0]].tolist()]
+        entries = [*ghosts, *state.entry[resident].tolist(), *h.free[: h.clock[4]].tolist()]
         assert sorted(entries) == list(range(h.key.size))
-        assert int((h.table.values >= 0).sum()) == h.key.size - h.free_count[0]
+        assert int((h.table.values >= 0).sum()) == h.key.size - h.clock[4]
         if self.mode == "admit":
             _base_policy(self.base).validate(state.base, resident)
 
@@ -254,71 +249,66 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 j += 1
 
     @kernel
-    def record(s, i, incoming):
-        """Put row ``i`` of the decision into the log, each decision with the same chance (Vitter's algorithm R)."""
-        log = s.log
-        m = log.now.size
-        at = log.seen[0]
-        log.seen[0] += 1
+    def record(log, x, i, now, last, unit, incoming):
+        """Put row ``i`` of ``x`` into the log, each decision with the same chance (Vitter's algorithm R)."""
+        m = log.last.size
+        at = log.word[SEEN]
+        log.word[SEEN] += 1
         if at >= m:
-            at = below(log.rng, min(log.seen[0], np.int64(2147483647)))
+            at = below(log.word, min(log.word[SEEN], np.int64(2147483647)))
             if at >= m:
                 return
-        rows, x = log.row, s.x
+        rows = log.row
         for j in range(x.shape[1]):  # a slice assignment would take longer to compile than everything else here
             rows[at, j] = x[i, j]
-        log.now[at] = s.history.clock[0]
-        log.last[at] = s.history.when[s.drawn[i], 0]
-        log.unit[at] = residence_time(s.history, s.entry.size)
+        log.now[at] = now
+        log.last[at] = last
+        log.unit[at] = unit
         log.incoming[at] = incoming
 
     @kernel
-    def refill(s):
-        """Score a sample of the residents and queue the worst."""
-        h = s.history
-        drawn, entry, order, score, when, rng = s.drawn, s.entry, s.order, s.score, h.when, s.rng
-        queue, queue_last, queue_score = s.queue, s.queue_last, s.queue_score
-        held = h.clock[1]
-        count = min(held, np.int64(drawn.size))
-        everything = count == held
-        for i in range(count):
-            drawn[i] = entry[order[i] if everything else order[below(rng, held)]]
-        write(h, drawn, count, entry.size, s.x)
-        score_batch(s.model, s.x, count, score)
-        if s.log.now.size > 0:
-            for _ in range(LOGGED):
-                record(s, below(s.log.rng, count), 0)
-        rank(score, drawn, s.size, s.used[2], count)
-        # In a small cache a batch would be a large share of it, chosen at one moment.
-        victims = min(np.int64(queue.size), max(np.int64(1), min(count // 4, held // 64)))
-        for v in range(victims):
-            worst = v
-            lowest = score[v]
-            for i in range(v + 1, count):
-                if score[i] < lowest:
-                    lowest = score[i]
-                    worst = i
-            chosen = drawn[worst]
-            drawn[worst] = drawn[v]
-            score[worst] = score[v]
-            queue[v] = chosen
-            queue_last[v] = when[chosen, 0]
-            queue_score[v] = lowest
-        s.queue_ends[HEAD] = 0
-        s.queue_ends[TAIL] = victims
-
-    @kernel
     def next_victim(s):
-        """Return the position in the queue of the next slot to go."""
+        """Return the position in the queue of the next slot to go; when the queue is used up, fill it anew."""
+        # Arrays are taken out of the state once: each time counts a reference, which costs more than what follows.
+        h = s.history
+        drawn, entry, order, score, when, slot, word = s.drawn, s.entry, s.order, s.score, h.when, s.slot, s.word
+        queue, queue_last, queue_score, x, log = s.queue, s.queue_last, s.queue_score, s.x, s.log
         while True:
-            while s.queue_ends[HEAD] < s.queue_ends[TAIL]:
-                at = s.queue_ends[HEAD]
-                entry = s.queue[at]
-                slot = s.slot[entry]
-                if slot >= 0 and s.history.when[entry, 0] == s.queue_last[at]:
+            while word[HEAD] < word[TAIL]:
+                at = word[HEAD]
+                if slot[queue[at]] >= 0 and when[queue[at], 0] == queue_last[at]:
                     return at
-                s.queue_ends[HEAD] += 1
-            refill(s)
+                word[HEAD] += 1
+            held = h.clock[1]
+            count = min(held, np.int64(drawn.size))
+            everything = count == held
+            for i in range(count):
+                drawn[i] = entry[order[i] if everything else order[below(word, held)]]
+            write(h, drawn, count, entry.size, x)
+            score_batch(s.model, x, count, score)
+            if log.last.size > 0:
+                unit = residence_time(h, entry.size)
+                for _ in range(LOGGED):
+                    i = below(log.word, count)
+                    record(log, x, i, h.clock[0], when[drawn[i], 0], unit, 0)
+            rank(score, drawn, s.size, word[SIZED], count)
+            # In a small cache a batch would be a large share of it, chosen at one moment.
+            victims = min(np.int64(queue.size), max(np.int64(1), min(count // 4, held // 64)))
+            for v in range(victims):
+                worst = v
+                lowest = score[v]
+                for i in range(v + 1, count):
+                    if score[i] < lowest:
+                        lowest = score[i]
+                        worst = i
+                chosen = drawn[worst]
+                drawn[worst] = drawn[v]
+                score[worst] = score[v]
+                queue[v] = chosen
+                queue_last[v] = when[chosen, 0]
+                queue_score[v] = lowest
+            word[HEAD] = 0
+            word[TAIL] = victims
 
     @kernel
     def leave(s, slot):
@@ -329,7 +319,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         s.place[slot] = -1
         entry = s.entry[slot]
         s.slot[entry] = -1
-        s.used[0] -= s.size[entry]
+        s.word[USED] -= s.size[entry]
         note_eviction(s.history, entry, True)
 
     @kernel
@@ -343,21 +333,22 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
     def admit(s, e):
         h = s.history
         if e.size > 1:
-            s.used[2] = 1
+            s.word[SIZED] = 1
         entry = note_miss(h, e, s.entry.size)
         keep_extra(s, entry, e)
-        s.current[0] = entry
-        full = s.used[0] + e.size > s.used[1] or h.clock[1] == s.entry.size
+        s.word[CURRENT] = entry
+        full = s.word[USED] + e.size > s.word[CAPACITY] or h.clock[1] == s.entry.size
         wanted = True
         if mode != "evict" and full:
             s.drawn[0] = entry
             s.size[entry] = e.size
             write(h, s.drawn, 1, s.entry.size, s.x)
-            if s.log.now.size > 0:
-                record(s, 0, 1)
+            if s.log.last.size > 0:
+                now = h.clock[0]
+                record(s.log, s.x, 0, now, now, residence_time(h, s.entry.size), 1)
             score_batch(s.model, s.x, 1, s.score)
             if evicts:
-                rank(s.score, s.drawn, s.size, s.used[2], 1)
+                rank(s.score, s.drawn, s.size, s.word[SIZED], 1)
                 mine = s.score[0]  # before the candidates overwrite the buffers
                 wanted = mine >= s.queue_score[next_victim(s)]
             else:
@@ -374,14 +365,14 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
             slot = base.evict(s.base, e)
         else:
             at = next_victim(s)
-            s.queue_ends[HEAD] = at + 1
+            s.word[HEAD] = at + 1
             slot = s.slot[s.queue[at]]
         leave(s, slot)
         return slot
 
     @kernel
     def insert(s, slot, e):
-        entry = s.current[0]
+        entry = s.word[CURRENT]
         note_insertion(s.history, entry, e)
         s.entry[slot] = entry
         s.slot[entry] = slot
@@ -389,7 +380,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         s.order[at] = slot
         s.place[slot] = at
         s.size[entry] = e.size
-        s.used[0] += e.size
+        s.word[USED] += e.size
         if base is not None:
             base.insert(s.base, slot, e)
 

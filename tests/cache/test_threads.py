@@ -341,6 +341,28 @@ def test_a_call_from_within_a_call_waits_its_turn(meddle: str) -> None:
     assert len(cache) <= 3
 
 
+def test_a_call_from_within_an_eviction_waits_its_turn() -> None:
+    cache: Cache[Any, int] = Cache(2, "lru", read_buffer=1)
+    meddled = []
+
+    def act() -> None:
+        if not meddled:
+            meddled.append(1)
+            assert cache.put("late", 1)
+            assert cache.put("later", 2)
+            assert "later" not in cache  # the eviction is not over yet
+
+    armed = Meddler(lambda: None)
+    cache[1] = 1
+    cache[armed] = 2
+    cache.get(1)
+    armed.meddle = act
+    cache["new"] = 3  # evicts the meddler; looking it up compares it with 1
+    assert meddled
+    cache.validate()
+    assert sorted(cache) == ["late", "later"]
+
+
 def test_a_finalizer_may_use_the_cache() -> None:
     cache: Cache[int, Any] = Cache(2, "lru")
     finished = []

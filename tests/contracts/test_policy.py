@@ -24,6 +24,7 @@ import kvpredict
 from kvpredict.core.engine import bind, make_host
 from kvpredict.core.errors import KvpredictError, UnknownName
 from kvpredict.core.policy import Policy
+from kvpredict.core.sketch import Sketch
 from kvpredict.policies import policy, policy_class, policy_names
 from kvpredict.simulate import simulate
 from kvpredict.trace import Trace
@@ -77,13 +78,15 @@ def test_module_and_class_explain_themselves(name: str) -> None:
 def test_is_a_value(name: str) -> None:
     made = make(name)
     assert dataclasses.is_dataclass(made)
-    assert made == make(name)
-    assert hash(made) == hash(make(name))
-    assert pickle.loads(pickle.dumps(made)) == made
+    assert made == dataclasses.replace(made)
+    assert hash(made) == hash(dataclasses.replace(made))
+    trace = contract_trace(300, columns=made.extra)
+    travelled = pickle.loads(pickle.dumps(made))
+    np.testing.assert_array_equal(simulate(trace, travelled, 10).hit, simulate(trace, made, 10).hit)
     field = next(iter(dataclasses.fields(made)), None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(made, field.name if field else "name", None)
-    assert bind(made) is bind(make(name))
+    assert bind(made) is bind(dataclasses.replace(made))
 
 
 @every_policy
@@ -102,7 +105,8 @@ def test_conf_states_every_parameter_and_its_default(name: str) -> None:
     assert path.is_file(), f"conf/policy/{name}.yaml is missing"
     text = path.read_text()
     stated = yaml.safe_load(text)
-    fields = [f for f in dataclasses.fields(policy_class(name)) if f.metadata.get("config", True)]
+    # What has no default (an artifact) or is no part of the policy's identity cannot stand in a file.
+    fields = [f for f in dataclasses.fields(policy_class(name)) if f.default is not dataclasses.MISSING and f.compare]
     assert stated.pop("name") == name
     assert list(stated) == [f.name for f in fields], "parameters, in the order of the fields"
     for f in fields:
@@ -138,7 +142,7 @@ def test_same_seed_same_result(name: str, unit: str) -> None:
     runs = [simulate(trace, made, CAPACITY[unit], unit=unit, seed=seed).hit for seed in (0, 0, 1, 2, 3)]
     np.testing.assert_array_equal(runs[0], runs[1])
     differs = any((run != runs[0]).any() for run in runs[2:])
-    assert differs == made.traits.stochastic, "the trait 'stochastic' must say whether the seed matters"
+    assert made.traits.stochastic or not differs, "a policy that its seed changes has the trait 'stochastic'"
 
 
 @every_policy
@@ -403,18 +407,18 @@ def test_a_larger_object_evicts_until_it_fits(name: str, unit: str) -> None:
 @every_policy
 @every_unit
 def test_keys_of_any_bit_pattern_count_alike(name: str, unit: str) -> None:
-    """Renaming the keys changes nothing, unless the policy hashes them into a sketch (declared stochastic)."""
+    """Renaming the keys changes nothing, but for a policy with a sketch, where it changes which keys collide."""
     made = make(name)
     ids = zipf_mix(600, 50, seed=4)
     sizes = 1 + ids % 9
     plain = with_columns(Trace.from_keys(ids, sizes=sizes), made)
     wide = with_columns(Trace(wide_keys(ids, 4), sizes=sizes), made)
     capacity = 15 if unit == "objects" else 80
-    misses = [simulate(trace, made, capacity, unit=unit).misses for trace in (plain, wide)]
-    if made.traits.stochastic or made.traits.bypass:
-        assert abs(misses[0] - misses[1]) <= 0.15 * len(ids)
+    hits = [simulate(trace, made, capacity, unit=unit).hit for trace in (plain, wide)]
+    if any(isinstance(part, Sketch) for part in made.state(capacity)):
+        assert abs(int(hits[0].sum()) - int(hits[1].sum())) <= 0.02 * len(ids)
     else:
-        assert misses[0] == misses[1]
+        np.testing.assert_array_equal(*hits)
 
 
 @every_policy

@@ -112,7 +112,7 @@ def test_memory_is_bounded_and_the_oldest_ghost_goes_first() -> None:
     for key in range(100):
         entry = h.note_miss(state, Event(0.0, np.int64(key), np.int64(1), 1.0, ()), 2)
         h.note_eviction(state, entry, False)
-    assert state.free_count[0] == 0
+    assert state.clock[h.FREE] == 0
     known = sorted(state.key[state.table.values[state.table.values >= 0]].tolist())
     assert known == [94, 95, 96, 97, 98, 99]
 

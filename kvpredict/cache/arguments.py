@@ -1,0 +1,69 @@
+"""Arguments of a cache, checked: each error names the argument, what it was and what it may be."""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from kvpredict.cache.keys import HIGHEST, LOWEST
+from kvpredict.core.errors import KvpredictError
+from kvpredict.core.policy import Policy
+
+__all__ = ["extra_columns", "finite_cost", "hashed_key", "units_of", "whole_number"]
+
+
+def extra_columns(extra: Mapping[str, float] | None, policy: Policy, key: Any) -> dict[str, float]:
+    """Return the extra columns as floats, all that the policy reads among them."""
+    given = {name: float(value) for name, value in (extra or {}).items()}
+    for name in policy.extra:
+        if name not in given:
+            raise KvpredictError(
+                f"policy {policy.name!r} reads the column {name!r}, which key {key!r} was put without: "
+                f"give extra={{{name!r}: ...}}"
+            )
+    return given
+
+
+def whole_number(name: str, given: Any, least: int | None = 1) -> int:
+    """Return an argument that must be a whole number, at least ``least``."""
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = None
+    if number is None or isinstance(given, bool):
+        raise KvpredictError(f"{name} must be a whole number, got {given!r}")
+    if least is not None and number < least:
+        raise KvpredictError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def units_of(given: Any, what: str, key: Any) -> int:
+    """Return the units that an object takes, at least 1."""
+    try:
+        units = operator.index(given)
+    except TypeError:
+        units = -1
+    if not 0 <= units <= HIGHEST:
+        raise KvpredictError(f"{what} for key {key!r} must be a whole number, at least 0, got {given!r}")
+    return max(units, 1)
+
+
+def finite_cost(given: Any, key: Any) -> float:
+    """Return the cost of a miss as a float."""
+    try:
+        cost = float(given)
+    except (TypeError, ValueError):
+        cost = -1.0
+    if not 0.0 <= cost < float("inf"):
+        raise KvpredictError(f"cost for key {key!r} must be a number, at least 0 and finite, got {given!r}")
+    return cost
+
+
+def hashed_key(key: Any, key_hash: Callable[[Any], int]) -> int:
+    """Return what the caller's ``key_hash`` makes of ``key``."""
+    hash(key)  # an unhashable key fails here, as it would in a dict, and not half-way through a put
+    number = key_hash(key)
+    if not isinstance(number, int | np.integer) or not LOWEST <= number <= HIGHEST:
+        raise KvpredictError(f"key_hash must return an integer of 64 bits, signed; for key {key!r} it gave {number!r}")
+    return int(number)
