@@ -6,6 +6,7 @@ trained on them serves the next round, whose decisions it meets are added, and s
 policy returned is trained on all of it.
 """
 
+import itertools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -210,7 +211,7 @@ def _cross_validate(
     """Return metrics of ``folds`` models, each trained on all parts before the one it is judged on."""
     edges = np.linspace(0, end, folds + 2).astype(int)
     results = []
-    for stop, later in zip(edges[1:-1], edges[2:], strict=True) if folds else ():
+    for stop, later in itertools.pairwise(edges[1:]) if folds else ():
         fitted = _train(learner, rounds_data, horizon, 0, int(stop), seed, trace, capacity)
         x, y = _gather(rounds_data[-1:], horizon, int(stop), int(later))
         base_rate = float(_gather(rounds_data, horizon, 0, int(stop))[1].mean())

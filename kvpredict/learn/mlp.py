@@ -77,7 +77,7 @@ class NeuralNet(Learner):
         inputs.requires_grad_(True)
         (slope,) = torch.autograd.grad(net(inputs).sum(), inputs)
         layers = [p.detach().numpy().copy() for p in net.parameters()]
-        scorer = MLP(mean, scale, *layers[:4], layers[4][0].copy(), layers[5])
+        scorer = MLP(mean, scale, layers[0], layers[1], layers[2], layers[3], layers[4][0].copy(), layers[5])
 
         def predict(new: np.ndarray) -> np.ndarray:
             scaled = (compress_rows(np.asarray(new, np.float32)) - mean) * scale

@@ -45,7 +45,7 @@ class Capacity:
 @dataclass
 class Fit:
     extra: list[str] = field(default_factory=list)
-    horizon: float = 2.0
+    horizon: float = 1.5
     rounds: int = 2
     rows: int = 50_000
     validation: float = 0.25

@@ -243,10 +243,8 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
     @kernel
     def keep_extra(s, entry, e):
         if extras > 0:
-            j = 0
-            for value in e.extra:
+            for j, value in enumerate(e.extra):
                 s.history.extra[entry, j] = value
-                j += 1
 
     @kernel
     def record(log, x, i, now, last, unit, incoming):

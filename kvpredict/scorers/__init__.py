@@ -1,8 +1,8 @@
 """Scorers: models as plain arrays, and the kernels that run them.
 
 A scorer is a NamedTuple of arrays of one of three kinds (``linear``, ``trees``, ``mlp``) whose kernel
-``score_batch(arrays, x, count, out)`` writes the raw score of the first ``count`` rows of ``x``, float32 ``[m, width]``,
-to ``out``, float64 ``[m]``. A higher score means: worth keeping. ``link`` turns it into a probability.
+``score_batch(arrays, x, count, out)`` writes the raw scores of the first ``count`` rows of ``x``, float32
+``[m, width]``, to ``out``, float64 ``[m]``. A higher score means: worth keeping. ``link`` turns it into a probability.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """The history against a slow twin that keeps every access of every key."""
 
+import itertools
 import math
 
 import numpy as np
@@ -56,7 +57,7 @@ class NaiveHistory:
     def row(self, key: int) -> dict[str, float]:
         unit = self.unit()
         times = [t for t, _ in self.accesses[key]]
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)][::-1]
+        gaps = [b - a for a, b in itertools.pairwise(times)][::-1]
         idle = self.now - times[-1]
         row = {"recency": idle / unit}
         for i in range(4):

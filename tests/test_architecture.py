@@ -1,0 +1,91 @@
+"""Which part of the package may import which, and what importing it costs."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kvpredict
+
+ROOT = Path(kvpredict.__file__).parent
+
+# Layers from the bottom; a module imports from its own part and from lower layers. ``load`` belongs to the caller's
+# side of artifact and policies; its way to MLflow is the one upward step, taken inside a function.
+LAYERS = [
+    {"core"},
+    {"trace", "features", "scorers"},
+    {"artifact"},
+    {"policies"},
+    {"simulate", "load"},
+    {"learn", "cache"},
+    {"tracking", "report"},
+    {"pipelines"},
+    {"cli", "conf"},
+]
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+ALLOWED_UP = {("load", "tracking"), ("cache", "load")}
+HEAVY = {
+    "torch": {"learn"},
+    "sklearn": {"learn"},
+    "lightgbm": {"learn"},
+    "hydra": {"pipelines", "cli"},
+    "omegaconf": {"pipelines", "cli"},
+    "mlflow": {"tracking"},
+    "matplotlib": {"report"},
+}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return the absolute names a module imports and whether at its top level."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found += [(node.module, id(node) in top)]
+    return found
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py")
+
+
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downward(path: Path) -> None:
+    part = part_of(path)
+    for name, at_top in imports(path):
+        package, _, rest = name.partition(".")
+        if package == "kvpredict" and rest:
+            target = rest.split(".")[0]
+            if target == part or target not in RANK:
+                continue
+            assert RANK[target] < RANK[part] or (part, target) in ALLOWED_UP, f"{part} imports {name}"
+        if package in HEAVY:
+            assert part in HEAVY[package], f"{part} imports {package}"
+            if part in ("learn", "tracking"):
+                assert not at_top, f"{path.name} imports {package} at its top level"
+
+
+def test_importing_is_light() -> None:
+    code = "import sys, json, kvpredict; kvpredict.Trace, kvpredict.simulate, kvpredict.policy; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    heavy = {"torch", "pandas", "mlflow", "hydra", "sklearn", "lightgbm", "pyarrow", "rich", "matplotlib", "zstandard"}
+    assert heavy & {name.split(".")[0] for name in loaded} == set()
+
+
+def test_exported_members() -> None:
+    assert sorted(kvpredict.__all__) == kvpredict.__all__
+    for name in kvpredict.__all__:
+        assert getattr(kvpredict, name) is not None
+    assert callable(kvpredict.simulate)
+    with pytest.raises(AttributeError, match="crystal_ball"):
+        kvpredict.crystal_ball  # noqa: B018
