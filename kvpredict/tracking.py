@@ -359,7 +359,7 @@ def _log_dataset(client: Any, run_id: str, trace: Mapping[str, Any]) -> None:
     source = CodeDatasetSource(
         {k: str(trace[k]) for k in ("path", "format") if trace.get(k)} or {"generator": "kvpredict"}
     )
-    dataset = MetaDataset(source, name=trace["name"], digest=trace["fingerprint"])
+    dataset = MetaDataset(source, name=trace["name"], digest=trace["fingerprint"])  # type: ignore[abstract]
     client.log_inputs(
         run_id, [DatasetInput(dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", "trace")])]
     )

@@ -76,7 +76,10 @@ def test_imports_go_downward(path: Path) -> None:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, json, kvpredict; kvpredict.Trace, kvpredict.simulate, kvpredict.policy; print(json.dumps(list(sys.modules)))"
+    code = (
+        "import sys, json, kvpredict; kvpredict.Trace, kvpredict.simulate, kvpredict.policy; "
+        "print(json.dumps(list(sys.modules)))"
+    )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     heavy = {"torch", "pandas", "mlflow", "hydra", "sklearn", "lightgbm", "pyarrow", "rich", "matplotlib", "zstandard"}
     assert heavy & {name.split(".")[0] for name in loaded} == set()

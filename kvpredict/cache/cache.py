@@ -37,6 +37,7 @@ _Prepared = tuple[int, int, float, Mapping[str, float] | None, float]
 
 _VACANT: Any = object()  # in a slot without an object
 FIRST_SLOTS = 1024  # of a weighed cache, which gets more as it needs them
+MOST_POSTPONED = 10_000  # calls from within one call
 OVERDUE = 16  # buffers of hits waiting before a reader waits for the lock
 
 
@@ -378,9 +379,13 @@ class Cache(Generic[K, V]):
         self._busy = True
         try:
             result = action(*arguments)
+            turns = 0
             while self._postponed:
                 late, its_arguments = self._postponed.pop(0)
                 late(*its_arguments)
+                turns += 1
+                if turns == MOST_POSTPONED:
+                    raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
         except KvpredictError:
             raise  # raised on purpose, before anything was changed
         except BaseException:

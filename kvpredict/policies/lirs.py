@@ -76,6 +76,7 @@ def _to_lir(s, slot):
     n = s.n
     s.status[slot] = LIR | STACKED
     n[LIR_UNITS] += s.rows[2 * slot + SIZE]
+    _prune(s)  # where there was no LIR object, S had no bottom
     while n[LIR_UNITS] > n[LIR_LIMIT]:
         bottom = back(s.stack, nodes)
         size = s.rows[2 * bottom + SIZE]

@@ -80,7 +80,9 @@ def sweep(
         raise KvpredictError(f"jobs must be at least 1, got {jobs}")
     cells = [(policy, capacity) for policy in chosen for capacity in units]
     # What is derived from the trace, and the engines, are made once, before threads could make them twice.
-    len(trace) and (trace.ids, *[trace.next_use for p in chosen if p.traits.oracle])
+    _ = trace.ids
+    if any(policy.traits.oracle for policy in chosen):
+        _ = trace.next_use
     for policy in chosen:
         bind(policy)
 

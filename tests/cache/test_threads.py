@@ -313,12 +313,14 @@ class Meddler:
 def test_a_call_from_within_a_call_waits_its_turn(meddle: str) -> None:
     cache: Cache[Any, Any] = Cache(3, "lru", read_buffer=1)
     cache.swap_policy("sieve")
-    depth = [0]
+    armed = [False]
+    meddled = [0]
 
     def act() -> None:
-        if depth[0]:
+        if not armed[0]:
             return
-        depth[0] += 1
+        armed[0] = False
+        meddled[0] += 1
         {
             "put": lambda: cache.put("late", 1),
             "delete": lambda: cache.delete("x"),
@@ -329,16 +331,30 @@ def test_a_call_from_within_a_call_waits_its_turn(meddle: str) -> None:
             "stats": cache.stats,
             "same": lambda: cache.put(1, "meddled"),
         }[meddle]()
-        depth[0] -= 1
 
-    for round_ in range(6):
-        cache["x"] = round_
-        cache[1] = round_
-        cache[Meddler(act)] = round_  # the same hash as 1, so that dicts compare
-        cache.get_or_load(Meddler(act), lambda key: 1)
-        cache.delete(1)
-        cache.validate()
+    for _ in range(6):
+        for call in (
+            lambda: cache.put(1, 0),
+            lambda: cache.put(Meddler(act), 0),  # the same hash as 1, so that dicts compare
+            lambda: cache.get_or_load(Meddler(act), lambda key: 1),
+            lambda: cache.put("x", 0),
+            lambda: cache.delete(1),
+        ):
+            armed[0] = True
+            call()
+            cache.validate()
+    assert meddled[0] >= 6
     assert len(cache) <= 3
+
+
+def test_endless_calls_from_within_a_call_are_an_error() -> None:
+    cache: Cache[Any, int] = Cache(3, "lru")
+    cache[Meddler(lambda: cache.put(1, 1))] = 0
+    with pytest.raises(RecursionError):
+        cache[1] = 1  # every put of 1 compares it with the other key first
+    cache.validate()
+    cache[1] = 1
+    assert cache[1] == 1
 
 
 def test_a_call_from_within_an_eviction_waits_its_turn() -> None:

@@ -10,7 +10,7 @@ import kvpredict
 from kvpredict.core.errors import KvpredictError, UnknownName
 from kvpredict.pipelines import compare
 from kvpredict.pipelines.build import chosen, load_trace
-from kvpredict.pipelines.run import run_pipeline, subject
+from kvpredict.pipelines.run import beats, run_pipeline, subject
 from kvpredict.simulate import simulate
 from tests.pipelines.composed import SMALL, config
 
@@ -169,6 +169,10 @@ def test_the_saved_policy_is_the_measured_one(tmp_path: Path) -> None:
     again = simulate(trace, policy, row["capacity"], warmup=result["split"]["at"])
     assert again.hits == row["hits"]
     assert result["learned"]["settings"]["learner"] == "logistic"
+    # It is at least as good as itself as champion; a run that misses more would not replace it.
+    assert beats(tmp_path / "policy", config(*SMALL), result, tmp_path)
+    worse = result | {"policies": [row | {"object_miss_ratio": row["object_miss_ratio"] + 1e-6}]}
+    assert not beats(tmp_path / "policy", config(*SMALL), worse, tmp_path)
     assert {"roc_auc", "average_precision", "log_loss"} <= set(result["learned"]["metrics"])
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {
         "curves.svg",

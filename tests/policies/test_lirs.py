@@ -44,6 +44,7 @@ class NaiveLIRS(Naive):
 
     def promote(self, key: int) -> None:
         self.lir.add(key)
+        self.prune()
         while self.units(self.lir) > self.lir_limit:
             bottom = self.stack.pop(0)
             self.lir.remove(bottom)

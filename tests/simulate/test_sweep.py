@@ -9,7 +9,6 @@ from hypothesis import given
 from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.policies import policy
 from kvpredict.simulate import gap_closed, miss_ratio_curve, reuse_distances, simulate, sweep
-from kvpredict.simulate import sweep as sweep_function
 from kvpredict.simulate.progress import Progress
 from kvpredict.trace import Trace
 from tests.strategies import THOROUGH, Sequence, sequences, zipf_mix
@@ -177,6 +176,6 @@ def test_gap_closed(trace: Trace) -> None:
     assert gap_closed(0.6, 0.2, 0.2) == 1
     assert gap_closed(0.6, 0.8, 0.2) == -0.5
     assert np.isnan(gap_closed(0.3, 0.2, 0.3))
-    lru, popularity, belady = sweep_function(trace, ["lru", "popularity", "belady"], 20)
+    lru, popularity, belady = sweep(trace, ["lru", "popularity", "belady"], 20)
     expected = (lru.misses - popularity.misses) / (lru.misses - belady.misses)
     assert gap_closed(lru, popularity, belady) == pytest.approx(expected)
