@@ -30,13 +30,13 @@ quickstart: $(STAMP) ## the main job on the sample: train, compare, report (ARGS
 	@$(BIN)/kvpredict $(ARGS)
 
 fast: $(STAMP) ## the tests that take seconds
-	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow" $(ARGS)
 
 test: $(STAMP) ## every test that this machine can run
-	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
 
 coverage: $(STAMP) ## line coverage, with Numba's compiler off so that kernels count
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" --cov=kvpredict --cov-report=term:skip-covered $(ARGS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow" --cov=kvpredict --cov-report=term:skip-covered $(ARGS)
 
 lint: $(STAMP) ## ruff: lint and format
 	$(BIN)/ruff check .

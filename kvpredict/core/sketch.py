@@ -58,12 +58,12 @@ def sketch_count(k, key):
     h = hash_key(key)
     g = _mix(h)
     base = 64 * (h & ((k.counters.size >> 6) - 1))
-    least = MOST
+    least = np.int64(MOST)
     for row in range(4):
-        least = min(least, int(k.counters[base + 16 * row + ((g >> (16 + 4 * row)) & 15)]))
+        least = min(least, np.int64(k.counters[base + 16 * row + ((g >> (16 + 4 * row)) & 15)]))
     if k.door.size > 0:
         bits = _bits(h)
-        if int(k.door[g & (k.door.size - 1)]) & bits == bits:
+        if np.int64(k.door[g & (k.door.size - 1)]) & bits == bits:
             least += 1
     return least
 
@@ -78,7 +78,7 @@ def sketch_add(k, key):
     if k.door.size > 0:
         word = g & (k.door.size - 1)
         bits = _bits(h)
-        seen = int(k.door[word])
+        seen = np.int64(k.door[word])
         first = seen & bits != bits
         if first:
             k.door[word] = seen | bits

@@ -1,13 +1,13 @@
 """Compare: policies side by side on one trace at one capacity, and how they fare at others.
 
 Compiling a policy takes longer than replaying a trace of a million requests, and threads cannot compile side by side.
-So many policies are measured in worker processes, one for each CPU but the one that this process uses meanwhile
-(to train, for one); the workers live on and draw the curves with the machine code that they have.
+So many policies are measured in worker processes, one for each CPU but the one of this process, which trains meanwhile
+and takes its share; the workers live on and draw the curves with the machine code that they have.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from kvpredict.core.policy import Policy
@@ -15,9 +15,10 @@ from kvpredict.pipelines.progress import track
 from kvpredict.simulate import Result, Series, gap_closed, simulate
 from kvpredict.trace import Trace
 
-__all__ = ["MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
+__all__ = ["FIT", "MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
 
 MANY = 6  # policies from which on workers pay
+FIT = 16  # policies that could be measured in the time of training one and drawing its curve
 LONG = 10_000_000  # requests from which on replaying outweighs compiling, and copies for workers weigh
 
 
@@ -30,7 +31,7 @@ class Measured:
     oracle: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class Replay:
     """How policies are measured: the same for all of them."""
 
@@ -40,6 +41,7 @@ class Replay:
     seed: int
     windows: int
     workers: bool = False  # whether there are enough policies for workers to pay
+    compiled: set[str] = field(default_factory=set)  # what the workers have compiled
 
     def measure(self, policy: Policy, capacity: int) -> Measured:
         """Replay the trace through one policy."""
@@ -58,19 +60,32 @@ class Replay:
         }
 
     def begin(
-        self, method: Callable[..., Any], policies: Mapping[str, Policy], argument: Any
+        self, method: Callable[..., Any], policies: Mapping[str, Policy], argument: Any, meanwhile: int = 0
     ) -> Iterator[tuple[str, Any]]:
-        """Begin to call ``method(policy, argument)`` for each policy, and return an iterator of names and answers."""
-        if not self.workers or len(self.trace) > LONG:
-            return zip(policies, (method(policy, argument) for policy in policies.values()), strict=True)
-        from joblib import Parallel, delayed  # type: ignore[import-untyped]
+        """Begin to call ``method(policy, argument)`` for each policy, and return an iterator of names and answers.
 
-        count = max(1, (os.cpu_count() or 1) - 1)
-        # Answers come in order while this process goes on; the trace goes to the workers once, through shared memory.
-        # (Copy-on-write: to Numba an array that is read-only is of another type, and would be compiled for again.)
-        pool = Parallel(n_jobs=count, return_as="generator", pre_dispatch="all", batch_size=1, mmap_mode="c")
-        answers = pool(delayed(method)(policy, argument) for policy in policies.values())
-        return zip(policies, answers, strict=True)
+        Workers begin at once; this process takes its share when the iterator is asked, so it can do other work first:
+        ``meanwhile`` is that work, in policies that could be measured in its time.
+        """
+        shared: list[str] = []
+        if self.workers and len(self.trace) <= LONG:
+            from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
+
+            count = max(1, cpu_count() - 1)
+            shared = self._share(list(policies), count, meanwhile)
+            # The trace goes to the workers once, through shared memory. (Copy-on-write: to Numba an array that is
+            # read-only is of another type, and would be compiled for again.)
+            pool = Parallel(n_jobs=count, return_as="generator", pre_dispatch="all", batch_size=1, mmap_mode="c")
+            answers = pool(delayed(method)(policies[name], argument) for name in shared)
+        own = ((name, method(policies[name], argument)) for name in policies if name not in shared)
+        return chain(own, zip(shared, answers, strict=True)) if shared else own
+
+    def _share(self, names: list[str], workers: int, meanwhile: int) -> list[str]:
+        """Return the policies that the workers take: those that they have compiled, and at first a fair share."""
+        if not self.compiled:
+            mine = max(0, (len(names) - workers * meanwhile) // (workers + 1))
+            self.compiled.update(names[mine:])
+        return [name for name in names if name in self.compiled]
 
 
 def collect(pending: Iterable[tuple[str, Any]], count: int, description: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from kvpredict.pipelines.build import LEARNED
 from kvpredict.pipelines.compare import Measured, Replay, best_heuristics, best_oracle, collect
 from kvpredict.pipelines.config import Config
 
-__all__ = ["figures"]
+__all__ = ["draws", "figures"]
 
 
 def figures(
@@ -19,23 +19,29 @@ def figures(
     policies: Mapping[str, Policy],
     measured: Mapping[str, Measured],
     rows: Sequence[Mapping[str, Any]],
+    drawn: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return ``series`` and ``curves`` of a comparison, ``rows`` being its table at one capacity."""
+    """Return ``series`` and ``curves`` of a comparison.
+
+    ``rows`` is its table at one capacity, ``drawn`` the curves that are there already.
+    """
     shown = ["lru", *best_heuristics(rows, config.report.best), LEARNED, best_oracle(measured)]
     if config.policy is not None:
         shown.insert(1, config.policy["name"])
     shown = [name for name in dict.fromkeys(shown) if name in policies]
-    drawn: dict[str, Any] = {}
-    if config.report.html and config.report.fractions:
-        heuristics = {name: policies[name] for name in shown if name != LEARNED}
-        pending = replay.begin(replay.curve, heuristics, config.report.fractions)
-        if LEARNED in shown:
-            drawn[LEARNED] = replay.curve(policies[LEARNED], config.report.fractions)
-        drawn |= collect(pending, len(heuristics), "drawing curves")
+    curves = dict(drawn or {})
+    if draws(config):
+        missing = {name: policies[name] for name in shown if name not in curves}
+        curves |= collect(replay.begin(replay.curve, missing, config.report.fractions), len(missing), "drawing curves")
     return {
         "series": [_series(name, measured[name]) for name in shown],
-        "curves": [{"policy": name, **drawn[name]} for name in shown if name in drawn],
+        "curves": [{"policy": name, **curves[name]} for name in shown if name in curves],
     }
+
+
+def draws(config: Config) -> bool:
+    """Tell whether the run draws miss-ratio curves."""
+    return config.report.html and bool(config.report.fractions)
 
 
 def _series(name: str, measured: Measured) -> dict[str, Any]:

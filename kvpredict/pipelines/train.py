@@ -9,10 +9,10 @@ from typing import Any
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.pipelines.build import LEARNED, capacity_of, chosen, fit_learned, load_trace, make_policies
-from kvpredict.pipelines.compare import MANY, Replay, collect, compare
+from kvpredict.pipelines.compare import FIT, MANY, Replay, collect, compare
 from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.facts import trace_facts
-from kvpredict.pipelines.figures import figures
+from kvpredict.pipelines.figures import draws, figures
 from kvpredict.trace import Trace
 
 __all__ = ["run"]
@@ -27,9 +27,10 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     replay = Replay(trace, config.capacity.unit, cut, config.seed, config.report.windows, len(names) >= MANY)
 
     policies = make_policies(config, [name for name in names if name != LEARNED])
-    pending = replay.begin(replay.measure, policies, capacity)
+    pending = replay.begin(replay.measure, policies, capacity, meanwhile=FIT if LEARNED in names else 0)
     learned = fit_learned(config, trace.head(cut), capacity) if LEARNED in names else None
     measured = {LEARNED: replay.measure(learned, capacity)} if learned else {}
+    curve = {LEARNED: replay.curve(learned, config.report.fractions)} if learned and draws(config) else {}
     measured |= collect(pending, len(policies), "comparing policies")
 
     result: dict[str, Any] = {
@@ -49,7 +50,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "folds": learned.report.folds,
             "settings": learned.report.settings,
         }
-    return result | figures(config, replay, policies, measured, result["policies"])
+    return result | figures(config, replay, policies, measured, result["policies"], curve)
 
 
 def split(trace: Trace, config: Config) -> int:

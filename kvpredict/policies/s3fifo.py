@@ -30,7 +30,7 @@ UNITS, ENTERED, LIMITS, GHOST, THRESHOLD, MOST, RETURNING, EVICTED = 0, 2, 3, 5,
 
 class State(NamedTuple):
     links: np.ndarray  # int32 [2 * (slots + 2)], the small queue at sentinel slots, the main one after it
-    node: np.ndarray  # int64 [4 * slots], a row a slot: key, size, n[ENTERED] when it entered the small queue (main: -1)
+    node: np.ndarray  # int64 [4 * slots], a row a slot: key, size, n[ENTERED] on entering the small queue (main: -1)
     freq: np.ndarray  # uint8 [slots], hits since the object was inserted or moved, at most n[MOST]
     n: np.ndarray  # int64 [10], see above
     ghosts: GhostQueue  # keys evicted from the small queue

@@ -104,7 +104,7 @@ class WTinyLFU(Policy):
     @lean_kernel
     def hit(s, slot, e):
         sketch_add(s.sketch, e.key)
-        segment = s.segment[slot]
+        segment = np.int64(s.segment[slot])
         if segment != PROBATION:
             move_to_front(s.links, s.segment.size + segment, slot)
             return

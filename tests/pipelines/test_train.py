@@ -189,6 +189,15 @@ def test_the_saved_policy_is_the_measured_one(tmp_path: Path) -> None:
     assert by_policy(chosen_one)["learned"]["hits"] == row["hits"]
 
 
+def test_this_process_takes_a_fair_share() -> None:
+    names = [f"p{i}" for i in range(23)]
+    for workers, meanwhile, theirs in ((1, 0, 12), (1, 13, 18), (1, 40, 23), (3, 0, 18), (7, 13, 23)):
+        replay = compare.Replay(load_trace(config(*SMALL), Path()), "objects", 0, 0, 5, workers=True)
+        shared = replay._share(names, workers, meanwhile)
+        assert len(shared) == theirs
+        assert replay._share([*shared[:2], "p0"], workers, 0) == [n for n in [*shared[:2], "p0"] if n in shared]
+
+
 def test_long_traces_are_not_copied_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = load_trace(config(*SMALL), Path())
     monkeypatch.setattr(compare, "LONG", 10)
