@@ -36,9 +36,9 @@ class Clock2QPlus(Policy):
     Notes
     -----
     libCacheSim, by the paper's authors, has ghosts for 90 % of the capacity where the paper says 50 %; with
-    ``ghost_ratio=0.9`` misses equal its own to the last one for unit sizes. With sizes it measures the window in bytes
-    but an object's age in objects, so that nearly every hit in the small queue is ignored; here both are in bytes. Like
-    S3-FIFO's, its small queue refuses objects as large as itself; ours does not.
+    ``ghost_ratio=0.9`` misses for unit sizes equal its own to the last one in caches of 20 objects and more. With sizes
+    it measures the window in bytes but an object's age in objects, so that nearly every hit in the small queue is
+    ignored; here both are in bytes. Like its S3-FIFO, it refuses objects as large as the small queue; ours does not.
     """
 
     name = "clock2qplus"

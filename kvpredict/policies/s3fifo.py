@@ -65,10 +65,10 @@ class S3FIFO(Policy):
     Notes
     -----
     Algorithm 1 lets the small queue grow over the whole cache while the cache fills; this follows the authors' later
-    implementation, where it takes only its share until the first eviction. With it, misses equal libCacheSim's to the
-    last one for unit sizes. With sizes two rules differ: libCacheSim admits no object as large as the small queue
-    (10 % of the cache), which the paper does not ask for, and refuses everything in a cache of fewer than 20 objects,
-    where its small queue is as small as one object.
+    implementation, where it takes only its share until the first eviction. Misses for unit sizes equal libCacheSim's
+    to the last one, but for caches of fewer than 20 objects: its small queue then holds one object at most, and it
+    refuses objects as large as the small queue. So it does with sizes (10 % of the cache), which the paper does not
+    ask for; nothing else differs there.
     """
 
     name = "s3fifo"

@@ -29,10 +29,12 @@ class NaiveLHD(Naive):
         self.tag: dict[int, dict[str, int]] = {}
         self.recent: list[int | None] = [None] * RECENT
         self.head = self.now = self.configured = 0
+        self.due = made.reconfigure_every
         self.budget = capacity // 100
         self.hits = np.zeros((CLASSES, self.bins))
         self.evictions = np.zeros((CLASSES, self.bins))
-        self.density = [[(c + 17) / (a + 1) for a in range(self.bins)] for c in range(CLASSES)]
+        half, least = (1, 17) if made.simulator_prior else (max(1, slots // 2**self.shift), 1)
+        self.density = [[(c + least) / (a / half + 1) for a in range(self.bins)] for c in range(CLASSES)]
         self.average = 0.0
         self.full = False
 
@@ -66,8 +68,9 @@ class NaiveLHD(Naive):
 
     def tick(self) -> None:
         self.now += 1
-        if self.now % self.made.reconfigure_every:
+        if self.now < self.due:
             return
+        self.due = self.now + max(self.made.reconfigure_every, 4 * len(self.held))
         self.hits *= DECAY
         self.evictions *= DECAY
         if self.made.age_shift < 0 and self.configured in (5, 25):
@@ -133,7 +136,7 @@ class NaiveLHD(Naive):
     [
         LHD(),
         LHD(candidates=1, reconfigure_every=7, bins=16),
-        LHD(candidates=4, reconfigure_every=3, bins=33, age_shift=1),
+        LHD(candidates=4, reconfigure_every=3, bins=33, age_shift=1, simulator_prior=True),
         LHD(candidates=3, reconfigure_every=5, bins=64),
     ],
 )
@@ -152,12 +155,12 @@ def test_equals_its_twin(made: LHD, unit: str) -> None:
 
 
 def test_equals_its_twin_over_many_reconfigurations() -> None:
-    keys = zipf_mix(6000, 400)
+    keys = zipf_mix(20_000, 400)
     sizes = 1 + keys * 7 % 40
     made = LHD(reconfigure_every=97, bins=32)
     trace = Trace.from_keys(keys, sizes=sizes)
-    result = simulate(trace, made, 1500, unit="bytes")
-    twin = NaiveLHD(1500, made, min(1500, trace.unique))
+    result = simulate(trace, made, 400, unit="bytes")
+    twin = NaiveLHD(400, made, min(400, trace.unique))
     assert result.hit.tolist() == naive_hits(twin, keys.tolist(), sizes.tolist())
     assert twin.configured > LEARNING
     assert 0.2 < result.object_miss_ratio < 0.9
