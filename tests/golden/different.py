@@ -20,7 +20,7 @@ _LFUDA = "libcachesim adds the cache's age to the priority at each hit, the pape
 _LRUK = "libcachesim keeps no histories of evicted objects; the paper's section 2.1.2 requires them"
 _SLRU = "libcachesim puts newcomers into higher segments while those have room; the paper only what was hit"
 _LHD = (
-    "libcachesim first learns after a million requests, from fixed start values; ours after far fewer, from start values"
+    "libcachesim first learns after a million requests, from fixed start values; ours after far fewer, from values"
     " fitted to the cache: the traces are shorter than that"
 )
 _TINY = "libcachesim counts no hit in its window, and a candidate whenever it is judged; the paper every access once"
