@@ -1,7 +1,6 @@
 """Load a saved policy from a folder or from an MLflow store."""
 
 from pathlib import Path
-from typing import Any
 
 from kvpredict.artifact import load_artifact
 from kvpredict.core.errors import ArtifactError
@@ -33,10 +32,6 @@ def load_policy(source: str | Path) -> Learned:
     if name != Learned.name:
         raise ArtifactError(f"{source} holds a policy of kind {name!r}, which this kvpredict does not know: upgrade it")
     try:
-        return Learned(artifact, **_known(settings))
+        return Learned(artifact, **settings)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{source} has settings that this kvpredict does not take: {error}") from error
-
-
-def _known(settings: dict[str, Any]) -> dict[str, Any]:
-    return {str(k): v for k, v in settings.items()}

@@ -17,7 +17,7 @@ import numpy as np
 from numba import types
 
 from kvpredict.cache.pinned import entry, interpreted, open_pinned, pin
-from kvpredict.core.engine import CAPACITY, FREE, USED, Engine, Host, _extra_reader, bind, make_host
+from kvpredict.core.engine import CAPACITY, FREE, USED, Engine, Host, bind, extra_reader, make_host
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Event, Kernels, Policy
 
@@ -210,7 +210,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
 
 @lru_cache(maxsize=256)
 def _emptier(kernels: Kernels, extras: int) -> Callable[..., None]:
-    evict, read_extra = kernels.evict, _extra_reader(extras)
+    evict, read_extra = kernels.evict, extra_reader(extras)
 
     @numba.njit(error_model="numpy", nogil=True)
     def empty_out(s, order, time, row):
@@ -222,7 +222,7 @@ def _emptier(kernels: Kernels, extras: int) -> Callable[..., None]:
 
 @lru_cache(maxsize=256)
 def _filler(kernels: Kernels, extras: int) -> Callable[..., None]:
-    admit, insert, read_extra = kernels.admit, kernels.insert, _extra_reader(extras)
+    admit, insert, read_extra = kernels.admit, kernels.insert, extra_reader(extras)
 
     @numba.njit(error_model="numpy", nogil=True)
     def fill(s, h, order, time):

@@ -15,7 +15,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from kvpredict.core.jit import kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
-__all__ = ["Engine", "Host", "bind", "make_host"]
+__all__ = ["Engine", "Host", "bind", "extra_reader", "make_host"]
 
 CAPACITY, USED, FREE, VICTIMS = 0, 1, 2, 3  # indices into Host.counts
 
@@ -74,7 +74,7 @@ def bind(policy: Policy) -> Engine:
 @lru_cache(maxsize=256)
 def _bind(kernels: Kernels, extras: int) -> Engine:
     on_hit, admit, evict, insert, remove = kernels
-    read_extra = _extra_reader(extras)
+    read_extra = extra_reader(extras)
 
     @kernel
     def release(h, slot):
@@ -169,7 +169,7 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
     return Engine(place, drain, take, replay)
 
 
-def _extra_reader(extras: int) -> Callable[..., Any]:
+def extra_reader(extras: int) -> Callable[..., Any]:
     """Return a kernel that reads row ``i`` of a float64 matrix as a tuple; rows of no columns cost nothing."""
 
     @kernel

@@ -34,7 +34,8 @@ class GDSF(Policy):
     Notes
     -----
     Cost is the event's hint at the object's last use, 1 where nothing is known. For objects of one size and cost it
-    is LFU with dynamic aging. Misses are within 0.5 % of libCacheSim's: the rules are the same, and the paper leaves
+    is LFU with dynamic aging. Except in caches of a few dozen objects and on loops,
+    misses are within 0.5 % of libCacheSim's: the rules are the same, and the paper leaves
     open which of equal ranks goes; here it is the least recently used.
     """
 
