@@ -6,14 +6,14 @@ products of doubles do not. The relative error is below 1e-8, far under the floa
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 
 __all__ = ["half_lives"]
 
 _POWERS = 0.5 ** np.arange(64)  # 2 ** -k
 
 
-@kernel
+@lean_kernel
 def half_lives(x):
     """Return 2 ** -x for ``x >= 0``; 0.0 from 63 on.
 

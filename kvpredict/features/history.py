@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, push_front, unlink
 from kvpredict.core.table import Table, make_table, table_get, table_pop, table_put
 from kvpredict.features.decay import half_lives
@@ -71,13 +71,13 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> 
     )
 
 
-@kernel
+@lean_kernel
 def residence_time(h, slots):
     """Return T, in requests; until something has left, the cache is taken to hold an object in each of its slots."""
     return max(h.level[SPACING], 1.0) * max(np.int64(1), h.clock[HELD] if h.clock[LEFT] else np.int64(slots))
 
 
-@kernel
+@lean_kernel
 def note_hit(h, entry, e, slots):
     """Record a hit on a resident ``entry``."""
     _tick(h, 0.0, 0.0)
@@ -85,7 +85,7 @@ def note_hit(h, entry, e, slots):
     _access(h, entry, e, slots)
 
 
-@kernel
+@lean_kernel
 def note_miss(h, e, slots):
     """Record a miss and return the key's entry, which belongs to the caller: insert it, or ``note_eviction``."""
     entry = table_get(h.table, e.key)
@@ -122,7 +122,7 @@ def note_miss(h, e, slots):
     return entry
 
 
-@kernel
+@lean_kernel
 def note_insertion(h, entry, e):
     """Record that ``entry``, from ``note_miss``, becomes resident."""
     now = h.clock[NOW]
@@ -135,7 +135,7 @@ def note_insertion(h, entry, e):
         h.row[entry, ABSENCE] = now - h.when[entry, EVICTED]
 
 
-@kernel
+@lean_kernel
 def note_eviction(h, entry, was_resident):
     """Record that ``entry`` is not resident (any more); it is kept while there is room."""
     if was_resident:
@@ -145,7 +145,7 @@ def note_eviction(h, entry, was_resident):
     push_front(h.links, h.key.size, entry)
 
 
-@kernel
+@lean_kernel
 def forget(h, entry):
     """Give up an ``entry`` that is in no list."""
     table_pop(h.table, h.key[entry])
@@ -153,7 +153,7 @@ def forget(h, entry):
     h.clock[FREE] += 1
 
 
-@kernel
+@lean_kernel
 def write(h, entries, count, slots, out):
     """Write the feature rows of the first ``count`` of ``entries``, as of now, to ``out``, float32 ``[m, width]``."""
     # A loop over locals: taking an array out of a tuple counts a reference, which would cost more than the row.
@@ -199,14 +199,14 @@ def write(h, entries, count, slots, out):
             out[i, WIDTH + j] = extra[entry, j]
 
 
-@kernel
+@lean_kernel
 def _tick(h, novel, missed):
     h.clock[NOW] += 1
     h.level[NOVEL] += h.level[BY_REQUEST] * (novel - h.level[NOVEL])
     h.level[MISSED] += h.level[BY_REQUEST] * (missed - h.level[MISSED])
 
 
-@kernel
+@lean_kernel
 def _access(h, entry, e, slots):
     now = h.clock[NOW]
     row = h.row
@@ -225,7 +225,7 @@ def _access(h, entry, e, slots):
     _remember_levels(h, entry, e)
 
 
-@kernel
+@lean_kernel
 def _remember_levels(h, entry, e):
     h.row[entry, NOVELTY] = h.level[NOVEL]
     h.row[entry, MISSES] = h.level[MISSED]

@@ -22,7 +22,7 @@ import numpy as np
 
 from kvpredict.artifact import Artifact
 from kvpredict.core.errors import KvpredictError, unknown_name
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Kernels, Policy, Traits, require
 from kvpredict.core.random import below, seed_random
 from kvpredict.core.validate import list_nodes
@@ -227,7 +227,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
     logit = link == "logit"
     evicts = mode != "admit"
 
-    @kernel
+    @lean_kernel
     def rank(score, entries, sizes, sized, count):
         """Turn raw scores into the log of the expected benefit of a unit of capacity."""
         if by_object and sized:  # among objects of one unit the order stays as it is
@@ -240,13 +240,13 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                         raw -= compress(half_lives(-raw * 1.4426950408889634))
                 score[i] = raw - compress(sizes[entries[i]])
 
-    @kernel
+    @lean_kernel
     def keep_extra(s, entry, e):
         if extras > 0:
             for j, value in enumerate(e.extra):
                 s.history.extra[entry, j] = value
 
-    @kernel
+    @lean_kernel
     def record(log, x, i, now, last, unit, incoming):
         """Put row ``i`` of ``x`` into the log, each decision with the same chance (Vitter's algorithm R)."""
         m = log.last.size
@@ -264,7 +264,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         log.unit[at] = unit
         log.incoming[at] = incoming
 
-    @kernel
+    @lean_kernel
     def next_victim(s):
         """Return the position in the queue of the next slot to go; when the queue is used up, fill it anew."""
         # Arrays are taken out of the state once: each time counts a reference, which costs more than what follows.
@@ -308,7 +308,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
             word[HEAD] = 0
             word[TAIL] = victims
 
-    @kernel
+    @lean_kernel
     def leave(s, slot):
         at = s.place[slot]
         last = s.order[s.history.clock[1] - 1]
@@ -320,14 +320,14 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         s.word[USED] -= s.size[entry]
         note_eviction(s.history, entry, True)
 
-    @kernel
+    @lean_kernel
     def hit(s, slot, e):
         note_hit(s.history, s.entry[slot], e, s.entry.size)
         keep_extra(s, s.entry[slot], e)
         if base is not None:
             base.hit(s.base, slot, e)
 
-    @kernel
+    @lean_kernel
     def admit(s, e):
         h = s.history
         if e.size > 1:
@@ -357,7 +357,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
             note_eviction(h, entry, False)
         return wanted
 
-    @kernel
+    @lean_kernel
     def evict(s, e):
         if base is not None:
             slot = base.evict(s.base, e)
@@ -368,7 +368,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         leave(s, slot)
         return slot
 
-    @kernel
+    @lean_kernel
     def insert(s, slot, e):
         entry = s.word[CURRENT]
         note_insertion(s.history, entry, e)
@@ -382,7 +382,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         if base is not None:
             base.insert(s.base, slot, e)
 
-    @kernel
+    @lean_kernel
     def remove(s, slot):
         if base is not None:
             base.remove(s.base, slot)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, move_to_front, push_front, unlink
 from kvpredict.core.policy import Policy
 from kvpredict.core.validate import list_nodes
@@ -21,7 +21,7 @@ class State(NamedTuple):
     links: np.ndarray  # int32 [2 * (slots + 1)], newest use in front
 
 
-@kernel
+@lean_kernel
 def _slots(s):
     return s.links.size // 2 - 1
 
@@ -36,24 +36,24 @@ class LRU(Policy):
         return State(make_links(slots))
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def hit(s, slot, e):
         move_to_front(s.links, _slots(s), slot)
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def evict(s, e):
         victim = back(s.links, _slots(s))
         unlink(s.links, victim)
         return victim
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def insert(s, slot, e):
         push_front(s.links, _slots(s), slot)
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def remove(s, slot):
         unlink(s.links, slot)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, newer, push_front, unlink
 from kvpredict.core.policy import Policy
 from kvpredict.core.validate import list_nodes
@@ -35,12 +35,12 @@ class SIEVE(Policy):
         return State(make_links(slots), np.zeros(slots, np.uint8), np.array([slots], np.int32))
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def hit(s, slot, e):
         s.visited[slot] = 1
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def evict(s, e):
         sentinel = s.visited.size
         slot = s.hand[0]
@@ -56,13 +56,13 @@ class SIEVE(Policy):
         return slot
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def insert(s, slot, e):
         s.visited[slot] = 0
         push_front(s.links, s.visited.size, slot)
 
     @staticmethod
-    @kernel
+    @lean_kernel
     def remove(s, slot):
         if s.hand[0] == slot:
             s.hand[0] = newer(s.links, slot)

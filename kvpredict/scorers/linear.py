@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.errors import ArtifactError
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import kernel, lean_kernel
 
 __all__ = ["Linear", "check", "compress", "compress_rows", "score_batch"]
 
@@ -32,7 +32,7 @@ def check(linear: Linear, width: int) -> None:
         raise ArtifactError(f"the linear model does not fit rows of {width} features")
 
 
-@kernel
+@lean_kernel
 def compress(x):
     """Return sign(x) * log(1 + |x|), computed by arithmetic alone."""
     y = 1.0 + abs(float(x))
@@ -61,7 +61,7 @@ def compress_rows(x):
     return out
 
 
-@kernel
+@lean_kernel
 def score_batch(linear, x, count, out):
     for i in range(count):
         total = linear.bias[0]

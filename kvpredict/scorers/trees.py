@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.errors import ArtifactError, KvpredictError
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import lean_kernel
 
 __all__ = ["MAX_DEPTH", "Trees", "check", "make_trees", "score_batch"]
 
@@ -101,7 +101,7 @@ def check(trees: Trees, width: int) -> None:
         raise ArtifactError(f"the arrays of the trees are inconsistent or do not fit rows of {width} features")
 
 
-@kernel
+@lean_kernel
 def score_batch(trees, x, count, out):
     feature = trees.feature
     threshold = trees.threshold
