@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import kernel, lean_kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
 __all__ = ["Engine", "Host", "bind", "extra_reader", "make_host"]
@@ -76,14 +76,14 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
     on_hit, admit, evict, insert, remove = kernels
     read_extra = extra_reader(extras)
 
-    @kernel
+    @lean_kernel
     def release(h, slot):
         h.live[slot] = 0
         h.counts[USED] -= h.size[slot]
         h.free[h.counts[FREE]] = slot
         h.counts[FREE] += 1
 
-    @kernel
+    @lean_kernel
     def place_event(s, h, e):
         count = h.counts
         count[VICTIMS] = 0
@@ -172,11 +172,11 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
 def extra_reader(extras: int) -> Callable[..., Any]:
     """Return a kernel that reads row ``i`` of a float64 matrix as a tuple; rows of no columns cost nothing."""
 
-    @kernel
+    @lean_kernel
     def none(matrix, i):
         return ()
 
-    @kernel
+    @lean_kernel
     def row(matrix, i):
         return to_fixed_tuple(matrix[i], extras)  # type: ignore[call-arg]
 
