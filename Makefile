@@ -35,8 +35,12 @@ fast: $(STAMP) ## the tests that take seconds
 test: $(STAMP) ## every test that this machine can run
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
 
-coverage: $(STAMP) ## line coverage, with Numba's compiler off so that kernels count
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow" --cov=kvpredict --cov-report=term:skip-covered $(ARGS)
+KERNELS := tests/core tests/features tests/scorers tests/policies tests/contracts tests/simulate
+
+coverage: $(STAMP) ## line coverage: the kernels' tests with Numba's compiler off, the others with it on
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov=kvpredict --cov-report= $(KERNELS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov=kvpredict --cov-append \
+	  --cov-report=term:skip-covered --cov-fail-under=90 $(addprefix --ignore=,$(KERNELS) tests/golden)
 
 lint: $(STAMP) ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -14,25 +14,30 @@ ORACLES = ("belady", "beladysize")
 LOWEST, HIGHEST = 0.3, 1.8  # misses relative to LRU that the plot shows
 BEGIN, END = "<!-- table: written by plot.py -->", "<!-- end of table -->"
 
-Cell = dict[str, list[tuple[float, float]]]  # policy -> (misses relative to LRU, gap closed) of each trace
+Cell = dict[str, dict[str, tuple[float, float]]]  # policy -> trace -> (misses relative to LRU, gap closed)
 
 
 def read(folder: Path) -> dict[tuple[str, str], Cell]:
     """Return the figures by (unit, fraction); the gap is nan where LRU is as good as the oracle."""
-    cells: dict[tuple[str, str], Cell] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str], Cell] = defaultdict(lambda: defaultdict(dict))
     with open(folder / "results.csv", newline="") as file:
         for r in csv.DictReader(file):
-            cells[r["unit"], r["fraction"]][r["policy"]].append((float(r["relative_to_lru"]), float(r["gap_closed"])))
+            figures = float(r["relative_to_lru"]), float(r["gap_closed"])
+            cells[r["unit"], r["fraction"]][r["policy"]][r["trace"]] = figures
     return cells
 
 
 def ranked(cell: Cell) -> list[str]:
     """Return policies, fewest misses relative to LRU first."""
-    return sorted(cell, key=lambda name: statistics.fmean(misses for misses, _ in cell[name]))
+    return sorted(cell, key=lambda name: statistics.fmean(misses_of(cell[name])))
 
 
-def gaps(values: list[tuple[float, float]]) -> list[float]:
-    return [gap for _, gap in values if gap == gap]
+def misses_of(figures: dict[str, tuple[float, float]]) -> list[float]:
+    return [misses for misses, _ in figures.values()]
+
+
+def gaps(figures: dict[str, tuple[float, float]]) -> list[float]:
+    return [gap for _, gap in figures.values() if gap == gap]
 
 
 def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
@@ -52,7 +57,7 @@ def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
         title = f"capacity {float(fraction):.0%} of " + ("keys" if unit == "objects" else "bytes")
         for at, name in enumerate(names):
             colour = "tab:gray" if name in ORACLES else "tab:red" if name == "learned" else "tab:blue"
-            misses = [m for m, _ in cell[name]]
+            misses = misses_of(cell[name])
             shown = [min(max(m, LOWEST), HIGHEST) for m in misses]  # dots beyond the axis stand at its edge
             left.plot(shown, [at] * len(shown), ".", color=colour, alpha=0.4, markersize=5)
             left.plot([statistics.fmean(misses)], [at], "|", color=colour, markersize=12, markeredgewidth=2)
@@ -63,6 +68,7 @@ def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
         left.set_xlim(LOWEST - 0.02, HIGHEST + 0.02)
         left.set_title(f"misses relative to LRU, {title}", fontsize=9)
         right.axvline(0, color="black", linewidth=0.7)
+        right.set_xlim(-1, 1)  # LFU's bar would need five times that
         right.set_title(f"mean gap LRU to oracle closed, {title}", fontsize=9)
         for axis in (left, right):
             axis.set_yticks(range(len(names)), names, fontsize=8)
@@ -84,7 +90,7 @@ def table(cells: dict[tuple[str, str], Cell]) -> str:
             "|---|---|---|---|---|",
         ]
         for name in ranked(cell):
-            misses = [m - 1 for m, _ in cell[name]]
+            misses = [m - 1 for m in misses_of(cell[name])]
             closed = gaps(cell[name])
             share = f"{statistics.fmean(closed):.1%}" if closed else "-"
             note = "" if len(misses) == count else f" ({len(misses)} traces)"
@@ -93,11 +99,42 @@ def table(cells: dict[tuple[str, str], Cell]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def hindsight(cells: dict[tuple[str, str], Cell]) -> str:
+    """Return, as Markdown, each policy against the heuristic that turned out best on each trace."""
+    parts = [
+        "\nAgainst the best heuristic of each trace in hindsight:\n",
+        "| capacity | policy | misses, mean | median | best trace | worst trace | better | over 1 % worse |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (unit, fraction), cell in cells.items():
+        heuristics = [name for name in cell if name not in (*ORACLES, "learned")]
+        best = {trace: min(cell[name][trace][0] for name in heuristics) for trace in cell["lru"]}
+        for name in ["learned", *[name for name in ranked(cell) if name in heuristics][:3]]:
+            if name not in cell:
+                continue
+            ratios = [misses / best[trace] - 1 for trace, (misses, _) in cell[name].items()]
+            spread = f"{min(ratios):+.1%} ({low(cell[name], best)}) | {max(ratios):+.1%} ({high(cell[name], best)})"
+            parts.append(
+                f"| {float(fraction):.0%} of {'keys' if unit == 'objects' else 'bytes'} | {name} "
+                f"| {statistics.fmean(ratios):+.1%} | {statistics.median(ratios):+.1%} | {spread} "
+                f"| {sum(r < 0 for r in ratios)} of {len(ratios)} | {sum(r > 0.01 for r in ratios)} |"
+            )
+    return "\n".join(parts) + "\n"
+
+
+def low(figures: dict[str, tuple[float, float]], best: dict[str, float]) -> str:
+    return min(figures, key=lambda trace: figures[trace][0] / best[trace])
+
+
+def high(figures: dict[str, tuple[float, float]], best: dict[str, float]) -> str:
+    return max(figures, key=lambda trace: figures[trace][0] / best[trace])
+
+
 def main(folder: Path) -> None:
-    """Write plot.svg, and the table into README.md where the folder has one."""
+    """Write plot.svg, and the tables into README.md where the folder has one."""
     cells = read(folder)
     draw(cells, folder / "plot.svg")
-    text = table(cells)
+    text = hindsight(cells) + table(cells)
     readme = folder / "README.md"
     if readme.is_file():
         before, _, rest = readme.read_text().partition(BEGIN)
