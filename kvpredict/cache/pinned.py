@@ -14,10 +14,11 @@ import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-__all__ = ["Pinned", "entry", "interpreted", "open_pinned", "pin"]
+from kvpredict.core.jit import interpreted
+
+__all__ = ["Pinned", "entry", "open_pinned", "pin"]
 
 
 class Pinned:
@@ -30,18 +31,13 @@ class Pinned:
 
 
 def pin(value: Any) -> Pinned:
-    """Pin a (nested) tuple of arrays and scalars."""
+    """Pin a (nested) tuple of arrays and scalars; with Numba disabled the handle is the tuple itself."""
     if interpreted():
         return Pinned(value, None, value)
     size, store = _store(numba.typeof(value))
     memory = np.zeros(size(value) // 8 + 1, np.int64)
     store(memory.ctypes.data, value)
     return Pinned(value, memory, memory.ctypes.data)
-
-
-def interpreted() -> bool:
-    """Tell whether Numba is disabled; then a handle is the tuple itself."""
-    return bool(vars(numba_config)["DISABLE_JIT"])
 
 
 @lru_cache(maxsize=256)

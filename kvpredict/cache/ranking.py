@@ -16,9 +16,10 @@ import numba
 import numpy as np
 from numba import types
 
-from kvpredict.cache.pinned import entry, interpreted, open_pinned, pin
+from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.engine import CAPACITY, FREE, USED, Engine, Host, bind, extra_reader, make_host
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.jit import interpreted
 from kvpredict.core.policy import Event, Kernels, Policy
 
 __all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTHING", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from kvpredict.core.jit import kernel, lean_kernel
+from kvpredict.core.jit import interpreted, kernel, lean_kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
 __all__ = ["Engine", "Host", "bind", "extra_reader", "make_host"]
@@ -180,4 +180,7 @@ def extra_reader(extras: int) -> Callable[..., Any]:
     def row(matrix, i):
         return to_fixed_tuple(matrix[i], extras)  # type: ignore[call-arg]
 
-    return row if extras else none
+    def plain_row(matrix, i):
+        return tuple(matrix[i].tolist())
+
+    return none if not extras else plain_row if interpreted() else row

@@ -12,20 +12,26 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import config
 from numba.core.registry import CPUDispatcher
 
-__all__ = ["kernel", "lean_kernel"]
+__all__ = ["interpreted", "kernel", "lean_kernel"]
 
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def interpreted() -> bool:
+    """Tell whether Numba is disabled (``NUMBA_DISABLE_JIT=1``)."""
+    return bool(vars(config)["DISABLE_JIT"])
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` on its first call (``nogil``, NumPy error model, no disk cache)."""
-    compiled: Callable[..., Any] = numba.njit(**_OPTIONS)(function)  # type: ignore[call-overload]
+    compiled: Callable[..., Any] = numba.njit(**_OPTIONS)(function)
     return compiled
 
 
-class _LeanDispatcher(CPUDispatcher):  # type: ignore[misc]
+class _LeanDispatcher(CPUDispatcher):
     """A dispatcher without the two wrappers for Python and C, which take half the time to compile."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -50,4 +56,4 @@ def lean_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     caller's references keep the arrays alive. A function that does allocate fails to compile. Inlining spares each
     call the copy of the state's arrays, seven words apiece: up to twice as fast again, at no cost in compilation.
     """
-    return function if numba.config.DISABLE_JIT else _LeanDispatcher(function)
+    return function if interpreted() else _LeanDispatcher(function)

@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from kvpredict.cache.pinned import entry, interpreted, open_pinned, pin
+from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTHING, PLACE, SLOT_MASK, TAKE, Ranking
+from kvpredict.core.jit import interpreted
 from kvpredict.policies import policy, policy_class, policy_names
 from tests.contracts.factories import make
 from tests.strategies import zipf_mix
