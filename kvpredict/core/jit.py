@@ -27,7 +27,7 @@ def interpreted() -> bool:
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` on its first call (``nogil``, NumPy error model, no disk cache)."""
-    compiled: Callable[..., Any] = numba.njit(**_OPTIONS)(function)
+    compiled: Callable[..., Any] = numba.njit(**_OPTIONS, _nrt=True, forceinline=False)(function)
     return compiled
 
 

@@ -1,6 +1,8 @@
 """Scorers against slow twins written from their definitions."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,3 +102,18 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         KINDS["trees"].check(trees, 4)
     with pytest.raises(KvpredictError, match="kind of scorer"):
         predict_raw((1, 2), np.zeros((1, 1)))
+
+
+def test_a_kernel_that_allocates_compiles_first_from_within_a_lean_one() -> None:
+    """Numba hands options down to what it compiles on the way; the net's buffers need reference counts all the same."""
+    code = (
+        "import numpy as np, kvpredict; from kvpredict.artifact import Artifact; from kvpredict.scorers.mlp import MLP\n"
+        "from kvpredict.features.schema import Schema; from kvpredict.policies.learned import Learned\n"
+        "w = Schema().width; f = lambda *n: np.ones(n, np.float32)\n"
+        "net = MLP(f(w), f(w), f(3, w), f(3), f(2, 3), f(2), f(2), f(1))\n"
+        "trace = kvpredict.Trace.from_keys(np.arange(300) % 7)\n"
+        "print(kvpredict.simulate(trace, Learned(Artifact(net, Schema())), 5).misses)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 0 < int(done.stdout) < 300
