@@ -26,6 +26,7 @@ from kvpredict.scorers import KINDS, kind_of, predict_raw
 
 __all__ = ["FORMAT", "Artifact", "load_artifact"]
 
+LINKS = ("logit", "identity")
 FORMAT = 1  # raise it when older libraries could not read what is written
 _JSON, _ARRAYS = "policy.json", "model.npz"
 
@@ -66,7 +67,7 @@ class Artifact:
         ArtifactError
             When ``folder`` holds something else than a saved policy, or cannot be written (disk full, no permission).
         """
-        folder = Path(folder).absolute()
+        folder = as_path(folder).absolute()
         if folder.exists() and not (folder / _JSON).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise ArtifactError(f"{folder} exists and is not a saved policy: remove it or choose another folder")
         buffer = io.BytesIO()
@@ -110,11 +111,13 @@ def load_artifact(folder: str | Path) -> tuple[Artifact, dict[str, Any]]:
     ArtifactError
         When the folder is missing, damaged, written by a newer library, or made for another feature schema.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if not (folder / _JSON).is_file():
         raise ArtifactError(f"{folder} is not a saved policy: it has no {_JSON}")
     try:
         content = json.loads((folder / _JSON).read_text("utf-8"))
+        if not isinstance(content["format"], int) or content["format"] < 1:
+            raise ValueError(f"format {content['format']!r}")
         if content["format"] > FORMAT:
             raise ArtifactError(
                 f"{folder} was written in format {content['format']}, this kvpredict reads up to {FORMAT}: upgrade it"
@@ -127,12 +130,23 @@ def load_artifact(folder: str | Path) -> tuple[Artifact, dict[str, Any]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             scorer = kind.arrays(**{name: np.ascontiguousarray(arrays[name]) for name in arrays.files})
         kind.check(scorer, schema.width)
+        if content["link"] not in LINKS or not isinstance(content["metadata"], dict):
+            raise ValueError(f"link {content['link']!r}, metadata of type {type(content['metadata']).__name__}")
         artifact = Artifact(scorer, schema, content["link"], content["metadata"])
         return artifact, dict(content["policy"])
-    except ArtifactError:
-        raise
+    except ArtifactError as error:
+        if str(folder) in str(error):
+            raise
+        raise ArtifactError(f"{folder}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder} is damaged ({type(error).__name__}: {error}); save the policy again") from error
+
+
+def as_path(folder: Any) -> Path:
+    """Return ``folder`` as a path, or raise ``ArtifactError``."""
+    if not isinstance(folder, str | os.PathLike):
+        raise ArtifactError(f"expected the folder of a saved policy, got {type(folder).__name__}")
+    return Path(folder)
 
 
 def _write(path: Path, data: bytes) -> None:

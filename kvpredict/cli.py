@@ -29,6 +29,7 @@ def main() -> None:
         _application()()
     except KeyboardInterrupt:
         _abandon()
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has left; a further flush at exit would only complain.
@@ -97,13 +98,15 @@ def job(composed: Any) -> None:
 
 
 def _run(composed: Any, about: Any, sweeps: bool) -> None:
-    from kvpredict.pipelines.config import read_config
+    from kvpredict.pipelines.config import check_workload, read_config
     from kvpredict.pipelines.run import run_pipeline
     from kvpredict.pipelines.sweep import parent_run
 
     start = Path(about.runtime.cwd)
+    config = read_config(composed)
+    check_workload(config, about.overrides.task)
     run_pipeline(
-        read_config(composed),
+        config,
         folder=Path(about.runtime.output_dir),
         start=start,
         overrides=list(about.overrides.task),

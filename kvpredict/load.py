@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kvpredict.artifact import load_artifact
-from kvpredict.core.errors import ArtifactError
+from kvpredict.core.errors import ArtifactError, KvpredictError
 from kvpredict.policies.learned import Learned
 
 __all__ = ["load_policy"]
@@ -33,5 +33,5 @@ def load_policy(source: str | Path) -> Learned:
         raise ArtifactError(f"{source} holds a policy of kind {name!r}, which this kvpredict does not know: upgrade it")
     try:
         return Learned(artifact, **settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KvpredictError) as error:
         raise ArtifactError(f"{source} has settings that this kvpredict does not take: {error}") from error

@@ -33,6 +33,7 @@ __all__ = [
     "TrackingError",
     "download_policy",
     "end_sweep",
+    "expect",
     "log_run",
     "prepare",
     "start_sweep",
@@ -74,6 +75,14 @@ def store_uri(uri: str | None, start: Path) -> str:
             f"tracking.uri={uri} is not a store's URI: give sqlite:///{DATABASE} or the http:// address of a server"
         )
     return uri
+
+
+def expect(uri: str) -> None:
+    """Raise ``TrackingError`` at once for a server that does not answer, or a database in a folder that is missing."""
+    if not uri.startswith("sqlite:///"):
+        _expect_server(uri)
+    elif not _database(uri).parent.is_dir():
+        raise TrackingError(f"{_database(uri).parent} does not exist: make that folder, or check tracking.uri")
 
 
 def prepare(uri: str) -> None:
@@ -165,13 +174,14 @@ def download_policy(uri: str) -> Path:
     TrackingError
         When the store cannot be reached.
     """
+    _need_mlflow()
     store = store_uri(None, Path.cwd())
     if store.startswith("sqlite:///") and not _database(store).exists():
         raise TrackingError(
             f"there is no MLflow store at {_database(store)}: set MLFLOW_TRACKING_URI, or go to its folder"
         )
     # Local artifacts are used where they lie; those of a server go to a folder that lives as long as the process.
-    with _store(store) as client:
+    with _store(store, remedy="Check MLFLOW_TRACKING_URI") as client:
         return _download(client, uri)
 
 
@@ -210,28 +220,33 @@ def _model_source(client: Any, uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _store(uri: str) -> Iterator[Any]:
+def _store(uri: str, remedy: str = "Check tracking.uri, or set tracking=none") -> Iterator[Any]:
     """Yield a client of the store; what fails inside becomes one ``TrackingError``."""
     _set_defaults()
-    try:
-        import mlflow.exceptions
-        import requests
-        import sqlalchemy.exc
-        from filelock import FileLock, Timeout
-        from mlflow import MlflowClient
-    except ImportError as error:
-        raise MissingExtra(
-            f"tracking needs MLflow: pip install 'kvpredict[train]', or set tracking=none ({error})"
-        ) from error
+    _need_mlflow()
+    import mlflow.exceptions
+    import requests
+    import sqlalchemy.exc
+    from filelock import FileLock, Timeout
+    from mlflow import MlflowClient
+
     for logger in ("mlflow", "alembic"):  # importing MLflow has set their levels
         logging.getLogger(logger).setLevel(logging.ERROR)
-    failures = (mlflow.exceptions.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
+    failures = (
+        mlflow.exceptions.MlflowException,
+        requests.RequestException,
+        sqlalchemy.exc.SQLAlchemyError,
+        OSError,
+        ImportError,  # a database's driver
+    )
     try:
         with contextlib.ExitStack() as held:
             if uri.startswith("sqlite:///"):
+                expect(uri)
                 artifacts = _database(uri).parent / ARTIFACTS
-                artifacts.mkdir(parents=True, exist_ok=True)
+                artifacts.mkdir(exist_ok=True)
                 held.enter_context(FileLock(artifacts / ".lock", timeout=LOCK_SECONDS))
+                _create_database(_database(uri), artifacts)
             else:
                 _expect_server(uri)
             yield MlflowClient(uri, registry_uri=uri)
@@ -240,9 +255,32 @@ def _store(uri: str) -> Iterator[Any]:
             f"the store {_shown(uri)} has been locked for {LOCK_SECONDS} s by another process ({error.lock_file})"
         ) from error
     except failures as error:
-        raise TrackingError(
-            f"tracking to {_shown(uri)} failed: {_first_line(error)}. Check tracking.uri, or set tracking=none"
+        raise TrackingError(f"tracking to {_shown(uri)} failed: {_first_line(error)}. {remedy}") from error
+
+
+def _need_mlflow() -> None:
+    try:
+        import mlflow  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(
+            f"tracking needs MLflow: pip install 'kvpredict[train]', or set tracking=none ({error})"
         ) from error
+
+
+def _create_database(database: Path, artifacts: Path) -> None:
+    """Make a new database elsewhere and move it into place: one half made, after Ctrl-C, could never be used."""
+    from mlflow import MlflowClient
+
+    if database.exists():
+        return
+    for left_over in artifacts.glob(".new-*"):  # of a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=artifacts) as folder:
+        fresh = Path(folder) / DATABASE
+        client = MlflowClient(f"sqlite:///{fresh}", registry_uri=f"sqlite:///{fresh}")
+        client.search_experiments(max_results=1)
+        client.search_registered_models(max_results=1)
+        fresh.replace(database)
 
 
 def _set_defaults() -> None:

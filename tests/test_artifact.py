@@ -109,6 +109,32 @@ def test_refusals_name_the_cause(saved: Path, tmp_path: Path) -> None:
         load_policy(saved)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("link", "nope"),
+        ("format", -1),
+        ("metadata", 5),
+        ("schema.features", []),
+        ("policy.base", "x"),
+        ("policy.base", None),
+        ("policy.threshold", "x"),
+        ("policy.threshold", None),
+        ("policy.candidates", 10**12),
+        ("policy.batch", -1),
+        ("policy.history", 10**12),
+        ("policy.history", "4"),
+    ],
+)
+def test_edited_settings_are_refused_naming_the_folder(saved: Path, part: str, value: object) -> None:
+    content = json.loads((saved / "policy.json").read_text())
+    group, _, name = part.rpartition(".")
+    (content[group] if group else content)[name] = value
+    (saved / "policy.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=str(saved)):
+        load_policy(saved)
+
+
 def test_another_schema_is_refused_naming_both(saved: Path) -> None:
     schema = json.loads((saved / "policy.json").read_text())["schema"]
     edit(saved, schema=schema | {"fingerprint": "feedfeedfeedfeed"})

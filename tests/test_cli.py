@@ -1,9 +1,12 @@
 """The command line as a user meets it: real processes in an empty folder."""
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -37,6 +40,9 @@ def results(folder: Path) -> list[Path]:
         (["policy=lrru"], "Did you mean 'lru'?"),
         (["-m", "policy=lru,lrru"], "Did you mean 'lru'?"),
         (["capacity.unit=object"], "Did you mean 'objects'?"),
+        (["policy=lru,sieve"], "several values need -m"),
+        (["trace.path=my=b.csv"], "needs quotes"),
+        (["workload=online_shop"], "add trace=workload"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_two(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -95,13 +101,84 @@ def test_own_file_with_named_columns_and_without_mlflow(tmp_path: Path) -> None:
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_dead_server_loses_nothing(tmp_path: Path) -> None:
+def test_a_dead_server_is_said_before_any_work(tmp_path: Path) -> None:
     done = kvpredict(tmp_path, *SMALL, "policy=lru", "tracking.uri=http://127.0.0.1:9")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "no MLflow server answers" in done.stderr
+    assert results(tmp_path) == []
+
+
+def test_a_server_that_fails_later_loses_nothing(tmp_path: Path) -> None:
+    class Broken(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 503)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        done = kvpredict(tmp_path, *SMALL, "policy=lru", f"tracking.uri={uri}", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        server.shutdown()
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"tracking to {uri} failed" in done.stderr
     (path,) = results(tmp_path)
     assert json.loads(path.read_text())["policies"]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.5])
+def test_an_interrupted_first_run_leaves_a_store_that_works(tmp_path: Path, seconds: float) -> None:
+    """Making the tables takes seconds; a database half made could never be used again."""
+    command = [sys.executable, "-W", "ignore", "-c", "from kvpredict.cli import main; main()"]
+    started = subprocess.Popen(
+        [*command, *SMALL, "policy=lru", "pipeline=simulate"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"},
+    )  # fmt: skip
+    while started.poll() is None and not [*tmp_path.glob("mlartifacts/.new-*/mlflow.db")]:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    assert started.poll() is None
+    started.kill()
+    started.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    done = kvpredict(tmp_path, *SMALL, "policy=lru", "pipeline=simulate")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "mlartifacts").glob(".new-*")] == []
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(full)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        done = kvpredict(tmp_path, *SMALL, "policy=lru", "pipeline=simulate", "tracking=none", f"hydra.run.dir={full}")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].endswith("No space left on device")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+def test_where_nothing_can_be_learned_the_heuristics_are_compared_all_the_same(tmp_path: Path) -> None:
+    done = kvpredict(tmp_path, *SMALL, "capacity.count=5000", "tracking=none", "pipeline.policies=[learned,sieve]")
+    assert done.returncode == 0, done.stderr
+    assert "warning: no learned policy: " in done.stderr
+    assert "holds all of its" in done.stderr
+    (path,) = results(tmp_path)
+    result = json.loads(path.read_text())
+    assert {row["policy"] for row in result["policies"]} == {"sieve", "lru", "belady"}
+    assert result["learned"] is None
+    asked = kvpredict(tmp_path, *SMALL, "capacity.count=5000", "tracking=none", "policy=learned")
+    assert asked.returncode == 1
+    assert "holds all of its" in asked.stderr
 
 
 def test_a_sweep_goes_on_after_a_cell_that_fails(tmp_path: Path) -> None:

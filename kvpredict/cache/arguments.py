@@ -15,7 +15,10 @@ __all__ = ["extra_columns", "finite_cost", "hashed_key", "units_of", "whole_numb
 
 def extra_columns(extra: Mapping[str, float] | None, policy: Policy, key: Any) -> dict[str, float]:
     """Return the extra columns as floats, all that the policy reads among them."""
-    given = {name: float(value) for name, value in (extra or {}).items()}
+    try:
+        given = {name: float(value) for name, value in dict(extra or {}).items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise KvpredictError(f"extra for key {key!r} must map column names to numbers, got {extra!r}") from error
     for name in policy.extra:
         if name not in given:
             raise KvpredictError(
@@ -25,8 +28,8 @@ def extra_columns(extra: Mapping[str, float] | None, policy: Policy, key: Any) -
     return given
 
 
-def whole_number(name: str, given: Any, least: int | None = 1) -> int:
-    """Return an argument that must be a whole number, at least ``least``."""
+def whole_number(name: str, given: Any, least: int | None = 1, most: int | None = None) -> int:
+    """Return an argument that must be a whole number, at least ``least`` and at most ``most``."""
     try:
         number = operator.index(given)
     except TypeError:
@@ -35,6 +38,8 @@ def whole_number(name: str, given: Any, least: int | None = 1) -> int:
         raise KvpredictError(f"{name} must be a whole number, got {given!r}")
     if least is not None and number < least:
         raise KvpredictError(f"{name} must be at least {least}, got {number}")
+    if most is not None and number > most:
+        raise KvpredictError(f"{name} must be at most {most}, got {number}")
     return number
 
 
@@ -53,7 +58,7 @@ def finite_cost(given: Any, key: Any) -> float:
     """Return the cost of a miss as a float."""
     try:
         cost = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         cost = -1.0
     if not 0.0 <= cost < float("inf"):
         raise KvpredictError(f"cost for key {key!r} must be a number, at least 0 and finite, got {given!r}")

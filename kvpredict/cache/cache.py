@@ -37,6 +37,7 @@ _Prepared = tuple[int, int, float, Mapping[str, float] | None, float]
 
 _VACANT: Any = object()  # in a slot without an object
 FIRST_SLOTS = 1024  # of a weighed cache, which gets more as it needs them
+MOST_SLOTS = 2**30 - 1
 MOST_POSTPONED = 10_000  # calls from within one call
 OVERDUE = 16  # buffers of hits waiting before a reader waits for the lock
 
@@ -116,7 +117,7 @@ class Cache(Generic[K, V]):
         recorder: AccessRecorder | None = None,
         key_hash: Callable[[K], int] | None = None,
     ) -> None:
-        capacity = whole_number("capacity", capacity)
+        capacity = whole_number("capacity", capacity, most=HIGHEST // 2)
         for name, given in (("weigher", weigher), ("clock", clock), ("key_hash", key_hash)):
             if given is not None and not callable(given):
                 raise KvpredictError(f"{name} must be callable, got {type(given).__name__}")
@@ -133,7 +134,16 @@ class Cache(Generic[K, V]):
             slots = min(capacity, whole_number("max_entries", max_entries))
         else:
             slots = min(capacity, FIRST_SLOTS) if self._grows else capacity
-        self._ranking = Ranking(choose_policy(policy), capacity, slots, self._seed)
+        chosen = choose_policy(policy)
+        try:
+            if slots > MOST_SLOTS:
+                raise MemoryError
+            self._ranking = Ranking(chosen, capacity, slots, self._seed)
+        except MemoryError:
+            raise KvpredictError(
+                f"a cache of {slots} entries does not fit; if capacity is in other units than entries, such as bytes, "
+                "give a weigher, or max_entries"
+            ) from None
         self._entries: dict[K, tuple[V, float]] = {}  # key -> value, ticket
         self._key_in: list[Any] = [_VACANT] * slots
         self._noted: list[float] = []  # tickets of hits, and MISS for misses, that the policy does not know of yet

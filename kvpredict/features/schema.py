@@ -111,6 +111,8 @@ class Schema:
         """Rebuild a schema; raises ``ArtifactError`` when it is not the one this library writes rows for."""
         extra: Sequence[str] = content["extra"]
         schema = cls(tuple(extra), {k: tuple(v) for k, v in content["categories"].items()})
+        if content["version"] == SCHEMA_VERSION and content["features"] != list(schema.names):
+            raise ArtifactError(f"the policy's schema is damaged: its features are not {', '.join(schema.names)}")
         if schema.fingerprint != content["fingerprint"]:
             raise ArtifactError(
                 f"the policy was trained on feature schema {content['fingerprint']} (version {content['version']}, "

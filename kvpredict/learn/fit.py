@@ -21,13 +21,17 @@ from kvpredict.learn.evaluate import FitReport, calibration, metrics
 from kvpredict.learn.learner import Fitted, Learner
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
-from kvpredict.simulate.simulate import simulate
+from kvpredict.simulate.simulate import simulate, whole_capacity
 from kvpredict.trace.trace import Trace
 
-__all__ = ["fit"]
+__all__ = ["NothingToLearn", "fit"]
 
 ADMISSION_QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_ROWS = 200
+
+
+class NothingToLearn(KvpredictError):
+    """A past from which nothing can be learned."""
 
 
 def fit(
@@ -84,18 +88,32 @@ def fit(
 
     Raises
     ------
+    NothingToLearn
+        When the trace holds too few evictions, or only decisions of one outcome.
     KvpredictError
-        When the trace is too short to evict enough, or an argument is out of range.
+        When an argument is out of range.
     """
     from kvpredict.learn import learner as make_learner
 
+    if not isinstance(trace, Trace):
+        raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
+    capacity = whole_capacity(capacity, unit)
     learner = make_learner(learner) if isinstance(learner, str) else learner
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    if not 0 < validation < 1 or horizon <= 0 or rounds < 1 or rows < MIN_ROWS or cv < 0:
-        raise KvpredictError(
-            f"fit needs 0 < validation < 1, horizon > 0, rounds >= 1, rows >= {MIN_ROWS} and cv >= 0; got "
-            f"{validation}, {horizon}, {rounds}, {rows}, {cv}"
+    for name, given, wanted, holds in (
+        ("validation", validation, "between 0 and 1", 0 < validation < 1),
+        ("horizon", horizon, "above 0", horizon > 0),
+        ("rounds", rounds, "at least 1", rounds >= 1),
+        ("rows", rows, f"at least {MIN_ROWS}", rows >= MIN_ROWS),
+        ("cv", cv, "at least 0", cv >= 0),
+    ):
+        if not holds:
+            raise KvpredictError(f"fit: {name} must be {wanted}, got {given}")
+    if capacity >= (trace.unique if unit == "objects" else trace.footprint):
+        raise NothingToLearn(
+            f"{trace.name}: a cache of {capacity} {unit} holds all of its {trace.unique} keys and evicts nothing, so "
+            "there is nothing to learn. Choose a smaller capacity"
         )
     schema = _schema(trace, tuple(extra))
     served = {"mode": "evict" if mode == "evict" else "both", "objective": objective, **policy_params}
@@ -107,17 +125,17 @@ def fit(
         if mode == "admit":
             data = _only_incoming(data)
         rounds_data.append(data)
-        fitted = _train(learner, rounds_data, horizon, 0, cut, seed, trace, capacity)
+        fitted = _train(learner, rounds_data, horizon, 0, cut, seed)
         policy = Learned(_artifact(fitted, schema), **served, log_rows=rows)
     x, y = _gather(rounds_data[-1:], horizon, cut, end)
     base_rate = float(_gather(rounds_data, horizon, 0, cut)[1].mean())
     predicted = policy.artifact.predict(x)
-    final = _train(learner, rounds_data, horizon, 0, end, seed, trace, capacity)
+    final = _train(learner, rounds_data, horizon, 0, end, seed)
     report = FitReport(
         metrics=metrics(y, predicted, base_rate),
         calibration=calibration(y, predicted),
         importance=dict(zip(schema.names, final.importance.tolist(), strict=True)),
-        folds=_cross_validate(learner, rounds_data, horizon, end, cv, seed, trace, capacity),
+        folds=_cross_validate(learner, rounds_data, horizon, end, cv, seed),
         settings={
             "learner": learner.name,
             "learner_params": learner.params(),
@@ -178,22 +196,12 @@ def _gather(rounds_data: list[Dataset], horizon: float, start: int, stop: int) -
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
-def _train(
-    learner: Learner,
-    rounds_data: list[Dataset],
-    horizon: float,
-    start: int,
-    stop: int,
-    seed: int,
-    trace: Trace,
-    capacity: int,
-) -> Fitted:
+def _train(learner: Learner, rounds_data: list[Dataset], horizon: float, start: int, stop: int, seed: int) -> Fitted:
     x, y = _gather(rounds_data, horizon, start, stop)
     if len(y) < MIN_ROWS or y.min() == y.max():
-        raise KvpredictError(
-            f"{trace.name}: {len(y)} labelled decisions with {int(y.sum())} reuses are too few to learn from: the "
-            f"trace has {len(trace)} requests for {trace.unique} keys at capacity {capacity}; give a longer trace or a "
-            "smaller capacity"
+        raise NothingToLearn(
+            f"too few decisions to learn from: {len(y)} have a label, {int(y.sum())} of them a reuse; at least "
+            f"{MIN_ROWS} are needed, and both kinds. Give a longer past, or another capacity"
         )
     return learner.fit(x, y, seed)
 
@@ -205,14 +213,12 @@ def _cross_validate(
     end: int,
     folds: int,
     seed: int,
-    trace: Trace,
-    capacity: int,
 ) -> list[dict[str, float]]:
     """Return metrics of ``folds`` models, each trained on all parts before the one it is judged on."""
     edges = np.linspace(0, end, folds + 2).astype(int)
     results = []
     for stop, later in itertools.pairwise(edges[1:]) if folds else ():
-        fitted = _train(learner, rounds_data, horizon, 0, int(stop), seed, trace, capacity)
+        fitted = _train(learner, rounds_data, horizon, 0, int(stop), seed)
         x, y = _gather(rounds_data[-1:], horizon, int(stop), int(later))
         base_rate = float(_gather(rounds_data, horizon, 0, int(stop))[1].mean())
         results.append(metrics(y, Artifact(fitted.scorer, Schema(), fitted.link).predict(x), base_rate))

@@ -5,7 +5,7 @@ schemas, being dataclasses of parameters. ``read_config`` returns plain objects:
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "Tracking",
     "Train",
     "WorkloadTrace",
+    "check_workload",
     "nearest",
     "read_config",
     "register_schemas",
@@ -271,6 +272,13 @@ def _check(config: Config) -> None:
         number: Any = getattr(getattr(config, group), name, least)
         if number < least:
             raise ConfigError(f"{path}={number}: expected at least {least}")
+
+
+def check_workload(config: Config, overrides: Sequence[str]) -> None:
+    """Refuse a workload chosen on the command line of a run that reads a file."""
+    given = next((o for o in overrides if o.lstrip("+").startswith("workload")), None)
+    if given is not None and isinstance(config.trace, FileTrace):
+        raise ConfigError(f"{given} has no effect on a run that reads a file: add trace=workload")
 
 
 def first_line(error: BaseException) -> str:

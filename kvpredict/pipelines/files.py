@@ -21,6 +21,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(path)
+    except OSError as error:
+        if error.filename is None:  # as when the disk is full
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         fresh.unlink(missing_ok=True)
 

@@ -21,18 +21,29 @@ def explain(error: BaseException, arguments: Sequence[str]) -> tuple[int, str] |
     if isinstance(error, ConfigError | UnknownName):
         return USAGE, str(error)
     if isinstance(error, KvpredictError):
-        return FAILURE, str(error)
+        return FAILURE, as_settings(str(error))
     if isinstance(error, OverrideParseException):
-        return USAGE, f"cannot read {error.override!r}: expected setting=value"
+        quoted = "; a value with = , or spaces in it needs quotes, such as 'trace.path=\"my=file.csv\"'"
+        return USAGE, f"cannot read {error.override!r}: expected setting=value{quoted}"
     if isinstance(error, MissingConfigException):
         return USAGE, _missing(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return USAGE, _override(error, arguments)
-    if isinstance(error, OSError) and error.filename is not None:
-        return FAILURE, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        # A full disk does not say which file it had no room for.
+        where = error.filename if error.filename is not None else "writing the results"
+        return FAILURE, f"{where}: {error.strerror or error}"
     if isinstance(error, ValueError) and _raised_in(error).startswith("hydra."):
         return USAGE, first_line(error)
     return None
+
+
+def as_settings(message: str) -> str:
+    """Return a message with the arguments of ``read_trace`` that it recommends as settings of the command line."""
+    message = re.sub(r'columns=\{"(\w+)": \'([^\']*)\'\}', r"trace.columns.\1=\2", message)
+    message = re.sub(r'\b(on_error|format|order)="(\w+)"', r"trace.\1=\2", message)
+    message = re.sub(r"\bheader=(True|False)", lambda m: f"trace.header={m[1].lower()}", message)
+    return message.replace("give format=", "give trace.format=")
 
 
 def _raised_in(error: BaseException) -> str:
@@ -67,6 +78,8 @@ def _override(error: BaseException, arguments: Sequence[str]) -> str:
         near = nearest(given, known)
         hint = f"Did you mean {near!r}?" if near else "kvpredict --cfg job lists them."
         return f"unknown setting {given!r}. {hint}"
+    if "Ambiguous value for argument" in text:
+        return f"{first_line(error)}: several values need -m"
     wrong = re.search(r"Error merging override (\S+)", text)
     reason = cause or text.partition("\n")[2] or text
     if wrong and "is not a subclass of" in reason:

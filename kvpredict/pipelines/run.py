@@ -48,7 +48,8 @@ def run_pipeline(
     if config.tracking.name == "mlflow" and config.pipeline.name in TRACKED:
         from kvpredict import tracking
 
-        store = tracking.store_uri(config.tracking.uri, start)  # refuses what is no URI before any work is done
+        store = tracking.store_uri(config.tracking.uri, start)
+        tracking.expect(store)  # before any work is done
     pipeline = importlib.import_module(f"kvpredict.pipelines.{config.pipeline.name}")
     found = pipeline.run(config, folder, start)
     result = as_json(

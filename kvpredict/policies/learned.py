@@ -132,9 +132,16 @@ class Learned(Policy):
             raise unknown_name("mode", self.mode, MODES)
         if self.objective not in ("objects", "bytes"):
             raise unknown_name("objective", self.objective, ["objects", "bytes"])
-        require(self.candidates >= 1, self, f"candidates must be at least 1, got {self.candidates}")
+        for field_, kind in (("candidates", int), ("batch", int), ("log_rows", int), ("threshold", float | int)):
+            given = getattr(self, field_)
+            whole = "a whole number" if kind is int else "a number"
+            right = isinstance(given, kind) and not isinstance(given, bool) and given == given
+            require(right, self, f"{field_} must be {whole}, got {given!r}")
+        number = isinstance(self.history, float | int) and not isinstance(self.history, bool)
+        require(number and 1 <= self.history <= 1024, self, f"history must be 1 to 1024, got {self.history!r}")
+        _base_policy(self.base)
+        require(1 <= self.candidates <= 4096, self, f"candidates must be 1 to 4096, got {self.candidates}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
-        require(self.history >= 1, self, f"history must be at least 1 entry a slot, got {self.history}")
         require(self.log_rows >= 0, self, f"log_rows must not be negative, got {self.log_rows}")
 
     @property

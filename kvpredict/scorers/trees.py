@@ -96,6 +96,8 @@ def check(trees: Trees, width: int) -> None:
         and trees.base.dtype == np.float64
         and bool(((trees.feature >= 0) & (trees.feature < width)).all())
         and bool(np.isfinite(trees.leaf).all())
+        and bool(np.isfinite(trees.base).all())
+        and not bool(np.isnan(trees.threshold).any())
     )
     if not good:
         raise ArtifactError(f"the arrays of the trees are inconsistent or do not fit rows of {width} features")

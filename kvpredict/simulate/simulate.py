@@ -14,6 +14,8 @@ from kvpredict.trace.trace import Trace
 
 __all__ = ["as_policy", "replay_arguments", "simulate", "whole_capacity"]
 
+LARGEST = 2**62  # units; sums of sizes stay below 2**63
+
 
 def simulate(
     trace: Trace,
@@ -115,8 +117,8 @@ def whole_capacity(capacity: Any, unit: str) -> int:
         raise KvpredictError(
             f"capacity is a whole number of {unit}, got {capacity!r}; see Trace.capacity for fractions"
         )
-    if whole < 1:
-        raise KvpredictError(f"capacity must be at least 1, got {capacity}")
+    if not 1 <= whole <= LARGEST:
+        raise KvpredictError(f"capacity must be at least 1 and at most 2**62, got {capacity}")
     return whole
 
 

@@ -136,8 +136,9 @@ class Trace:
         """Return ``fraction`` of the distinct keys, or with ``unit="bytes"`` of the footprint; at least 1."""
         if unit not in ("objects", "bytes"):
             raise unknown_name("unit", unit, ["objects", "bytes"])
-        if not 0 < fraction <= 1:
-            raise TraceError(f"a capacity fraction must be in (0, 1], got {fraction}")
+        number = isinstance(fraction, int | float | np.number) and not isinstance(fraction, bool)
+        if not number or not 0 < fraction <= 1:
+            raise TraceError(f"a capacity fraction must be in (0, 1], got {fraction!r}")
         return max(1, int((self.unique if unit == "objects" else self.footprint) * fraction))
 
     def column(self, name: str) -> np.ndarray:
@@ -168,8 +169,11 @@ class Trace:
         """Return the index of the request at which ``split(at, by=by)`` cuts."""
         if by not in ("count", "time"):
             raise unknown_name("way to split", by, ["count", "time"])
-        if not at >= 0:
-            raise TraceError(f"cannot split at {at}: give a fraction in [0, 1) or a count")
+        number = isinstance(at, int | float | np.number) and not isinstance(at, bool)
+        # 1.0 could mean all or one; 2.5 requests mean nothing.
+        unclear = number and by == "count" and isinstance(at, float) and (at == 1.0 or (at > 1 and at % 1 > 0))
+        if not number or not at >= 0 or unclear:
+            raise TraceError(f"cannot split at {at!r}: give a fraction in [0, 1), or a whole count of requests")
         if by == "count":
             return min(len(self), int(len(self) * at) if isinstance(at, float) and at < 1 else int(at))
         if self.times is None:

@@ -300,6 +300,21 @@ def test_a_wrong_argument_is_named(name: str, wrong: Any) -> None:
         lru(3, **{name: wrong})
 
 
+def test_bytes_taken_for_entries_are_told_the_remedy() -> None:
+    with pytest.raises(KvpredictError, match="max_entries"):
+        Cache(10 * 2**30)
+    with pytest.raises(KvpredictError, match="at most"):
+        Cache(10**30)
+    assert Cache(10 * 2**30, "lru", max_entries=10).put("a", 1, size=2**30)
+
+
+def test_extra_columns_are_numbers() -> None:
+    cache: Cache[str, int] = Cache(10, "lru")
+    for wrong in ({"a": "b"}, 5):
+        with pytest.raises(KvpredictError, match="extra for key 'k'"):
+            cache.put("k", 1, extra=wrong)  # type: ignore[arg-type]
+
+
 def test_unknown_policy_suggests_the_nearest() -> None:
     with pytest.raises(UnknownName, match="'sieve'"):
         Cache(3, "seive")

@@ -89,8 +89,12 @@ def test_sized_objects_by_bytes() -> None:
 def test_too_little_to_learn_from_is_said() -> None:
     with pytest.raises(KvpredictError, match="too few"):
         kvp.fit(Trace.from_keys(range(100)), 10)
-    with pytest.raises(KvpredictError, match="too few"):
+    with pytest.raises(KvpredictError, match="holds all of its 50 keys"):
         kvp.fit(Trace.from_keys(np.arange(5000) % 50), 100)
+    with pytest.raises(KvpredictError, match="expected a Trace, got str"):
+        kvp.fit("my.csv", 100)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match=r"rows must be at least 200, got -5"):
+        kvp.fit(Trace.from_keys(range(100)), 10, rows=-5)
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -107,7 +107,8 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 def test_a_kernel_that_allocates_compiles_first_from_within_a_lean_one() -> None:
     """Numba hands options down to what it compiles on the way; the net's buffers need reference counts all the same."""
     code = (
-        "import numpy as np, kvpredict; from kvpredict.artifact import Artifact; from kvpredict.scorers.mlp import MLP\n"
+        "import numpy as np, kvpredict; from kvpredict.artifact import Artifact\n"
+        "from kvpredict.scorers.mlp import MLP\n"
         "from kvpredict.features.schema import Schema; from kvpredict.policies.learned import Learned\n"
         "w = Schema().width; f = lambda *n: np.ones(n, np.float32)\n"
         "net = MLP(f(w), f(w), f(3, w), f(3), f(2, 3), f(2), f(2), f(1))\n"

@@ -88,7 +88,8 @@ def map_columns(
     if "key" not in roles:
         raise TraceError(
             f"{path}: which column is the key? The columns are: {', '.join(map(repr, names))}; "
-            f'give columns={{"key": {names[0]!r}}} (or format="plain" when a whole line is the key)'
+            f'give columns={{"key": {names[0]!r}}}, or header=True if the first line holds names, or format="plain" '
+            "when a whole line is the key"
         )
     for role in ("time", "size"):
         if role in roles and kinds[roles[role]] == "text":
@@ -130,6 +131,8 @@ def _named(path: str, names: Sequence[str], wanted: str | int) -> str:
         return str(wanted)
     near = difflib.get_close_matches(str(wanted), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    if not hint and all(re.fullmatch(r"column_\d+", n) for n in names):
+        hint = " The file was read as one without names in its first line; if that line holds them, give header=True."
     raise TraceError(f"{path} has no column {wanted!r}.{hint} Its columns are: {', '.join(map(repr, names))}")
 
 
