@@ -11,6 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ORACLES = ("belady", "beladysize")
+LEARNED = ("learned", "guarded")
 LOWEST, HIGHEST = 0.3, 1.8  # misses relative to LRU that the plot shows
 BEGIN, END = "<!-- table: written by plot.py -->", "<!-- end of table -->"
 
@@ -56,7 +57,7 @@ def draw(cells: dict[tuple[str, str], Cell], path: Path) -> None:
         names = ranked(cell)[::-1]
         title = f"capacity {float(fraction):.0%} of " + ("keys" if unit == "objects" else "bytes")
         for at, name in enumerate(names):
-            colour = "tab:gray" if name in ORACLES else "tab:red" if name == "learned" else "tab:blue"
+            colour = "tab:gray" if name in ORACLES else "tab:red" if name in LEARNED else "tab:blue"
             misses = misses_of(cell[name])
             shown = [min(max(m, LOWEST), HIGHEST) for m in misses]  # dots beyond the axis stand at its edge
             left.plot(shown, [at] * len(shown), ".", color=colour, alpha=0.4, markersize=5)
@@ -107,9 +108,9 @@ def hindsight(cells: dict[tuple[str, str], Cell]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for (unit, fraction), cell in cells.items():
-        heuristics = [name for name in cell if name not in (*ORACLES, "learned")]
+        heuristics = [name for name in cell if name not in (*ORACLES, *LEARNED)]
         best = {trace: min(cell[name][trace][0] for name in heuristics) for trace in cell["lru"]}
-        for name in ["learned", *[name for name in ranked(cell) if name in heuristics][:3]]:
+        for name in [*LEARNED, *[name for name in ranked(cell) if name in heuristics][:3]]:
             if name not in cell:
                 continue
             ratios = [misses / best[trace] - 1 for trace, (misses, _) in cell[name].items()]

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, push_front, unlink
 from kvpredict.core.table import Table, make_table, table_get, table_pop, table_put
-from kvpredict.features.decay import half_lives
 from kvpredict.features.schema import BASE_FEATURES, MISSING
 
 __all__ = [
@@ -27,7 +27,9 @@ __all__ = [
     "note_hit",
     "note_insertion",
     "note_miss",
+    "oldest_ghost",
     "residence_time",
+    "spare",
     "write",
 ]
 
@@ -120,6 +122,18 @@ def note_miss(h, e, slots):
     row[entry, ABSENCE] = -1.0
     _remember_levels(h, entry, e)
     return entry
+
+
+@lean_kernel
+def spare(h, e):
+    """Tell whether ``note_miss`` has an entry for ``e`` without forgetting another key."""
+    return h.clock[FREE] > 0 or table_get(h.table, e.key) >= 0
+
+
+@lean_kernel
+def oldest_ghost(h):
+    """Return the entry that ``note_miss`` forgets next."""
+    return back(h.links, h.key.size)
 
 
 @lean_kernel

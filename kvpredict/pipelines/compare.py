@@ -105,7 +105,7 @@ def compare(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
 
 def best_heuristics(rows: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     """Return the heuristics, other than LRU, with the fewest misses."""
-    names = [row["policy"] for row in rows if not row["oracle"] and row["policy"] not in ("lru", "learned")]
+    names = [row["policy"] for row in rows if not row["oracle"] and row["policy"] not in ("lru", "learned", "guarded")]
     return names[:count]
 
 

@@ -21,12 +21,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from kvpredict.artifact import Artifact
+from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Kernels, Policy, Traits, require
 from kvpredict.core.random import below, seed_random
 from kvpredict.core.validate import list_nodes
-from kvpredict.features.decay import half_lives
 from kvpredict.features.history import (
     History,
     make_history,
@@ -38,7 +38,6 @@ from kvpredict.features.history import (
     write,
 )
 from kvpredict.scorers import KINDS, kind_of
-from kvpredict.scorers.linear import compress
 
 __all__ = ["MODES", "Learned", "Log"]
 

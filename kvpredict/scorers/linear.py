@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvpredict.core.arithmetic import compress
 from kvpredict.core.errors import ArtifactError
 from kvpredict.core.jit import kernel, lean_kernel
 
-__all__ = ["Linear", "check", "compress", "compress_rows", "score_batch"]
+__all__ = ["Linear", "check", "compress_rows", "score_batch"]
 
 
 class Linear(NamedTuple):
@@ -30,25 +31,6 @@ def check(linear: Linear, width: int) -> None:
     )
     if not good:
         raise ArtifactError(f"the linear model does not fit rows of {width} features")
-
-
-@lean_kernel
-def compress(x):
-    """Return sign(x) * log(1 + |x|), computed by arithmetic alone."""
-    y = 1.0 + abs(float(x))
-    exponent = 0.0
-    while y >= 65536.0:
-        y *= 1.0 / 65536.0
-        exponent += 16.0
-    while y >= 1.4142135623730951:
-        y *= 0.5
-        exponent += 1.0
-    # log(y) = 2 artanh(z), z = (y - 1) / (y + 1), |z| < 0.18
-    z = (y - 1.0) / (y + 1.0)
-    w = z * z
-    value = 2.0 * z * (1.0 + w * (1.0 / 3.0 + w * (0.2 + w * (1.0 / 7.0 + w * (1.0 / 9.0)))))
-    value += exponent * 0.6931471805599453
-    return value if x >= 0.0 else -value
 
 
 @kernel

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvpredict.core.arithmetic import compress
 from kvpredict.core.errors import ArtifactError
 from kvpredict.core.jit import kernel
-from kvpredict.scorers.linear import compress
 
 __all__ = ["MLP", "check", "score_batch"]
 

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.policy import Event
 from kvpredict.features import history as h
-from kvpredict.features.decay import half_lives
 from kvpredict.features.schema import BASE_FEATURES, MISSING
 
 SLOTS = 4

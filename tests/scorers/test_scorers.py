@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpredict import ArtifactError, KvpredictError
+from kvpredict.core.arithmetic import compress
 from kvpredict.scorers import KINDS, predict_raw
-from kvpredict.scorers.linear import Linear, compress
+from kvpredict.scorers.linear import Linear
 from kvpredict.scorers.mlp import MLP
 from kvpredict.scorers.trees import MAX_DEPTH, Node, make_trees
 

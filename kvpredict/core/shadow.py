@@ -1,0 +1,148 @@
+"""Shadows: policies that run on every request over metadata alone, to tell what each of them would hold.
+
+A shadow is an ordinary policy with slots of its own. Its objects are named by *entries*, the numbers under which the
+policy that carries it remembers keys, so that all shadows share one look-up: column ``k`` of a table of entries is the
+slot in which shadow ``k`` holds the object. Nothing in a policy knows whether it serves or shadows.
+
+Shadows stand in a tree of pairs, ``((0, 1), (2, 3))``, because their states are of different types: compiled code walks
+it by recursion at compile time.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kvpredict.core.jit import lean_kernel, lean_subroutine
+from kvpredict.core.policy import Event, Kernels, Policy
+
+__all__ = ["Requests", "Shadow", "ShadowKernels", "leaves", "make_requests", "make_shadows", "shadow_kernels"]
+
+CAPACITY, USED, FREE = 0, 1, 2  # indices into Shadow.counts
+
+
+class Shadow(NamedTuple):
+    """One policy and its slots."""
+
+    state: Any
+    slot: np.ndarray  # int64 [slots, 3]: entry whose object is in it, size, stack of free slots
+    counts: np.ndarray  # int64 [3]: capacity, units used, free slots
+
+
+class Requests(NamedTuple):
+    """Requests that the shadows have yet to see."""
+
+    entry: np.ndarray  # int32 [n]
+    key: np.ndarray  # int64 [n, 2]: key, size
+    time: np.ndarray  # float64 [n, 2]: time, hint
+
+
+class ShadowKernels(NamedTuple):
+    """What can be done with a tree of shadows.
+
+    ``run(shadows, table, gone, missed, requests, count, watched)``: run the first ``count`` requests. For each that
+    shadow ``k`` misses, ``missed[k]`` grows by one, or by its size where shadows are made to count bytes.
+    ``gone[1 : 1 + gone[0]]`` are the entries that shadow number ``watched`` evicted, in order; some may have come back
+    since.
+
+    ``drop(shadows, table, entry)``: take an object out of all of them.
+    """
+
+    run: Any
+    drop: Any
+
+
+def make_requests(n: int) -> Requests:
+    """Return room for ``n`` requests."""
+    return Requests(np.zeros(n, np.int32), np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float64))
+
+
+def make_shadows(policies: Sequence[Policy], capacity: int, slots: int, seed: int) -> Any:
+    """Return empty caches of ``capacity`` units, as a tree of pairs."""
+    if len(policies) > 1:
+        half = len(policies) // 2
+        left = make_shadows(policies[:half], capacity, slots, seed)
+        return left, make_shadows(policies[half:], capacity, slots, seed + half)
+    slot = np.zeros((slots, 3), np.int64)
+    slot[:, 2] = np.arange(slots)[::-1]
+    return Shadow(policies[0].make_state(capacity, slots, seed), slot, np.array([capacity, 0, slots], np.int64))
+
+
+def leaves(shadows: Any) -> list[Shadow]:
+    """Return the shadows of a tree, in order."""
+    return [shadows] if isinstance(shadows, Shadow) else [leaf for half in shadows for leaf in leaves(half)]
+
+
+def shadow_kernels(kernels: Sequence[Kernels], column: int, by_object: bool, k: int = 0) -> ShadowKernels:
+    """Return the kernels for a tree of shadows numbered from ``k``; the first has column ``column`` of the table."""
+    if len(kernels) > 1:
+        half = len(kernels) // 2
+        left = shadow_kernels(kernels[:half], column, by_object, k)
+        return _pair(left, shadow_kernels(kernels[half:], column + half, by_object, k + half))
+    return _single(kernels[0], column, by_object, k)
+
+
+def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
+    run_left, drop_left = left
+    run_right, drop_right = right
+
+    @lean_kernel
+    def run(shadows, table, gone, missed, requests, count, watched):
+        run_left(shadows[0], table, gone, missed, requests, count, watched)
+        run_right(shadows[1], table, gone, missed, requests, count, watched)
+
+    @lean_kernel
+    def drop(shadows, table, entry):
+        drop_left(shadows[0], table, entry)
+        drop_right(shadows[1], table, entry)
+
+    return ShadowKernels(run, drop)
+
+
+def _single(kernels: Kernels, column: int, by_object: bool, k: int) -> ShadowKernels:
+    hit, admit, evict, insert, remove = kernels
+
+    @lean_kernel
+    def release(shadow, slot):
+        count = shadow.counts
+        count[USED] -= shadow.slot[slot, 1]
+        shadow.slot[count[FREE], 2] = slot
+        count[FREE] += 1
+
+    @lean_subroutine
+    def run(shadow, table, gone, missed, requests, count, watched):
+        held = shadow.counts
+        for i in range(count):
+            entry = requests.entry[i]
+            e = Event(requests.time[i, 0], requests.key[i, 0], requests.key[i, 1], requests.time[i, 1], ())
+            if table[entry, column] >= 0:
+                hit(shadow.state, table[entry, column], e)
+                continue
+            missed[k] += 1.0 if by_object else e.size
+            if e.size > held[CAPACITY] or not admit(shadow.state, e):
+                continue
+            while held[USED] + e.size > held[CAPACITY] or held[FREE] == 0:
+                victim = evict(shadow.state, e)
+                left = shadow.slot[victim, 0]
+                table[left, column] = -1
+                release(shadow, victim)
+                if k == watched:
+                    gone[0] += 1
+                    gone[gone[0]] = left
+            held[FREE] -= 1
+            slot = shadow.slot[held[FREE], 2]
+            shadow.slot[slot, 0] = entry
+            shadow.slot[slot, 1] = e.size
+            table[entry, column] = slot
+            held[USED] += e.size
+            insert(shadow.state, slot, e)
+
+    @lean_subroutine
+    def drop(shadow, table, entry):
+        slot = table[entry, column]
+        if slot >= 0:
+            remove(shadow.state, slot)
+            table[entry, column] = -1
+            release(shadow, slot)
+
+    return ShadowKernels(run, drop)

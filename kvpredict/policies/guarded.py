@@ -1,0 +1,529 @@
+"""Guarded: a learned policy that follows the best of several heuristics where learning does not pay.
+
+*Shadows* (``core.shadow``) run the leaders, heuristics, on every request; the *leader* is the one with the fewest
+misses of late. At an eviction a few candidates, some of them objects that the leader has already evicted, are scored by
+a model of the time until the next use, plus *lambda* for what the leader still holds. With lambda at its maximum only
+objects that the leader has given up go, so the cache holds what the leader holds and misses what it misses. A *guard*
+moves lambda: up while this cache misses more than the leader, down while it does not.
+
+The model, small boosted trees, is fitted inside the cache to its own decisions (``features.samples``) and refitted on a
+schedule; before the first fit the cache follows the leader. Nothing has to be trained beforehand.
+
+Following the expert that misses less: Gramacy et al., "Adaptive caching by refetching", NIPS 2002. Sampled candidates
+and time to the next use as the label: Song et al., "Learning Relaxed Belady for CDN Caching", NSDI 2020. The penalty
+that leads back to the best expert exactly is the project's own.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from kvpredict.core.arithmetic import compress, half_lives
+from kvpredict.core.errors import KvpredictError, unknown_name
+from kvpredict.core.jit import lean_kernel, lean_subroutine
+from kvpredict.core.lists import back, make_links, newer, push_front, unlink
+from kvpredict.core.policy import Kernels, Policy, Traits, require
+from kvpredict.core.random import below, seed_random, uniform
+from kvpredict.core.shadow import Requests, leaves, make_requests, make_shadows, shadow_kernels
+from kvpredict.core.validate import list_nodes
+from kvpredict.features.history import (
+    History,
+    make_history,
+    note_eviction,
+    note_hit,
+    note_insertion,
+    note_miss,
+    oldest_ghost,
+    residence_time,
+    spare,
+    write,
+)
+from kvpredict.features.samples import Samples, collect, lose, make_samples, record, resolve
+from kvpredict.features.schema import BASE_FEATURES
+from kvpredict.scorers.boosting import Training, empty_trees, fit_trees, make_training
+from kvpredict.scorers.trees import Trees, score_batch
+
+__all__ = ["LEADERS", "Guarded"]
+
+LEADERS = ("lru", "s3fifo", "slru", "lhd", "popularity")
+
+ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
+SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
+RNG, USED, CAPACITY, SIZED, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING = range(
+    14
+)  # of word
+LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS = range(9)  # of level
+
+PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
+PERIOD = 128  # requests between two looks at leader and guard
+PER_DECISION = 8  # candidates sampled for training at a decision, and the most taken from the leader's queue
+SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
+FAVOUR = 1e-4  # share of its misses that the leader is forgiven
+FIRST_FIT = 2000  # requests
+RING = 16.0  # residence times that the samples cover
+TREES, DEPTH, RATE = 24, 2, 0.2
+FEWEST = 500  # samples that a fit needs
+
+
+class Core(NamedTuple):
+    """All but the large parts, so that most kernels need only this."""
+
+    history: History
+    slot: np.ndarray  # int32 [slots, 3]: history entry of the object in each slot; the slots in use, in any order; each
+    # slot's position in that order, -1 when free
+    entry: np.ndarray  # int32 [entries, 2 + shadows]: slot of the object, -1 when not resident; 1 while in the queue;
+    # slot in each shadow, -1 when it does not hold the object
+    queue: np.ndarray  # int32 [2 * (entries + 1)], residents that the leader does not hold, latest in front
+    size: np.ndarray  # int64 [entries]
+    requests: Requests  # not yet shown to the shadows
+    gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
+    missed: np.ndarray  # float64 [shadows + 1], misses since the last look of each, and of this cache
+    slow: np.ndarray  # float64 [shadows + 1], older misses counting less: by which the leader is chosen
+    fast: np.ndarray  # float64 [shadows + 1], and much less: by which lambda moves
+    led: np.ndarray  # int64 [shadows], periods that each has led
+    word: np.ndarray  # int64 [14]
+    level: np.ndarray  # float64 [9]: lambda, parameters
+    drawn: np.ndarray  # int32 [c], history entries of the candidates
+    x: np.ndarray  # float32 [c, width], their rows
+    score: np.ndarray  # float64 [c]
+    victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
+
+
+class State(NamedTuple):
+    core: Core
+    samples: Samples
+    training: Training
+    model: Trees
+    shadows: Any  # a tree of Shadow
+
+
+@dataclass(frozen=True)
+class Guarded(Policy):
+    """Learned eviction under the guard of heuristics.
+
+    Parameters
+    ----------
+    leaders : str, default "lru+s3fifo+slru+lhd+popularity"
+        Heuristics to follow where the model does not pay, joined by ``+``; 1 to 12.
+    learn : bool, default True
+        False: follow the best leader only.
+    guard : bool, default True
+        False: lambda stays 0, so only the model decides once there is one.
+    candidates : int, default 32
+        Residents scored for one refill of the victims' queue.
+    batch : int, default 4
+        Victims taken from one refill.
+    history : float, default 4.0
+        Entries of access history kept for each slot, at least 2.
+    samples : int, default 10000
+        Decisions kept for training.
+    horizon : float, default 4.0
+        Time to the next use, in residence times, beyond which all is the same.
+    margin : float, default 0.003
+        Share of the leader's misses by which this cache may be worse before lambda rises.
+    swing : float, default 2.0
+        Requests, in capacities, in which lambda moves over its whole range.
+    most : float, default 3.0
+        Largest lambda, in logarithms of time.
+    memory : float, default 4.0
+        Half-life of misses in the comparison of leaders, in capacities; at least 1,000 requests.
+    patience : float, default 0.5
+        Half-life of misses in the comparison with the leader, in capacities; at least 250 requests. What this cache was
+        better by long ago is no licence to be worse now.
+    objective : {"objects", "bytes"}, default "objects"
+        Which misses count when sizes differ.
+    """
+
+    name: ClassVar[str] = "guarded"
+    traits: ClassVar[Traits] = Traits(sized=True, stochastic=True, bypass=True)
+
+    leaders: str = "+".join(LEADERS)
+    learn: bool = True
+    guard: bool = True
+    candidates: int = 32
+    batch: int = 4
+    history: float = 4.0
+    samples: int = 10_000
+    horizon: float = 4.0
+    margin: float = 0.003
+    swing: float = 2.0
+    most: float = 3.0
+    memory: float = 4.0
+    patience: float = 0.5
+    objective: str = "objects"
+
+    def __post_init__(self) -> None:
+        names = self.leaders.split("+")
+        require(len(set(names)) == len(names) <= 12, self, f"leaders must be 1 to 12 different policies, got {names}")
+        for leader in self._policies():
+            if leader.traits.oracle or leader.extra or leader.name == self.name:
+                raise KvpredictError(f"policy 'guarded': {leader.name!r} cannot lead: choose heuristics")
+        if self.objective not in ("objects", "bytes"):
+            raise unknown_name("objective", self.objective, ["objects", "bytes"])
+        require(self.candidates >= 2 * PER_DECISION, self, f"candidates must be at least {2 * PER_DECISION}")
+        require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
+        require(self.history >= 2, self, f"history must be at least 2 entries a slot, got {self.history}")
+        require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
+        for field in ("horizon", "swing", "most", "memory", "patience"):
+            require(getattr(self, field) > 0, self, f"{field} must be positive, got {getattr(self, field)}")
+        require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
+
+    def _policies(self) -> list[Policy]:
+        from kvpredict.policies import policy
+
+        return [policy(name) for name in self.leaders.split("+")]
+
+    def kernels(self) -> Kernels:
+        return _kernels(tuple(leader.kernels() for leader in self._policies()), self.objective)
+
+    def make_state(self, capacity: int, slots: int, seed: int) -> State:
+        width = len(BASE_FEATURES)
+        history = make_history(slots, self.history)
+        entries = history.key.size
+        leaders = self._policies()
+        word = np.zeros(14, np.int64)
+        word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
+        level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
+        entry = np.full((entries, WHERE + len(leaders)), -1, np.int32)
+        entry[:, QUEUED] = 0
+        core = Core(
+            history=history,
+            slot=np.full((slots, 3), -1, np.int32),
+            entry=entry,
+            queue=make_links(entries),
+            size=np.zeros(entries, np.int64),
+            requests=make_requests(PENDINGS),
+            gone=np.zeros(slots + PENDINGS + 1, np.int64),
+            missed=np.zeros(len(leaders) + 1),
+            slow=np.zeros(len(leaders) + 1),
+            fast=np.zeros(len(leaders) + 1),
+            led=np.zeros(len(leaders), np.int64),
+            word=word,
+            level=np.array([*level, self.learn, self.guard], np.float64),
+            drawn=np.zeros(self.candidates, np.int32),
+            x=np.zeros((self.candidates, width), np.float32),
+            score=np.zeros(self.candidates, np.float64),
+            victim=np.zeros((self.batch, 2), np.int64),
+        )
+        return State(
+            core=core,
+            samples=make_samples(self.samples, width, entries),
+            training=make_training(self.samples, width, DEPTH),
+            model=empty_trees(TREES, DEPTH),
+            shadows=make_shadows(leaders, capacity, slots, seed + 1),
+        )
+
+    def validate(self, state: State, resident: np.ndarray) -> None:
+        c = state.core
+        h = c.history
+        held = int(h.clock[1])
+        mine = c.slot[resident, ENTRY]
+        assert sorted(c.slot[:held, ORDER].tolist()) == resident.tolist()
+        assert (c.entry[mine, SLOT] == resident).all()
+        assert int((c.entry[:, SLOT] >= 0).sum()) == held == int((c.slot[:, PLACE] >= 0).sum())
+        assert int(c.size[mine].sum()) == c.word[USED] <= c.word[CAPACITY]
+        ghosts = list_nodes(h.links, h.key.size)
+        assert sorted([*ghosts, *mine.tolist(), *h.free[: h.clock[4]].tolist()]) == list(range(h.key.size))
+        queue = list_nodes(c.queue, h.key.size)
+        assert sorted(queue) == np.flatnonzero(c.entry[:, QUEUED]).tolist()
+        assert sorted(queue) == sorted(mine[c.entry[mine, WHERE + c.word[LEADER]] < 0].tolist())
+        for k, (shadow, leader) in enumerate(zip(leaves(state.shadows), self._policies(), strict=True)):
+            owners = np.flatnonzero(c.entry[:, WHERE + k] >= 0)
+            slots = c.entry[owners, WHERE + k]
+            assert (shadow.slot[slots, 0] == owners).all()
+            assert shadow.slot[slots, 1].sum() == shadow.counts[1] <= shadow.counts[0]
+            assert slots.size + shadow.counts[2] == len(shadow.slot)
+            leader.validate(shadow.state, np.sort(slots))
+
+
+@lean_kernel
+def _enqueue(c, entry):
+    push_front(c.queue, c.size.size, entry)
+    c.entry[entry, QUEUED] = 1
+
+
+@lean_kernel
+def _unqueue(c, entry):
+    if c.entry[entry, QUEUED]:
+        unlink(c.queue, entry)
+        c.entry[entry, QUEUED] = 0
+
+
+@lean_subroutine
+def _look(c, requests):
+    """Choose the leader, and move lambda by what so many requests are worth."""
+    level, word, missed, slow, fast = c.level, c.word, c.missed, c.slow, c.fast
+    own = c.led.size
+    held = max(c.history.clock[1], np.int64(1))
+    keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
+    keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
+    for k in range(own + 1):
+        slow[k] = slow[k] * keep_slow + missed[k]
+        fast[k] = fast[k] * keep_fast + missed[k]
+        missed[k] = 0.0
+    best = word[LEADER]
+    c.led[best] += 1
+    fewest = slow[best] * (1.0 - FAVOUR)
+    for k in range(own):
+        if slow[k] < fewest:
+            fewest = slow[k]
+            best = k
+    if best != word[LEADER]:
+        word[LEADER] = best
+        word[SWITCHES] += 1
+        _gather(c)
+    if level[GUARDS] > 0.0:
+        step = level[MOST] * requests / (level[SWING] * held)
+        if fast[own] - fast[best] <= level[MARGIN] * fast[best]:
+            step = -step
+        level[LAMBDA] = min(max(level[LAMBDA] + step, 0.0), level[MOST])
+    else:
+        level[LAMBDA] = 0.0
+
+
+@lean_kernel
+def _gather(c):
+    """Fill the queue anew, for another leader."""
+    entry = c.entry
+    leader = WHERE + c.word[LEADER]
+    for i in range(c.history.clock[1]):
+        at = c.slot[c.slot[i, ORDER], ENTRY]
+        _unqueue(c, at)
+        if entry[at, leader] < 0:
+            _enqueue(c, at)
+
+
+@lean_kernel
+def _sampled(c, samples, victims):
+    """Tell whether a decision about so many victims is one to learn from: often enough to fill the ring."""
+    rows = samples.unit.size / RING * victims / max(c.history.clock[1], np.int64(1))
+    return c.level[LEARNS] > 0.0 and uniform(c.word) * PER_DECISION < rows
+
+
+@lean_kernel
+def _keep_rows(c, samples, start):
+    """Keep the rows of ``PER_DECISION`` candidates from ``start`` on, random residents, as samples."""
+    h = c.history
+    unit = residence_time(h, len(c.slot))
+    for i in range(start, start + PER_DECISION):
+        record(samples, c.x, i, c.drawn[i], h.clock[0], unit)
+
+
+@lean_kernel
+def _draw(c, start, end):
+    """Draw residents at random."""
+    drawn, slot, word, held = c.drawn, c.slot, c.word, c.history.clock[1]
+    for i in range(start, end):
+        drawn[i] = slot[slot[below(word, held), ORDER], ENTRY]
+
+
+@lean_kernel
+def _leave(c, slot):
+    slots = c.slot
+    at = slots[slot, PLACE]
+    last = slots[c.history.clock[1] - 1, ORDER]
+    slots[at, ORDER] = last
+    slots[last, PLACE] = at
+    slots[slot, PLACE] = -1
+    entry = slots[slot, ENTRY]
+    c.entry[entry, SLOT] = -1
+    c.word[USED] -= c.size[entry]
+    _unqueue(c, entry)
+    note_eviction(c.history, entry, True)
+
+
+@lean_kernel
+def _held_by_shadows(c, entry):
+    held = 0
+    for k in range(c.led.size):
+        held += c.entry[entry, WHERE + k] >= 0
+    return held
+
+
+@lru_cache(maxsize=32)
+def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
+    by_object = objective == "objects"
+    run, drop = shadow_kernels(leaders, WHERE, by_object)
+
+    @lean_kernel
+    def note_request(c, entry, e):
+        """Remember a request for the shadows; they see it before the next decision."""
+        at = c.word[PENDING]
+        c.word[PENDING] += 1
+        c.requests.entry[at] = entry
+        c.requests.key[at, 0] = e.key
+        c.requests.key[at, 1] = e.size
+        c.requests.time[at, 0] = e.time
+        c.requests.time[at, 1] = e.hint
+
+    @lean_subroutine
+    def catch_up(c, shadows):
+        """Show the shadows what was requested."""
+        word, entry, gone = c.word, c.entry, c.gone
+        count = word[PENDING]
+        leader = WHERE + word[LEADER]
+        gone[0] = 0
+        run(shadows, entry, gone, c.missed, c.requests, count, word[LEADER])
+        for i in range(1, gone[0] + 1):
+            at = gone[i]
+            if entry[at, SLOT] >= 0 and entry[at, leader] < 0 and not entry[at, QUEUED]:
+                _enqueue(c, at)
+        for i in range(count):
+            at = c.requests.entry[i]
+            if entry[at, leader] >= 0:
+                _unqueue(c, at)
+            elif entry[at, SLOT] >= 0 and not entry[at, QUEUED]:
+                _enqueue(c, at)
+        word[PENDING] = 0
+        word[CHECK] += count
+        if word[CHECK] >= PERIOD:
+            _look(c, word[CHECK])
+            word[CHECK] = 0
+
+    @lean_subroutine
+    def keep_learning(c, samples, training, model):
+        now = c.history.clock[0]
+        unit = residence_time(c.history, len(c.slot))
+        horizon = min(c.level[HORIZON] * unit, 0.35 * now)
+        count = collect(samples, now, horizon, training.x, training.y)
+        if count >= FEWEST:
+            fit_trees(training, count, model, RATE)
+            c.word[FITS] += 1
+        c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(0.3 * now), np.int64(400_000)))
+
+    @lean_subroutine
+    def refill(c, samples, model):
+        """Choose the next few victims among objects that the leader has given up and others drawn at random."""
+        h, drawn, score, victim = c.history, c.drawn, c.score, c.victim
+        count = drawn.size
+        given_up = 0
+        at = back(c.queue, c.size.size)
+        while at < c.size.size and given_up < PER_DECISION:
+            drawn[given_up] = at
+            given_up += 1
+            at = newer(c.queue, at)
+        _draw(c, given_up, count)
+        write(h, drawn, count, len(c.slot), c.x)
+        score_batch(model, c.x, count, score)
+        victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // 64))
+        if _sampled(c, samples, victims):
+            _keep_rows(c, samples, count - PER_DECISION)
+        for i in range(count):
+            # The model predicts the log of the time to the next use: the longer, the sooner to go.
+            if by_object and c.word[SIZED]:
+                score[i] += compress(c.size[drawn[i]])
+            if not c.entry[drawn[i], QUEUED]:
+                score[i] -= c.level[LAMBDA]
+        for v in range(victims):
+            worst = v
+            for i in range(v + 1, count):
+                if score[i] > score[worst]:
+                    worst = i
+            chosen = drawn[worst]
+            drawn[worst] = drawn[v]
+            score[worst] = score[v]
+            victim[v, 0] = chosen
+            victim[v, 1] = h.when[chosen, 0]
+        c.word[HEAD] = 0
+        c.word[TAIL] = victims
+
+    @lean_kernel
+    def next_victim(c, samples, model):
+        """Return the slot of the next object to go."""
+        word, when = c.word, c.history.when
+        if word[FITS] == 0 or c.level[LAMBDA] >= c.level[MOST]:
+            if _sampled(c, samples, 1):
+                _draw(c, 0, PER_DECISION)
+                write(c.history, c.drawn, PER_DECISION, len(c.slot), c.x)
+                _keep_rows(c, samples, 0)
+            chosen = np.int64(back(c.queue, c.size.size))
+            if chosen < c.size.size:
+                return c.entry[chosen, SLOT]
+            # The leader holds all that is held here, as it may after it lost an object to a full history.
+        while True:
+            while word[HEAD] < word[TAIL]:
+                at = word[HEAD]
+                word[HEAD] += 1
+                chosen = c.victim[at, 0]
+                if c.entry[chosen, SLOT] >= 0 and when[chosen, 0] == c.victim[at, 1]:
+                    return c.entry[chosen, SLOT]
+            refill(c, samples, model)
+
+    @lean_subroutine
+    def make_room(c, samples, shadows):
+        """Forget a ghost, so that a new key finds an entry; if possible one that no shadow holds."""
+        links = c.history.links
+        ghost = oldest_ghost(c.history)
+        for _ in range(SECOND_CHANCES):
+            if not _held_by_shadows(c, ghost):
+                break
+            unlink(links, ghost)
+            push_front(links, c.size.size, ghost)
+            ghost = oldest_ghost(c.history)
+        c.word[LOST] += _held_by_shadows(c, ghost)
+        drop(shadows, c.entry, ghost)
+        lose(samples, ghost)
+
+    @lean_kernel
+    def hit(s, slot, e):
+        c = s.core
+        entry = c.slot[slot, ENTRY]
+        note_hit(c.history, entry, e, len(c.slot))
+        resolve(s.samples, entry, c.history.clock[0])
+        note_request(c, entry, e)
+        if c.word[PENDING] == PENDINGS:
+            catch_up(c, s.shadows)
+
+    @lean_kernel
+    def admit(s, e):
+        c = s.core
+        h = c.history
+        if e.size > 1:
+            c.word[SIZED] = 1
+        if not spare(h, e):
+            make_room(c, s.samples, s.shadows)
+        entry = note_miss(h, e, len(c.slot))
+        resolve(s.samples, entry, h.clock[0])
+        c.size[entry] = e.size
+        c.word[CURRENT] = entry
+        c.missed[c.led.size] += 1.0 if by_object else np.float64(e.size)
+        note_request(c, entry, e)
+        catch_up(c, s.shadows)
+        if c.level[LEARNS] > 0.0 and h.clock[0] >= c.word[NEXT_FIT]:
+            keep_learning(c, s.samples, s.training, s.model)
+        # With lambda at its maximum, what the leader refuses is refused.
+        refused = c.level[LAMBDA] >= c.level[MOST] and c.entry[entry, WHERE + c.word[LEADER]] < 0
+        if refused and (c.word[USED] + e.size > c.word[CAPACITY] or h.clock[1] == len(c.slot)):
+            note_eviction(h, entry, False)
+            return False
+        return True
+
+    @lean_kernel
+    def evict(s, e):
+        slot = next_victim(s.core, s.samples, s.model)
+        _leave(s.core, slot)
+        return slot
+
+    @lean_kernel
+    def insert(s, slot, e):
+        c = s.core
+        entry = c.word[CURRENT]
+        note_insertion(c.history, entry, e)
+        at = c.history.clock[1] - 1
+        c.slot[slot, ENTRY] = entry
+        c.slot[at, ORDER] = slot
+        c.slot[slot, PLACE] = at
+        c.entry[entry, SLOT] = slot
+        c.word[USED] += e.size
+        if c.entry[entry, WHERE + c.word[LEADER]] < 0:
+            _enqueue(c, entry)
+
+    @lean_kernel
+    def remove(s, slot):
+        catch_up(s.core, s.shadows)  # of what is in the cache, while it is
+        drop(s.shadows, s.core.entry, s.core.slot[slot, ENTRY])
+        _leave(s.core, slot)
+
+    return Kernels(hit, admit, evict, insert, remove)

@@ -1,0 +1,111 @@
+"""Guarded: follows its leader exactly, changes it when another misses less, learns where something can be learned."""
+
+import numpy as np
+import pytest
+
+from kvpredict import KvpredictError, UnknownName
+from kvpredict.core.engine import bind, make_host
+from kvpredict.policies import policy
+from kvpredict.policies.guarded import FITS, LAMBDA, LEADER, LOST, SWITCHES, State
+from kvpredict.simulate import simulate
+from kvpredict.simulate.simulate import replay_arguments
+from kvpredict.trace import Trace
+from tests.strategies import zipf_mix
+
+
+def run(trace: Trace, capacity: int, **params: object) -> tuple[np.ndarray, State]:
+    """Return hits, and the state afterwards."""
+    made = policy("guarded", **params)
+    _, slots, columns = replay_arguments(trace, made, capacity, "objects")
+    state, host, hit = made.state(capacity, 0, slots), make_host(capacity, slots), np.empty(len(trace), np.uint8)
+    bind(made).replay(state, host, trace.ids, trace.keys, *columns, np.full(trace.unique, -1, np.int32), hit)
+    return hit, state
+
+
+@pytest.mark.parametrize("unit", ["objects", "bytes"])
+@pytest.mark.parametrize("leader", ["lru", "s3fifo", "arc", "sieve", "lirs"])
+def test_with_lambda_at_its_maximum_it_is_its_leader(leader: str, unit: str) -> None:
+    keys = zipf_mix(6000, 400, seed=5)
+    trace = Trace(keys, sizes=np.random.default_rng(0).integers(1, 20, keys.max() + 1)[keys])
+    capacity = trace.capacity(0.1, unit)
+    # A history that never forgets: a leader that loses an object to a full history is not its former self.
+    guarded = policy("guarded", leaders=leader, learn=False, history=16.0)
+    followed = simulate(trace, guarded, capacity, unit=unit).hit
+    np.testing.assert_array_equal(followed, simulate(trace, leader, capacity, unit=unit).hit)
+
+
+def test_the_leader_changes_with_the_workload() -> None:
+    rng = np.random.default_rng(1)
+    steady = np.minimum(rng.zipf(1.1, 36_000), 3000)  # LFU's best
+    drift = 10_000 + np.arange(18_000) // 6 + rng.integers(0, 80, 18_000)  # and its worst
+    trace = Trace.from_keys(np.concatenate([steady[:18_000], drift, steady[18_000:]]))
+    hit, state = run(trace, 150, leaders="lru+lfu", learn=False)
+    alone = {name: simulate(trace, name, 150).hit for name in ("lru", "lfu")}
+    parts = [slice(0, 18_000), slice(18_000, 36_000), slice(36_000, None)]
+    for part, best in zip(parts, ("lfu", "lru", "lfu"), strict=True):
+        assert hit[part].sum() > 0.85 * alone[best][part].sum(), best
+    assert state.core.word[SWITCHES] >= 2
+    assert hit.sum() > max(alone["lru"].sum(), alone["lfu"].sum())
+
+
+def lasting_and_passing(requests: int) -> Trace:
+    """Every other request goes round 200 keys, more than the cache can keep by recency; the rest never come back."""
+    keys = np.arange(requests) + 10_000
+    keys[0::2] = np.arange(requests // 2) % 200
+    return Trace.from_keys(keys)
+
+
+def test_it_learns_what_its_leader_cannot_do() -> None:
+    trace = lasting_and_passing(40_000)
+    hit, state = run(trace, 150, leaders="lru")
+    lru = simulate(trace, "lru", 150).hit
+    later = slice(20_000, None)
+    assert state.core.word[FITS] >= 3
+    assert hit[later].sum() > 5_000 > 10 * lru[later].sum()
+
+
+def test_the_guard_keeps_it_near_the_best_leader_where_nothing_can_be_learned() -> None:
+    rng = np.random.default_rng(3)
+    trace = Trace.from_keys(rng.permutation(5000)[np.minimum(rng.zipf(1.2, 120_000) - 1, 4999)])
+    hit, _ = run(trace, 250, leaders="lru+lfu")
+    best = min(simulate(trace, name, 250, warmup=0.5).misses for name in ("lru", "lfu"))
+    assert (hit[60_000:] == 0).sum() < 1.01 * best
+    unguarded, _ = run(trace, 250, leaders="lru+lfu", guard=False)
+    assert hit.sum() >= 0.99 * unguarded.sum()
+
+
+def test_lambda_follows_the_misses() -> None:
+    trace = Trace.from_keys(zipf_mix(20_000, 1000, seed=2))
+    _, state = run(trace, 100, leaders="lru+s3fifo", most=2.0)
+    assert 0.0 <= state.core.level[LAMBDA] <= 2.0
+    assert state.core.slow[:-1].min() == pytest.approx(state.core.slow[state.core.word[LEADER]], rel=2e-4)
+    _, free = run(trace, 100, leaders="lru+s3fifo", guard=False)
+    assert free.core.level[LAMBDA] == 0.0
+
+
+def test_what_a_short_history_costs_is_counted() -> None:
+    keys = np.random.default_rng(0).integers(0, 3000, 30_000)
+    _, short = run(Trace.from_keys(keys), 100, leaders="lru+s3fifo+lfu", history=2.0, learn=False)
+    _, long = run(Trace.from_keys(keys), 100, leaders="lru+s3fifo+lfu", history=31.0, learn=False)
+    assert short.core.word[LOST] > 0 == long.core.word[LOST]
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"leaders": "lru+lrru"}, UnknownName, "lru"),
+        ({"leaders": "belady"}, KvpredictError, "cannot lead"),
+        ({"leaders": "guarded"}, KvpredictError, "cannot lead"),
+        ({"leaders": "lru+lru"}, KvpredictError, "different"),
+        ({"objective": "cost"}, UnknownName, "objects"),
+        ({"history": 1.0}, KvpredictError, "history"),
+        ({"samples": 10}, KvpredictError, "samples"),
+        ({"swing": 0.0}, KvpredictError, "swing"),
+        ({"margin": -0.1}, KvpredictError, "margin"),
+        ({"batch": 0}, KvpredictError, "batch"),
+        ({"candidates": 4}, KvpredictError, "candidates"),
+    ],
+)
+def test_bad_parameters_are_named(params: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        policy("guarded", **params)
