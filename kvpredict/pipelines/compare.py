@@ -18,8 +18,9 @@ from kvpredict.trace import Trace
 __all__ = ["FIT", "MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
 
 MANY = 6  # policies from which on workers pay
-FIT = 16  # policies that could be measured in the time of training one and drawing its curve
-LONG = 10_000_000  # requests from which on replaying outweighs compiling, and copies for workers weigh
+FIT = 10  # policies that could be measured in the time of training one and drawing its curve
+LONG = 3_000_000  # requests from which on replaying outweighs compiling, and copies for workers weigh
+IDLE = 600  # seconds that a worker waits for more
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,18 @@ class Replay:
         ``meanwhile`` is that work, in policies that could be measured in its time.
         """
         shared: list[str] = []
+        answers: list[Any] = []
         if self.workers and len(self.trace) <= LONG:
-            from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
+            from joblib import cpu_count  # type: ignore[import-untyped]
+            from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
 
+            # The executor and not joblib.Parallel, which takes one worker to mean none.
             count = max(1, cpu_count() - 1)
             shared = self._share(list(policies), count, meanwhile)
-            # The trace goes to the workers once, through shared memory. (Copy-on-write: to Numba an array that is
-            # read-only is of another type, and would be compiled for again.)
-            pool = Parallel(n_jobs=count, return_as="generator", pre_dispatch="all", batch_size=1, mmap_mode="c")
-            answers = pool(delayed(method)(policies[name], argument) for name in shared)
+            pool = get_reusable_executor(max_workers=count, timeout=IDLE)
+            answers = [pool.submit(method, policies[name], argument) for name in shared]
         own = ((name, method(policies[name], argument)) for name in policies if name not in shared)
-        return chain(own, zip(shared, answers, strict=True)) if shared else own
+        return chain(own, ((name, answer.result()) for name, answer in zip(shared, answers, strict=True)))
 
     def _share(self, names: list[str], workers: int, meanwhile: int) -> list[str]:
         """Return the policies that the workers take: those that they have compiled, and at first a fair share."""

@@ -25,7 +25,7 @@ def figures(
 
     ``rows`` is its table at one capacity, ``drawn`` the curves that are there already.
     """
-    shown = ["lru", *best_heuristics(rows, config.report.best), LEARNED, best_oracle(measured)]
+    shown = ["lru", *best_heuristics(rows, config.report.best), LEARNED, "guarded", best_oracle(measured)]
     if config.policy is not None:
         shown.insert(1, config.policy["name"])
     shown = [name for name in dict.fromkeys(shown) if name in policies]

@@ -47,7 +47,7 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["LEADERS", "Guarded"]
 
-LEADERS = ("lru", "s3fifo", "slru", "lhd", "popularity")
+LEADERS = ("lru", "s3fifo", "slru", "lhd", "popularity", "gdsf")
 
 ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
@@ -105,7 +105,7 @@ class Guarded(Policy):
 
     Parameters
     ----------
-    leaders : str, default "lru+s3fifo+slru+lhd+popularity"
+    leaders : str, default "lru+s3fifo+slru+lhd+popularity+gdsf"
         Heuristics to follow where the model does not pay, joined by ``+``; 1 to 12.
     learn : bool, default True
         False: follow the best leader only.
