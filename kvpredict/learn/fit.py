@@ -21,7 +21,7 @@ from kvpredict.learn.evaluate import FitReport, calibration, metrics
 from kvpredict.learn.learner import Fitted, Learner
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
-from kvpredict.simulate.simulate import simulate, whole_capacity
+from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity
 from kvpredict.trace.trace import Trace
 
 __all__ = ["NothingToLearn", "fit"]
@@ -95,8 +95,7 @@ def fit(
     """
     from kvpredict.learn import learner as make_learner
 
-    if not isinstance(trace, Trace):
-        raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
+    check_trace(trace)
     capacity = whole_capacity(capacity, unit)
     learner = make_learner(learner) if isinstance(learner, str) else learner
     if mode not in MODES:

@@ -15,11 +15,12 @@ from kvpredict.pipelines.progress import track
 from kvpredict.simulate import Result, Series, gap_closed, simulate
 from kvpredict.trace import Trace
 
-__all__ = ["FIT", "MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
+__all__ = ["FIT", "LEARNING", "MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
 
 MANY = 6  # policies from which on workers pay
 FIT = 10  # policies that could be measured in the time of training one and drawing its curve
 LONG = 3_000_000  # requests from which on replaying outweighs compiling, and copies for workers weigh
+LEARNING = ("learned", "guarded")  # policies that are no heuristics
 IDLE = 600  # seconds that a worker waits for more
 
 
@@ -107,7 +108,7 @@ def compare(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
 
 def best_heuristics(rows: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     """Return the heuristics, other than LRU, with the fewest misses."""
-    names = [row["policy"] for row in rows if not row["oracle"] and row["policy"] not in ("lru", "learned", "guarded")]
+    names = [row["policy"] for row in rows if not row["oracle"] and row["policy"] not in ("lru", *LEARNING)]
     return names[:count]
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvpredict.core.policy import Policy
-from kvpredict.pipelines.build import LEARNED
-from kvpredict.pipelines.compare import Measured, Replay, best_heuristics, best_oracle, collect
+from kvpredict.pipelines.compare import LEARNING, Measured, Replay, best_heuristics, best_oracle, collect
 from kvpredict.pipelines.config import Config
 
 __all__ = ["draws", "figures"]
@@ -25,7 +24,7 @@ def figures(
 
     ``rows`` is its table at one capacity, ``drawn`` the curves that are there already.
     """
-    shown = ["lru", *best_heuristics(rows, config.report.best), LEARNED, "guarded", best_oracle(measured)]
+    shown = ["lru", *best_heuristics(rows, config.report.best), *LEARNING, best_oracle(measured)]
     if config.policy is not None:
         shown.insert(1, config.policy["name"])
     shown = [name for name in dict.fromkeys(shown) if name in policies]

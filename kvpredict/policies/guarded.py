@@ -251,6 +251,15 @@ def _unqueue(c, entry):
         c.entry[entry, QUEUED] = 0
 
 
+@lean_kernel
+def _settle(c, entry):
+    """See to it that a resident is in the queue if the leader does not hold it, and is not if it does."""
+    if c.entry[entry, WHERE + c.word[LEADER]] >= 0:
+        _unqueue(c, entry)
+    elif c.entry[entry, SLOT] >= 0 and not c.entry[entry, QUEUED]:
+        _enqueue(c, entry)
+
+
 @lean_subroutine
 def _look(c, requests):
     """Choose the leader, and move lambda by what so many requests are worth."""
@@ -361,21 +370,14 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
     @lean_subroutine
     def catch_up(c, shadows):
         """Show the shadows what was requested."""
-        word, entry, gone = c.word, c.entry, c.gone
+        word, gone = c.word, c.gone
         count = word[PENDING]
-        leader = WHERE + word[LEADER]
         gone[0] = 0
-        run(shadows, entry, gone, c.missed, c.requests, count, word[LEADER])
+        run(shadows, c.entry, gone, c.missed, c.requests, count, word[LEADER])
         for i in range(1, gone[0] + 1):
-            at = gone[i]
-            if entry[at, SLOT] >= 0 and entry[at, leader] < 0 and not entry[at, QUEUED]:
-                _enqueue(c, at)
+            _settle(c, gone[i])
         for i in range(count):
-            at = c.requests.entry[i]
-            if entry[at, leader] >= 0:
-                _unqueue(c, at)
-            elif entry[at, SLOT] >= 0 and not entry[at, QUEUED]:
-                _enqueue(c, at)
+            _settle(c, c.requests.entry[i])
         word[PENDING] = 0
         word[CHECK] += count
         if word[CHECK] >= PERIOD:
@@ -517,8 +519,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         c.slot[slot, PLACE] = at
         c.entry[entry, SLOT] = slot
         c.word[USED] += e.size
-        if c.entry[entry, WHERE + c.word[LEADER]] < 0:
-            _enqueue(c, entry)
+        _settle(c, entry)
 
     @lean_kernel
     def remove(s, slot):

@@ -12,7 +12,7 @@ from kvpredict.policies import policy as make_policy
 from kvpredict.simulate.result import Result
 from kvpredict.trace.trace import Trace
 
-__all__ = ["as_policy", "replay_arguments", "simulate", "whole_capacity"]
+__all__ = ["as_policy", "check_trace", "replay_arguments", "simulate", "whole_capacity"]
 
 LARGEST = 2**62  # units; sums of sizes stay below 2**63
 
@@ -56,8 +56,7 @@ def simulate(
     2
     """
     policy = as_policy(policy)
-    if not isinstance(trace, Trace):
-        raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
+    check_trace(trace)
     if unit not in ("objects", "bytes"):
         raise unknown_name("unit", unit, ["objects", "bytes"])
     capacity = whole_capacity(capacity, unit)
@@ -96,6 +95,12 @@ def simulate(
         hit=hit,
         sizes=trace.sizes,
     )
+
+
+def check_trace(trace: Any) -> None:
+    """Raise unless ``trace`` is one."""
+    if not isinstance(trace, Trace):
+        raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
 
 
 def as_policy(policy: str | Policy) -> Policy:

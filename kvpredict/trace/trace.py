@@ -136,8 +136,7 @@ class Trace:
         """Return ``fraction`` of the distinct keys, or with ``unit="bytes"`` of the footprint; at least 1."""
         if unit not in ("objects", "bytes"):
             raise unknown_name("unit", unit, ["objects", "bytes"])
-        number = isinstance(fraction, int | float | np.number) and not isinstance(fraction, bool)
-        if not number or not 0 < fraction <= 1:
+        if not _is_number(fraction) or not 0 < fraction <= 1:
             raise TraceError(f"a capacity fraction must be in (0, 1], got {fraction!r}")
         return max(1, int((self.unique if unit == "objects" else self.footprint) * fraction))
 
@@ -169,7 +168,7 @@ class Trace:
         """Return the index of the request at which ``split(at, by=by)`` cuts."""
         if by not in ("count", "time"):
             raise unknown_name("way to split", by, ["count", "time"])
-        number = isinstance(at, int | float | np.number) and not isinstance(at, bool)
+        number = _is_number(at)
         # 1.0 could mean all or one; 2.5 requests mean nothing.
         unclear = number and by == "count" and isinstance(at, float) and (at == 1.0 or (at > 1 and at % 1 > 0))
         if not number or not at >= 0 or unclear:
@@ -196,6 +195,10 @@ class Trace:
     def _all_columns(self) -> dict[str, np.ndarray]:
         named = {"keys": self.keys, "times": self.times, "sizes": self.sizes}
         return {**{k: v for k, v in named.items() if v is not None}, **self.columns}
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float | np.number) and not isinstance(given, bool)
 
 
 def hash_keys(keys: Any) -> np.ndarray:
