@@ -16,7 +16,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from kvpredict.core.jit import interpreted
+from kvpredict.core.jit import interpreted, sole_kernel
 
 __all__ = ["Pinned", "entry", "open_pinned", "pin"]
 
@@ -99,9 +99,7 @@ def entry(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     Choosing among signatures costs a third of a call; and Numba chooses by a fingerprint that takes two NamedTuples
     of the same fields for one type, though it then refuses the one for the other.
     """
-    njit: Any = numba.njit
-    compiled = njit(signature, error_model="numpy", no_cfunc_wrapper=True)(function)
-    behind: Callable[..., Any] = compiled.overloads[compiled.signatures[0]].entry_point
+    behind: Callable[..., Any] = sole_kernel(function).compile(signature)
     return behind
 
 

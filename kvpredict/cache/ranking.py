@@ -19,7 +19,7 @@ from numba import types
 from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.engine import CAPACITY, FREE, USED, Engine, Host, bind, extra_reader, make_host
 from kvpredict.core.errors import KvpredictError
-from kvpredict.core.jit import interpreted
+from kvpredict.core.jit import interpreted, kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
 __all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTHING", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]
@@ -213,7 +213,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
 def _emptier(kernels: Kernels, extras: int) -> Callable[..., None]:
     evict, read_extra = kernels.evict, extra_reader(extras)
 
-    @numba.njit(error_model="numpy", nogil=True)
+    @kernel
     def empty_out(s, order, time, row):
         for i in range(order.size):
             order[i] = evict(s, Event(time, 0, 1, 1.0, read_extra(row, 0)))
@@ -225,7 +225,7 @@ def _emptier(kernels: Kernels, extras: int) -> Callable[..., None]:
 def _filler(kernels: Kernels, extras: int) -> Callable[..., None]:
     admit, insert, read_extra = kernels.admit, kernels.insert, extra_reader(extras)
 
-    @numba.njit(error_model="numpy", nogil=True)
+    @kernel
     def fill(s, h, order, time):
         for i in range(order.size):
             slot = order[i]

@@ -8,6 +8,7 @@ integers stay below 2**63 (no reliance on wrapping), and nothing divides by zero
 ``lean_kernel`` is for functions that kernels call; they stay callable from Python, by way of a kernel made then.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from numba.core import config
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.registry import CPUDispatcher
+
+from kvpredict.core.code_cache import CodeCache
+from kvpredict.core.identity import Noted
 
 __all__ = ["interpreted", "kernel", "lean_kernel", "lean_subroutine"]
 
@@ -30,8 +34,50 @@ def interpreted() -> bool:
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` on its first call (``nogil``, NumPy error model, no disk cache)."""
-    compiled: Callable[..., Any] = numba.njit(**_KERNEL)(function)
+    return _cached(function, _KERNEL)
+
+
+def sole_kernel(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` as a kernel that keeps the GIL, and that ``compile(signature)`` makes callable."""
+    return _cached(function, {"error_model": "numpy", "no_cfunc_wrapper": True})
+
+
+def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    compiled: Any = numba.njit(pipeline_class=_OuterCompiler, **options)(function)
+    if not interpreted():
+        compiled._cache = CodeCache(compiled)
     return compiled
+
+
+class _OuterLibrary(JITCodeLibrary):
+    """The code of a function that Python calls, of which no name but its own can be seen from outside.
+
+    Numba names a function by its place in the source and a number that counts up in each process. Code from two
+    processes may hold different functions of one name, and the wrong one would be called.
+    """
+
+    own = ""  # part of the names to be seen
+    linked: frozenset[str] = frozenset()  # the functions it is made of
+
+    def _optimize_final_module(self) -> None:
+        defined = {f.name for f in self._final_module.functions if not f.is_declaration}
+        self.linked = defined.union(*(getattr(library, "linked", ()) for library in self._linking_libraries))
+        super()._optimize_final_module()
+        for function in self._final_module.functions:
+            if not function.is_declaration and self.own not in function.name:
+                function.linkage = "internal"
+
+
+class _OuterCompiler(Compiler):
+    """The usual pipeline, writing into such a library, with a name that no other process uses."""
+
+    def _compile_bytecode(self) -> Any:
+        own = secrets.token_hex(8)  # processes that were forked count alike
+        self.state.func_id.func_qualname += own
+        self.state.library = _OuterLibrary(self.state.targetctx.codegen(), own)
+        self.state.library.own = own
+        self.state.library.enable_object_caching()
+        return super()._compile_bytecode()
 
 
 class _InnerLibrary(JITCodeLibrary):
@@ -77,13 +123,16 @@ class _LeanDispatcher(CPUDispatcher):
         wrapperless = {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         lean = {"forceinline": inline, "_nrt": False, "boundscheck": None}
         super().__init__(function, targetoptions={**_OPTIONS, **wrapperless, **lean}, pipeline_class=_InnerCompiler)
-        self._outer = kernel(lambda *args: self(*args))
+        self._cache = Noted(function)
+        self._outer: Any = None
 
     def _insert(self, *overload: Any) -> None:
         """Leave the table empty in which a call from Python looks for machine code: there is none for it."""
 
     def _compile_for_args(self, *args: Any, **kwargs: Any) -> Any:
         """Return what serves a call from Python; asked when nothing is found in that table."""
+        if self._outer is None:
+            self._outer = kernel(lambda *args: self(*args))
         return self._outer
 
 

@@ -1,0 +1,169 @@
+"""Machine code on disk: what one process compiled, the next one loads.
+
+Numba's own ``cache=True`` watches the file of a function and not the kernels it calls, so an edited kernel goes unseen.
+Here a file is named by a digest of everything that its code depends on: all that ``core.identity`` finds, the types of
+the arguments, the processor, versions and settings. Nothing is ever out of date; what is no longer asked for is removed
+when the folder grows. Code of which the walk cannot tell everything is compiled in each process, as ever.
+
+Files are code: they lie in ``$KVPREDICT_CODE_DIR`` (``off``: nowhere), by default ``kvpredict/code`` in the user's cache
+folder, if that belongs to the user and nobody else may write to it. Whatever goes wrong there costs a compilation.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite  # type: ignore[import-untyped]
+import numba
+import numpy as np
+from numba.core import config, sigutils
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+from kvpredict.core.identity import Noted, Unknown, identity, type_words
+
+__all__ = ["CodeCache"]
+
+MOST_BYTES = 256 << 20  # that the folder may hold
+
+_ELSEWHERE = {"NUMBA_DEFAULT_NUM_THREADS", "NUMBA_NUM_THREADS", "CACHE_DIR"}  # settings without a bearing on code
+_log = logging.getLogger(__name__)
+
+
+class CodeCache(Noted):
+    """What a dispatcher asks before it compiles, and tells when it has compiled, a function that Python calls."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        super().__init__(dispatcher.py_func)
+        self.options = repr(sorted(dispatcher.targetoptions.items()))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled function from disk, or None."""
+        path = self._path(sig, target_context)
+        if path is None:
+            return None
+        try:
+            stored = path.read_bytes()
+            if hashlib.sha256(stored[32:]).digest() != stored[:32]:
+                raise ValueError("damaged")
+            target_context.refresh()
+            loaded = CompileResult._rebuild(target_context, *pickle.loads(stored[32:]))
+            if loaded.signature.args != sigutils.normalize_signature(sig)[0]:
+                raise ValueError("its types are others here")
+            super().save_overload(sig, loaded)
+            os.utime(path)  # used last: the order in which files are removed
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever is wrong with a file, it can be made again
+            _log.debug("%s is not used: %r", path, error)
+            return None
+        return loaded
+
+    def save_overload(self, sig: Any, cres: Any) -> None:
+        """Write a function just compiled, unless its code is good for this process only."""
+        super().save_overload(sig, cres)
+        path = self._path(sig, cres.target_context)
+        if path is None:
+            return
+        try:
+            if not self._movable(cres):
+                _log.debug("%s cannot be kept", self.function.__qualname__)
+                return
+            *parts, _environments = cres._reduce()
+            payload = dumps((*parts, ()))
+            _write(path, hashlib.sha256(payload).digest() + payload)
+        except Exception as error:  # a full disk, a folder gone, something that cannot be pickled
+            _log.debug("%s is not kept: %r", self.function.__qualname__, error)
+
+    def _path(self, sig: Any, target_context: Any) -> Path | None:
+        """Return the file that holds the machine code for these types of arguments; None if none may."""
+        folder = _folder()
+        if folder is None:
+            return None
+        try:
+            words, _ = identity(self.function)
+            kinds, result = sigutils.normalize_signature(sig)
+            for kind in kinds if result is None else (*kinds, result):
+                words += type_words(kind)
+        except Unknown as unknown:
+            _log.debug("%s cannot be kept: %s", self.function.__qualname__, unknown)
+            return None
+        words += [self.options, repr(target_context.codegen().magic_tuple()), *_surroundings()]
+        return folder / hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _movable(self, cres: Any) -> bool:
+        """Tell whether the code holds no address of this process, and nothing that the walk did not see."""
+        if cres.lifted or cres.reload_init or cres.library.has_dynamic_globals or not cres.environment.can_cache():
+            return False
+        if any(env.consts for env in cres._find_referenced_environments()):
+            return False
+        walked = identity(self.function)[1]
+        for name in cres.library.linked:
+            plain = name.removeprefix("cfunc.").split(".")[0]
+            if plain.startswith("_ZN") and not plain.startswith(("_ZN5numba", "_ZN7cpython")) and plain not in walked:
+                _log.debug("foreign %s", name)
+                return False
+        return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that other processes see whole or not at all, then make room."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(path.parent))
+    excess = sum(size for _, size, _ in files) - MOST_BYTES
+    for _, size, oldest in files:
+        if excess <= 0:
+            break
+        Path(oldest).unlink(missing_ok=True)
+        excess -= size
+
+
+@cache
+def _surroundings() -> tuple[str, ...]:
+    """Return what else decides how Numba translates: versions, its settings, and how kernels are compiled here."""
+    sources = [(Path(__file__).with_name(name)).read_text() for name in ("jit.py", "identity.py", "code_cache.py")]
+    settings = {name: value for name, value in vars(config).items() if name.isupper() and name not in _ELSEWHERE}
+    versions = [sys.version, numba.__version__, llvmlite.__version__, np.__version__]
+    return (*versions, *sources, repr(sorted(settings.items())))
+
+
+def _folder() -> Path | None:
+    """Return the folder for code; None where there is none, or it is not safe."""
+    chosen = os.environ.get("KVPREDICT_CODE_DIR")
+    if chosen is None:
+        if sys.platform == "win32":
+            home = os.environ.get("LOCALAPPDATA", "")
+        elif sys.platform == "darwin":
+            home = os.path.expanduser("~/Library/Caches")
+        else:
+            home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        return _checked(os.path.join(home, "kvpredict", "code")) if os.path.isabs(home) else None
+    return _checked(os.path.expanduser(chosen)) if chosen not in ("", "off") else None
+
+
+@cache
+def _checked(folder: str) -> Path | None:
+    """Return ``folder``, made if it was missing, if it is the user's own and nobody else can put code into it."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.stat(folder)
+    except OSError as error:
+        _log.debug("no code is kept: %s", error)
+        return None
+    if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+        _log.debug("no code is kept: %s is not the user's own, or others may write to it", folder)
+        return None
+    return Path(folder)
