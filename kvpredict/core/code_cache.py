@@ -5,16 +5,18 @@ Here a file is named by a digest of everything that its code depends on: all tha
 the arguments, the processor, versions and settings. Nothing is ever out of date; what is no longer asked for is removed
 when the folder grows. Code of which the walk cannot tell everything is compiled in each process, as ever.
 
-Files are code: they lie in ``$KVPREDICT_CODE_DIR`` (``off``: nowhere), by default ``kvpredict/code`` in the user's cache
-folder, if that belongs to the user and nobody else may write to it. Whatever goes wrong there costs a compilation.
+Files are code: they lie in ``$KVPREDICT_CODE_DIR`` (``off``: nowhere), by default ``kvpredict/code`` in the cache folder
+of the user, if it is the user's own and nobody else may write to it. Whatever goes wrong there costs a compilation.
 """
 
 import hashlib
 import logging
 import os
 import pickle
+import pkgutil
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,15 @@ __all__ = ["CodeCache"]
 
 MOST_BYTES = 256 << 20  # that the folder may hold
 
-_ELSEWHERE = {"NUMBA_DEFAULT_NUM_THREADS", "NUMBA_NUM_THREADS", "CACHE_DIR"}  # settings without a bearing on code
+_IDLE = {"NUMBA_DEFAULT_NUM_THREADS", "NUMBA_NUM_THREADS", "CACHE_DIR"}  # settings without a bearing on code
+_NUMBAS = ("_ZN5numba", "_ZN7cpython")  # names of its own functions, and of wrappers
 _log = logging.getLogger(__name__)
+
+_SOURCES: list[str] | None  # of what compiles and keeps; read now, because they may be edited while this runs
+try:
+    _SOURCES = [str(pkgutil.get_data(__package__, name)) for name in ("jit.py", "identity.py", "code_cache.py")]
+except OSError:
+    _SOURCES = None
 
 
 class CodeCache(Noted):
@@ -56,13 +65,14 @@ class CodeCache(Noted):
             loaded = CompileResult._rebuild(target_context, *pickle.loads(stored[32:]))
             if loaded.signature.args != sigutils.normalize_signature(sig)[0]:
                 raise ValueError("its types are others here")
-            super().save_overload(sig, loaded)
-            os.utime(path)  # used last: the order in which files are removed
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever is wrong with a file, it can be made again
             _log.debug("%s is not used: %r", path, error)
             return None
+        super().save_overload(sig, loaded)
+        with suppress(OSError):  # a folder to read from only
+            os.utime(path)  # files are removed in the order of their last use
         return loaded
 
     def save_overload(self, sig: Any, cres: Any) -> None:
@@ -72,44 +82,43 @@ class CodeCache(Noted):
         if path is None:
             return
         try:
-            if not self._movable(cres):
-                _log.debug("%s cannot be kept", self.function.__qualname__)
-                return
+            self._check_movable(cres)
             *parts, _environments = cres._reduce()
             payload = dumps((*parts, ()))
             _write(path, hashlib.sha256(payload).digest() + payload)
         except Exception as error:  # a full disk, a folder gone, something that cannot be pickled
-            _log.debug("%s is not kept: %r", self.function.__qualname__, error)
+            _log.debug("%s is not kept: %r", self.function.__qualname__, error)  # which costs no more than time
 
     def _path(self, sig: Any, target_context: Any) -> Path | None:
-        """Return the file that holds the machine code for these types of arguments; None if none may."""
+        """Return the file for machine code for these types of arguments; None where none may be kept."""
         folder = _folder()
-        if folder is None:
+        # Kernels compiled so far were compiled under the settings of then.
+        if folder is None or _SOURCES is None or _surroundings()[-1] != _settings():
             return None
         try:
             words, _ = identity(self.function)
             kinds, result = sigutils.normalize_signature(sig)
+            words += [self.options, f"{len(kinds)} arguments"]
             for kind in kinds if result is None else (*kinds, result):
                 words += type_words(kind)
         except Unknown as unknown:
-            _log.debug("%s cannot be kept: %s", self.function.__qualname__, unknown)
+            _log.debug("%s is not kept: %s", self.function.__qualname__, unknown)
             return None
-        words += [self.options, repr(target_context.codegen().magic_tuple()), *_surroundings()]
+        words += [repr(target_context.codegen().magic_tuple()), *_SOURCES, *_surroundings()]
         return folder / hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _movable(self, cres: Any) -> bool:
-        """Tell whether the code holds no address of this process, and nothing that the walk did not see."""
+    def _check_movable(self, cres: Any) -> None:
+        """Raise ``Unknown`` if the code is good for this process only, or holds a function that the walk missed."""
         if cres.lifted or cres.reload_init or cres.library.has_dynamic_globals or not cres.environment.can_cache():
-            return False
-        if any(env.consts for env in cres._find_referenced_environments()):
-            return False
-        walked = identity(self.function)[1]
+            raise Unknown("its code is of this process")
+        for environment in cres._find_referenced_environments():
+            if environment.consts and environment is not cres.environment:
+                raise Unknown("a function inside needs Python objects")
+        _, reached = identity(self.function)
         for name in cres.library.linked:
-            plain = name.removeprefix("cfunc.").split(".")[0]
-            if plain.startswith("_ZN") and not plain.startswith(("_ZN5numba", "_ZN7cpython")) and plain not in walked:
-                _log.debug("foreign %s", name)
-                return False
-        return True
+            name = name.removeprefix("cfunc.").split(".")[0]
+            if name.startswith("_ZN") and not name.startswith(_NUMBAS) and name not in reached:
+                raise Unknown(f"{name} is inside")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -131,13 +140,14 @@ def _write(path: Path, data: bytes) -> None:
         excess -= size
 
 
+def _settings() -> str:
+    return repr(sorted((name, value) for name, value in vars(config).items() if name.isupper() and name not in _IDLE))
+
+
 @cache
 def _surroundings() -> tuple[str, ...]:
-    """Return what else decides how Numba translates: versions, its settings, and how kernels are compiled here."""
-    sources = [(Path(__file__).with_name(name)).read_text() for name in ("jit.py", "identity.py", "code_cache.py")]
-    settings = {name: value for name, value in vars(config).items() if name.isupper() and name not in _ELSEWHERE}
-    versions = [sys.version, numba.__version__, llvmlite.__version__, np.__version__]
-    return (*versions, *sources, repr(sorted(settings.items())))
+    """Return what else decides how Numba translates, as it is when first asked for: versions and settings."""
+    return sys.version, numba.__version__, llvmlite.__version__, np.__version__, _settings()
 
 
 def _folder() -> Path | None:
@@ -151,7 +161,7 @@ def _folder() -> Path | None:
         else:
             home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         return _checked(os.path.join(home, "kvpredict", "code")) if os.path.isabs(home) else None
-    return _checked(os.path.expanduser(chosen)) if chosen not in ("", "off") else None
+    return _checked(os.path.abspath(os.path.expanduser(chosen))) if chosen not in ("", "off") else None
 
 
 @cache

@@ -104,7 +104,7 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
         insert(s, slot, e)
         return slot
 
-    @kernel
+    @lean_kernel
     def place(s, h, time, key, size, hint, extra):
         # As in replay, an object of size 0 takes one unit.
         slot = place_event(s, h, Event(time, key, max(size, np.int64(1)), hint, read_extra(extra, 0)))
@@ -112,7 +112,7 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
             h.extra[slot] = extra[0]
         return slot
 
-    @kernel
+    @lean_kernel
     def drain(s, h, slots, times):
         for i in range(slots.size):
             slot = slots[i]
@@ -120,7 +120,7 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
                 e = Event(times[i], h.key[slot], h.size[slot], h.hint[slot], read_extra(h.extra, slot))
                 on_hit(s, slot, e)
 
-    @kernel
+    @lean_kernel
     def take(s, h, slot):
         remove(s, slot)
         release(h, slot)

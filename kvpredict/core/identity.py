@@ -3,7 +3,8 @@
 Walking from a function through what it closes over, the globals it names and the kernels among these, and writing down
 bytecode and constants, gives two functions the same identity only if Numba translates them alike. Source files would
 not do: closures of one source differ in what they close over, and a file may be edited after it was imported. What the
-walk does not know makes a function ``Unknown``, which costs a compilation and never a wrong answer.
+walk does not know makes a function ``Unknown``, which costs a compilation and never a wrong answer. Not seen is what
+another package teaches Numba itself to inline or to lower, such as a method of its own for arrays.
 
 Numba takes a global for a constant when it first compiles a function that reads it. So the first reading is kept, and a
 function that reads otherwise later is ``Unknown`` for good: its machine code may be of either kind.
@@ -23,10 +24,10 @@ from numba.core.extending import _Intrinsic
 __all__ = ["Noted", "Unknown", "identity", "type_words"]
 
 _VERSIONED = {"builtins", "llvmlite", "math", "numba", "numpy"}  # packages that their version identifies
-_CODE = (
-    "co_code co_names co_varnames co_freevars co_cellvars co_argcount co_posonlyargcount co_kwonlyargcount co_flags "
-    "co_exceptiontable"
-).split()
+_CODE = [  # all but names and places in the source
+    *("co_code", "co_exceptiontable", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags"),
+    *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount"),
+]
 _SCALARS = (types.Integer, types.Float, types.Boolean, types.NoneType)
 _TUPLES = (types.UniTuple, types.Tuple, types.NamedUniTuple, types.NamedTuple)
 
@@ -39,35 +40,36 @@ class Unknown(Exception):
 
 
 class Noted(NullCache):
-    """The cache of a dispatcher that keeps nothing: it is asked before each compilation, and reads the function."""
+    """The cache of a dispatcher, as far as this module needs it: it keeps nothing, and notes what is compiled."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Take note of the function as it is now compiled."""
+        """Read the function as it is now about to be compiled."""
         _read((self.function, False))
 
     def save_overload(self, sig: Any, cres: Any) -> None:
-        """Take note of the name of its machine code."""
+        """Note the name of its machine code."""
         _symbols.setdefault(self.function, set()).add(cres.fndesc.mangled_name)
 
 
-_first: WeakKeyDictionary[FunctionType, _Reading | None] = WeakKeyDictionary()  # None: unknown, or changed since
-_symbols: WeakKeyDictionary[FunctionType, set[str]] = WeakKeyDictionary()  # names of machine code
+_first: WeakKeyDictionary[FunctionType, _Reading | Unknown] = WeakKeyDictionary()
+_symbols: WeakKeyDictionary[FunctionType, set[str]] = WeakKeyDictionary()
 
 
-def _read(node: _Node) -> _Reading | None:
-    """Read one function; None if that fails, or gives something else than the first time."""
+def _read(node: _Node) -> _Reading | Unknown:
+    """Read one function, and see that it reads as it did the first time."""
     reader = _Reader(meta=node[1])
-    reading: _Reading | None
+    reading: _Reading | Unknown
     try:
         reader.function(node[0])
         reading = reader.words, reader.others
-    except Unknown:
-        reading = None
-    if _first.setdefault(node[0], reading) != reading:
-        _first[node[0]] = None
+    except Unknown as unknown:
+        reading = unknown
+    first = _first.setdefault(node[0], reading)
+    if first != reading and not isinstance(first, Unknown):
+        _first[node[0]] = Unknown(f"{node[0].__qualname__} has changed since it was first compiled")
     return _first[node[0]]
 
 
@@ -77,15 +79,15 @@ def identity(function: Any) -> tuple[list[str], set[str]]:
     Raises
     ------
     Unknown
-        Naming the function that reaches something unknown.
+        Where the walk reaches something that it does not know.
     """
     words: list[str] = []
     nodes = [(function, False)]
     number = {nodes[0]: 0}  # in the order of discovery; others refer to a function by it
     for node in nodes:  # which grows meanwhile
         reading = _read(node)
-        if reading is None:
-            raise Unknown(node[0].__qualname__)
+        if isinstance(reading, Unknown):
+            raise reading
         for other in reading[1]:
             if other not in number:
                 number[other] = len(nodes)
@@ -95,7 +97,7 @@ def identity(function: Any) -> tuple[list[str], set[str]]:
 
 
 def type_words(kind: Any) -> list[str]:
-    """Return the words that identify a Numba type; raises ``Unknown`` for all but scalars, arrays and tuples of them."""
+    """Return the words that identify a Numba type: scalars, arrays, tuples of them; others raise ``Unknown``."""
     if isinstance(kind, _SCALARS):
         return [repr(kind)]
     if type(kind) is types.Array and isinstance(kind.dtype, _SCALARS):
@@ -117,11 +119,15 @@ def _named_tuple(kind: type) -> list[str]:
     return ["NamedTuple", kind.__module__, kind.__qualname__, repr(kind._fields), repr(kind._field_defaults)]
 
 
+def _name(value: Any) -> str:
+    return str(getattr(value, "__qualname__", None) or getattr(value, "__name__", "?"))
+
+
 def _importable(value: Any) -> bool:
     """Tell whether importing what ``value`` says it is called gives ``value``."""
     module = getattr(value, "__module__", None) or type(value).__module__
     found: Any = None if module == "__main__" else sys.modules.get(module)
-    for name in (getattr(value, "__qualname__", None) or getattr(value, "__name__", "?")).split("."):
+    for name in _name(value).split("."):
         found = getattr(found, name, None)
     return found is value
 
@@ -139,12 +145,12 @@ class _Reader:
         self.code(function.__code__)
         self.value(function.__defaults__)
         if function.__kwdefaults__:
-            raise Unknown("keyword-only defaults")
+            raise Unknown(f"{function.__qualname__} has keyword-only defaults")
         for cell in function.__closure__ or ():
             try:
                 self.value(cell.cell_contents)
             except ValueError:  # nothing in it yet
-                raise Unknown(function.__qualname__) from None
+                raise Unknown(f"{function.__qualname__} closes over nothing yet") from None
         for name in sorted(_names(function.__code__)):  # of globals and attributes; a few globals too many do no harm
             if name in function.__globals__:
                 self.words.append(f"global {name}")
@@ -158,14 +164,17 @@ class _Reader:
     def value(self, value: Any) -> None:
         """Read a constant, or refer to a function."""
         kind = type(value)
-        if value is None or kind in (bool, int, str, bytes):
+        if value is None or value is ... or kind in (bool, int, str, bytes):
             self.words.append(repr(value))
         elif kind in (float, complex):
             self.words += [kind.__name__, np.array(value).tobytes().hex()]  # nan and -0.0 to the bit
-        elif kind is tuple:
-            self.words.append(f"tuple {len(value)}")
-            for item in value:
+        elif kind in (tuple, frozenset):
+            self.words.append(f"{kind.__name__} {len(value)}")
+            for item in value if kind is tuple else sorted(value, key=repr):
                 self.value(item)
+        elif kind is slice:
+            self.words.append("slice")
+            self.value((value.start, value.stop, value.step))
         elif kind is CodeType:
             self.code(value)
         elif kind is np.ndarray or isinstance(value, np.generic):
@@ -175,8 +184,8 @@ class _Reader:
             self.words.append(value.tobytes().hex())
         elif isinstance(value, types.Type):
             self.words += type_words(value)
-        elif isinstance(value, Dispatcher) and isinstance(value._cache, Noted):
-            self.words += ["kernel", value._compiler.pipeline_class.__qualname__]
+        elif isinstance(value, Dispatcher) and isinstance(getattr(value, "_cache", None), Noted):
+            self.words += ["kernel", type(value).__name__]
             self.value(tuple(sorted(value.targetoptions.items())))
             self.others.append((value.py_func, False))
         elif isinstance(value, _Intrinsic) and value.__module__.startswith("kvpredict."):
@@ -195,7 +204,7 @@ class _Reader:
         else:
             name, known = getattr(value, "__module__", None) or type(value).__module__, _importable(value)
         if known and name.split(".")[0] in _VERSIONED:
-            self.words += ["named", name, getattr(value, "__qualname__", None) or getattr(value, "__name__", "")]
+            self.words += ["named", name, _name(value)]
         elif isinstance(value, type):
             self.words += _named_tuple(value)
         else:

@@ -1,9 +1,9 @@
 """The decorators behind every compiled function.
 
-``kernel`` compiles with Numba, releases the GIL and gives division NumPy's meaning. It never caches to disk:
-a cached function does not notice that an imported kernel it calls has changed. With ``NUMBA_DISABLE_JIT=1``
-it hands the plain Python function back, so everything built on it must mean the same in both worlds:
-integers stay below 2**63 (no reliance on wrapping), and nothing divides by zero.
+``kernel`` compiles with Numba, releases the GIL and gives division NumPy's meaning; what it compiled is kept on disk
+(``core.code_cache``), which sees a change in any kernel inside. With ``NUMBA_DISABLE_JIT=1`` it hands the plain Python
+function back, so everything built on it must mean the same in both worlds: integers stay below 2**63 (no reliance on
+wrapping), and nothing divides by zero.
 
 ``lean_kernel`` is for functions that kernels call; they stay callable from Python, by way of a kernel made then.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from llvmlite.binding import Linkage  # type: ignore[import-untyped]
 from numba.core import config
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -33,7 +34,7 @@ def interpreted() -> bool:
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ``function`` on its first call (``nogil``, NumPy error model, no disk cache)."""
+    """Compile ``function`` on its first call (``nogil``, NumPy error model), or load what was compiled of it."""
     return _cached(function, _KERNEL)
 
 
@@ -57,15 +58,19 @@ class _OuterLibrary(JITCodeLibrary):
     """
 
     own = ""  # part of the names to be seen
-    linked: frozenset[str] = frozenset()  # the functions it is made of
+    linked: frozenset[str] = frozenset()  # all functions it was made of
 
     def _optimize_final_module(self) -> None:
-        defined = {f.name for f in self._final_module.functions if not f.is_declaration}
-        self.linked = defined.union(*(getattr(library, "linked", ()) for library in self._linking_libraries))
+        inside = [getattr(library, "linked", ()) for library in self._linking_libraries]
+        self.linked = frozenset(f.name for f in self._visible()).union(*inside)
         super()._optimize_final_module()
-        for function in self._final_module.functions:
-            if not function.is_declaration and self.own not in function.name:
+        for function in self._visible():
+            if self.own not in function.name:
                 function.linkage = "internal"
+
+    def _visible(self) -> list[Any]:
+        functions = self._final_module.functions
+        return [f for f in functions if not f.is_declaration and f.linkage is not Linkage.internal]
 
 
 class _OuterCompiler(Compiler):
