@@ -5,8 +5,8 @@ Here a file is named by a digest of everything that its code depends on: all tha
 the arguments, the processor, versions and settings. Nothing is ever out of date; what is no longer asked for is removed
 when the folder grows. Code of which the walk cannot tell everything is compiled in each process, as ever.
 
-Files are code: they lie in ``$KVPREDICT_CODE_DIR`` (``off``: nowhere), by default ``kvpredict/code`` in the cache folder
-of the user, if it is the user's own and nobody else may write to it. Whatever goes wrong there costs a compilation.
+Files are code: they lie in ``$KVPREDICT_CODE_DIR`` (``off``: nowhere), by default in ``kvpredict/code`` in the user's
+cache folder, if that is the user's own and nobody else may write to it. Whatever goes wrong there costs a compilation.
 """
 
 import hashlib

@@ -112,7 +112,7 @@ def type_words(kind: Any) -> list[str]:
     raise Unknown(repr(kind))
 
 
-def _named_tuple(kind: type) -> list[str]:
+def _named_tuple(kind: Any) -> list[str]:
     """Return the words that identify a class of NamedTuples, which another process must be able to import."""
     if kind.__bases__ != (tuple,) or not hasattr(kind, "_fields") or not _importable(kind):
         raise Unknown(repr(kind))
