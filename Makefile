@@ -39,7 +39,7 @@ KERNELS := tests/core tests/features tests/scorers tests/policies tests/contract
 
 coverage: $(STAMP) ## line coverage: the kernels' tests with Numba's compiler off, the others with it on
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov=kvpredict --cov-report= $(KERNELS)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov=kvpredict --cov-append \
+	KVPREDICT_CODE_DIR=off $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q --cov=kvpredict --cov-append \
 	  --cov-report=term:skip-covered --cov-fail-under=90 $(addprefix --ignore=,$(KERNELS) tests/golden)
 
 lint: $(STAMP) ## ruff: lint and format

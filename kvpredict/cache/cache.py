@@ -89,8 +89,9 @@ class Cache(Generic[K, V]):
 
     Notes
     -----
-    The policy is compiled here, which takes 1 to 3 s for the first cache of a kind in a process and under 1 ms for
-    every other one, so that no request waits for it.
+    The policy is compiled here, so that no request waits for it. That takes 1 to 3 s (``guarded``: over 10 s) for the
+    first cache of a kind on a machine, under 1 s for the first in a later process, which loads the machine code from
+    disk (``kvpredict.core.code_cache``), and under 1 ms for every other one.
 
     The policy knows an entry by the size, cost and extra columns that it was put in with, also on later hits.
 

@@ -101,16 +101,17 @@ class CodeCache(Noted):
             words += [self.options, f"{len(kinds)} arguments"]
             for kind in kinds if result is None else (*kinds, result):
                 words += type_words(kind)
-        except Unknown as unknown:
-            _log.debug("%s is not kept: %s", self.function.__qualname__, unknown)
+        except Exception as error:  # Unknown, or what a strange type raises when it is looked at
+            _log.debug("%s is not kept: %r", self.function.__qualname__, error)
             return None
         words += [repr(target_context.codegen().magic_tuple()), *_SOURCES, *_surroundings()]
         return folder / hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _check_movable(self, cres: Any) -> None:
         """Raise ``Unknown`` if the code is good for this process only, or holds a function that the walk missed."""
-        if cres.lifted or cres.reload_init or cres.library.has_dynamic_globals or not cres.environment.can_cache():
-            raise Unknown("its code is of this process")
+        bound = cres.lifted or cres.reload_init or cres.library.has_dynamic_globals or not cres.library.sealed
+        if bound or not cres.environment.can_cache():
+            raise Unknown("its code is bound to this process")
         for environment in cres._find_referenced_environments():
             if environment.consts and environment is not cres.environment:
                 raise Unknown("a function inside needs Python objects")

@@ -35,7 +35,7 @@ class Host(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """Compiled loops for one tuple of kernels.
+    """Compiled loops for one tuple of kernels; all but ``replay`` are made to be parts of a host's own compiled loop.
 
     ``place(s, h, time, key, size, hint, extra) -> slot``: admit an object; -1 if refused or too large.
     ``h.victims[:h.counts[3]]`` are the slots evicted for it (the new object may reuse one of them).

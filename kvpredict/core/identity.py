@@ -10,6 +10,7 @@ Numba takes a global for a constant when it first compiles a function that reads
 function that reads otherwise later is ``Unknown`` for good: its machine code may be of either kind.
 """
 
+import hashlib
 import sys
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -65,8 +66,8 @@ def _read(node: _Node) -> _Reading | Unknown:
     try:
         reader.function(node[0])
         reading = reader.words, reader.others
-    except Unknown as unknown:
-        reading = unknown
+    except Exception as error:  # Unknown, or what a strange object raises when it is looked at
+        reading = Unknown(*error.args)
     first = _first.setdefault(node[0], reading)
     if first != reading and not isinstance(first, Unknown):
         _first[node[0]] = Unknown(f"{node[0].__qualname__} has changed since it was first compiled")
@@ -87,7 +88,7 @@ def identity(function: Any) -> tuple[list[str], set[str]]:
     for node in nodes:  # which grows meanwhile
         reading = _read(node)
         if isinstance(reading, Unknown):
-            raise reading
+            raise Unknown(*reading.args)
         for other in reading[1]:
             if other not in number:
                 number[other] = len(nodes)
@@ -181,7 +182,7 @@ class _Reader:
             if value.dtype.kind not in "biufc":
                 raise Unknown(f"array of {value.dtype}")
             self.words += [kind.__name__, value.dtype.str, repr(value.shape), repr(value.strides)]
-            self.words.append(value.tobytes().hex())
+            self.words.append(hashlib.sha256(value.tobytes()).hexdigest())
         elif isinstance(value, types.Type):
             self.words += type_words(value)
         elif isinstance(value, Dispatcher) and isinstance(getattr(value, "_cache", None), Noted):

@@ -15,14 +15,14 @@ from typing import Any
 import numba
 from llvmlite.binding import Linkage  # type: ignore[import-untyped]
 from numba.core import config
-from numba.core.codegen import JITCodeLibrary
+from numba.core.codegen import JITCodeLibrary, RuntimeLinker
 from numba.core.compiler import Compiler
 from numba.core.registry import CPUDispatcher
 
 from kvpredict.core.code_cache import CodeCache
 from kvpredict.core.identity import Noted
 
-__all__ = ["interpreted", "kernel", "lean_kernel", "lean_subroutine"]
+__all__ = ["interpreted", "kernel", "lean_kernel", "lean_subroutine", "sole_kernel"]
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _KERNEL: dict[str, Any] = {**_OPTIONS, "_nrt": True, "forceinline": False}  # not handed down from a lean caller
@@ -59,13 +59,16 @@ class _OuterLibrary(JITCodeLibrary):
 
     own = ""  # part of the names to be seen
     linked: frozenset[str] = frozenset()  # all functions it was made of
+    sealed = False
 
     def _optimize_final_module(self) -> None:
         inside = [getattr(library, "linked", ()) for library in self._linking_libraries]
         self.linked = frozenset(f.name for f in self._visible()).union(*inside)
         super()._optimize_final_module()
+        # Numba looks functions that call each other up by name when all is compiled.
+        self.sealed = not any(v.name.startswith(RuntimeLinker.PREFIX) for v in self._final_module.global_variables)
         for function in self._visible():
-            if self.own not in function.name:
+            if self.sealed and self.own not in function.name:
                 function.linkage = "internal"
 
     def _visible(self) -> list[Any]:
