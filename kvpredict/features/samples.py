@@ -17,6 +17,7 @@ __all__ = ["Samples", "collect", "lose", "make_samples", "record", "resolve"]
 TIME, DUE = 0, 1  # columns of Samples.when
 OWNER, BEFORE, AFTER = 0, 1, 2  # columns of Samples.link
 TAKEN = 0  # of Samples.clock
+SOFT = 0.3  # of a residence time: below it distances hardly differ, as objects reused so soon are kept in any case
 
 
 class Samples(NamedTuple):
@@ -98,7 +99,8 @@ def lose(s, entry):
 def collect(s, now, horizon, x, y):
     """Copy what is older than ``horizon`` requests to ``x`` and ``y``; return the number of rows.
 
-    A label is log(1 + distance to the next access) - log(1 + residence time), the distance cut at the horizon.
+    A label is log(1 + distance to the next access + soft) - log(1 + residence time + soft), the distance cut at the
+    horizon.
     """
     count = 0
     row = s.row
@@ -110,6 +112,7 @@ def collect(s, now, horizon, x, y):
             distance = min(horizon, np.float64(s.when[i, DUE] - s.when[i, TIME]))
         for j in range(row.shape[1]):
             x[count, j] = row[i, j]
-        y[count] = compress(distance) - compress(s.unit[i])
+        soft = SOFT * s.unit[i]
+        y[count] = compress(distance + soft) - compress(s.unit[i] + soft)
         count += 1
     return count

@@ -47,7 +47,7 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["LEADERS", "Guarded"]
 
-LEADERS = ("lru", "s3fifo", "slru", "lhd", "popularity", "gdsf")
+LEADERS = ("lru", "s3fifo", "clock2qplus", "lhd", "popularity", "gdsf")
 
 ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
@@ -61,8 +61,11 @@ PERIOD = 128  # requests between two looks at leader and guard
 PER_DECISION = 8  # candidates sampled for training at a decision, and the most taken from the leader's queue
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
+COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
 FIRST_FIT = 2000  # requests
-RING = 16.0  # residence times that the samples cover
+RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
+RECENT = 2e6  # requests that they may cover in any case
+FIRST = 16.0  # residence times that they are spread over at least
 TREES, DEPTH, RATE = 24, 2, 0.2
 FEWEST = 500  # samples that a fit needs
 
@@ -105,15 +108,15 @@ class Guarded(Policy):
 
     Parameters
     ----------
-    leaders : str, default "lru+s3fifo+slru+lhd+popularity+gdsf"
+    leaders : str, default "lru+s3fifo+clock2qplus+lhd+popularity+gdsf"
         Heuristics to follow where the model does not pay, joined by ``+``; 1 to 12.
     learn : bool, default True
         False: follow the best leader only.
     guard : bool, default True
         False: lambda stays 0, so only the model decides once there is one.
-    candidates : int, default 32
+    candidates : int, default 64
         Residents scored for one refill of the victims' queue.
-    batch : int, default 4
+    batch : int, default 8
         Victims taken from one refill.
     history : float, default 4.0
         Entries of access history kept for each slot, at least 2.
@@ -127,9 +130,9 @@ class Guarded(Policy):
         Requests, in capacities, in which lambda moves over its whole range.
     most : float, default 3.0
         Largest lambda, in logarithms of time.
-    memory : float, default 4.0
+    memory : float, default 8.0
         Half-life of misses in the comparison of leaders, in capacities; at least 1,000 requests.
-    patience : float, default 0.5
+    patience : float, default 2.0
         Half-life of misses in the comparison with the leader, in capacities; at least 250 requests. What this cache was
         better by long ago is no licence to be worse now.
     objective : {"objects", "bytes"}, default "objects"
@@ -142,16 +145,16 @@ class Guarded(Policy):
     leaders: str = "+".join(LEADERS)
     learn: bool = True
     guard: bool = True
-    candidates: int = 32
-    batch: int = 4
+    candidates: int = 64
+    batch: int = 8
     history: float = 4.0
     samples: int = 10_000
     horizon: float = 4.0
     margin: float = 0.003
     swing: float = 2.0
     most: float = 3.0
-    memory: float = 4.0
-    patience: float = 0.5
+    memory: float = 8.0
+    patience: float = 2.0
     objective: str = "objects"
 
     def __post_init__(self) -> None:
@@ -274,7 +277,7 @@ def _look(c, requests):
         missed[k] = 0.0
     best = word[LEADER]
     c.led[best] += 1
-    fewest = slow[best] * (1.0 - FAVOUR)
+    fewest = slow[best] * (1.0 - FAVOUR) - COST * held
     for k in range(own):
         if slow[k] < fewest:
             fewest = slow[k]
@@ -307,7 +310,12 @@ def _gather(c):
 @lean_kernel
 def _sampled(c, samples, victims):
     """Tell whether a decision about so many victims is one to learn from: often enough to fill the ring."""
-    rows = samples.unit.size / RING * victims / max(c.history.clock[1], np.int64(1))
+    now = c.history.clock[0]
+    held = max(c.history.clock[1], np.int64(1))
+    unit = residence_time(c.history, len(c.slot))
+    # All the past while it is short, so that a large cache does not wait for its ring to fill.
+    span = min(max(np.float64(now), FIRST * unit), max(RING * unit, RECENT))
+    rows = samples.unit.size * victims * (unit / held) / span
     return c.level[LEARNS] > 0.0 and uniform(c.word) * PER_DECISION < rows
 
 

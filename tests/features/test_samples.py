@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpredict.features.samples import collect, lose, make_samples, record, resolve
+from kvpredict.features.samples import SOFT, collect, lose, make_samples, record, resolve
 from tests.strategies import THOROUGH
 
 ENTRIES, RING, WIDTH = 4, 5, 2
@@ -46,7 +46,8 @@ def test_labels_are_the_times_to_the_next_access(made: list[tuple[str, int, int]
         assert sample["unit"] is not None
         if sample["time"] + horizon <= now:
             distance = horizon if sample["due"] is None else min(horizon, sample["due"] - sample["time"])
-            expected[sample["time"]] = math.log1p(distance) - math.log1p(sample["unit"])
+            soft = SOFT * sample["unit"]
+            expected[sample["time"]] = math.log1p(distance + soft) - math.log1p(sample["unit"] + soft)
     assert {float(t): 0 for t in x[:count, 0]}.keys() == {float(t): 0 for t in expected}.keys()
     for i in range(count):
         assert math.isclose(y[i], expected[int(x[i, 0])], abs_tol=1e-5)
