@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEVELOPMENT", "PUBLIC", "VALIDATION", "Rows", "find_traces", "into_readme", "number", "part_of"]
+__all__ = ["DEVELOPMENT", "PUBLIC", "VALIDATION", "Rows", "find_traces", "into_readme", "number", "part_of", "table"]
 
 # Public traces by the name that the tables use; the file is searched for under the folder given.
 PUBLIC = {
@@ -124,3 +124,9 @@ def into_readme(folder: Path, name: str, text: str) -> None:
         return
     _, _, after = rest.partition(end)
     readme.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")
+
+
+def table(header: str, rows: list[list[str]]) -> str:
+    """Return a table in Markdown; the header's columns are parted by ``|``."""
+    columns = header.count("|") + 1
+    return "\n".join([f"| {header} |", "|---" * columns + "|", *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
