@@ -173,23 +173,24 @@ def answer(cells: list[Cell]) -> str:
         if not chosen:
             continue
         n, average, median, worst, over, better = versus_best(chosen, "guarded")
-        spread = [(max(c.ratios["guarded"]) - min(c.ratios["guarded"])) / c.of("guarded") for c in chosen]  # type: ignore[operator]
-        closed = [(r - c.of("guarded")) / (r - c.oracle) for c in chosen for r in c.ratios["lru"]]  # type: ignore[operator]
+        own = [(c, c.of("guarded") or 0.0) for c in chosen]
+        spread = [(max(c.ratios["guarded"]) - min(c.ratios["guarded"])) / ratio for c, ratio in own]
+        closed = [(c.ratios["lru"][0] - ratio) / (c.ratios["lru"][0] - c.oracle) for c, ratio in own]
         what = "Objects of one size" if unit == "objects" else "Bytes"
         lines.append(
-            f"- **{what}**, {n} cells with headroom: guarded's misses are {average} on average against the best heuristic "
-            f"of each cell in hindsight (median {median}; fewer in {better} cells, over 1 % more in {over}, worst {worst}), "
-            f"{mean_against(chosen, 'lru')} against LRU, {mean_against(chosen, 'gdsf')} against GDSF. It closes "
-            f"{statistics.fmean(closed):.0%} of the gap between LRU and the oracle. Seeds differ by "
+            f"- **{what}**, {n} cells with headroom: guarded's misses are {average} on average against the best "
+            f"heuristic of each cell in hindsight (median {median}; fewer in {better} cells, over 1 % more in {over}, "
+            f"worst {worst}), {mean_against(chosen, 'lru')} against LRU, {mean_against(chosen, 'gdsf')} against GDSF. "
+            f"It closes {statistics.fmean(closed):.0%} of the gap between LRU and the oracle. Seeds differ by "
             f"{statistics.fmean(spread):.2%} of the misses on average, at most {max(spread):.2%}."
         )
         for label, name in list(PEERS.items())[:2]:
             ended = [c for c in chosen if c.of(name) is not None]
             trained = [c for c in ended if c.of(name) != c.of("lru")]
             lines.append(
-                f"  - Against {label} {mean_against(ended, name)}, fewer in {below(ended, name)} cells. It equals LRU to "
-                f"the last miss in {len(ended) - len(trained)} of them; in the others {mean_against(trained, name)}, fewer "
-                f"in {below(trained, name)}."
+                f"  - Against {label} {mean_against(ended, name)}, fewer in {below(ended, name)} cells. {label} equals "
+                f"LRU to the last miss in {len(ended) - len(trained)} of them; in the others "
+                f"{mean_against(trained, name)}, fewer in {below(trained, name)}."
             )
     idle = [c for c in cells if not c.counts]
     if idle:

@@ -80,7 +80,7 @@ def test_rows_and_tables(trace: Trace, tmp_path: Path, monkeypatch: pytest.Monke
     pytest.importorskip("matplotlib")
     path = tmp_path / "made.csv"
     path.write_text("key,size\n" + "".join(f"{k},{s}\n" for k, s in zip(trace.keys, trace.sizes, strict=True)))
-    names = ["belady", "beladysize", "cacheus", "gdsf", "lru"]
+    names = ["belady", "beladysize", "fifo", "lru"]
     monkeypatch.setattr(run, "policy_names", lambda: [*names, "learned", "guarded"])
     monkeypatch.setattr(run, "QUICK", ["libcachesim:lru", "libcachesim:3lcache"])
     (tmp_path / "README.md").write_text((Path(run.__file__).parent / "README.md").read_text())
@@ -101,7 +101,7 @@ def test_rows_and_tables(trace: Trace, tmp_path: Path, monkeypatch: pytest.Monke
     (cell,) = [c for c in tables.read(tmp_path) if (c.unit, c.fraction) == ("bytes", 0.1)]
     lru = simulate(trace, "lru", capacity, unit="bytes", warmup=0.5)
     assert cell.of("lru") == pytest.approx(lru.byte_miss_ratio, abs=1e-7)
-    assert set(cell.heuristics) == {"cacheus", "gdsf", "lru"}
+    assert set(cell.heuristics) == {"fifo", "lru"}
     text = (tmp_path / "README.md").read_text()
     assert "| made | 10.0% of bytes |" in text
     assert (tmp_path / "plot.svg").stat().st_size > 1000
