@@ -47,7 +47,7 @@ def draw(cells: list[Any], path: Path) -> None:
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS.values()]
     handles += [plt.Line2D([], [], marker=marker, linestyle="", color="black") for marker in OTHERS.values()]
     labels = [f"guarded, {part}" for part in COLOURS] + ["LRU", "3L-Cache", "LRB"]
-    figure.legend(handles, labels, ncols=6, fontsize=8, loc="outside lower center")
+    figure.legend(handles, labels, ncols=6, fontsize=8, loc="outside upper center")
     figure.supxlabel(
         "misses against the best heuristic in hindsight, percent (pale: cells without headroom)", fontsize=9
     )

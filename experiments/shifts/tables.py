@@ -120,13 +120,13 @@ def draw(cells: dict[tuple[str, str], Cell], leaders: list[str], path: Path) -> 
                 style = {"color": "black", "linewidth": 1.6} if own else {"color": colours.get(name), "linewidth": 0.9}
                 axis.plot(since, label=name, **style)
         drawn = [np.cumsum(r.windows - best.windows)[:SHOWN] / r.capacity for r in cell["guarded"]]
-        reach = max(1.0, *(float(np.abs(d).max(initial=0.0)) for d in drawn))
+        reach = max(0.2, *(float(np.abs(d).max(initial=0.0)) for d in drawn))
         axis.set_ylim(-1.2 * reach, 3 * reach)  # leaders far off leave the panel
         axis.axhline(0, color="black", linewidth=0.5)
         axis.set_title(f"{scenario}, {float(fraction):.0%}: against {best_of(cell)}", fontsize=8)
         axis.tick_params(labelsize=7)
     handles = [plt.Line2D([], [], color=colours[n]) for n in colours] + [plt.Line2D([], [], color="black")]
-    figure.legend(handles, [*colours, "guarded"], ncols=7, fontsize=8, loc="outside lower center")
+    figure.legend(handles, [*colours, "guarded"], ncols=7, fontsize=8, loc="outside upper center")
     figure.supxlabel("capacities of requests since the shift", fontsize=9)
     figure.supylabel("regret, in capacities", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
