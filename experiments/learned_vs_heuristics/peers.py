@@ -42,8 +42,8 @@ def write(trace: Trace, path: Path, unit: str) -> None:
 def replay(peer: str, path: Path, capacity: int, requests: int, warmup: int, limit: int) -> dict[str, Any]:
     """Replay the first ``requests`` of a file; return what was missed after ``warmup`` requests, and the seconds.
 
-    Keys: ``misses``, ``object_miss_ratio``, ``byte_miss_ratio`` and ``seconds``, the wall time of the whole replay,
-    reading the file included. All are empty when it took more than ``limit`` seconds of processor time, or died.
+    Keys: ``misses``, ``object_miss_ratio``, ``byte_miss_ratio`` and ``seconds``, the processor time of the whole
+    replay, reading the file included. All are empty when it took more than ``limit`` of these seconds, or died.
     """
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
@@ -73,8 +73,8 @@ def _replay(peer: str, path: str, capacity: int, requests: int, warmup: int, lim
     name, arguments = PEERS[peer]
     reader = libcachesim.TraceReader(path, libcachesim.TraceType.ORACLE_GENERAL_TRACE)
     cache = getattr(libcachesim, name)(cache_size=capacity, **arguments)
-    started = time.perf_counter()
+    started = time.process_time()
     if warmup:
         cache.process_trace(reader, 0, warmup)
     objects, sizes = cache.process_trace(reader, warmup, requests - warmup)
-    answer.send((objects, sizes, time.perf_counter() - started))
+    answer.send((objects, sizes, time.process_time() - started))
