@@ -1,6 +1,6 @@
 """Draw results.csv as plot.svg, and put its table into README.md.
 
-python experiments/all_policies/plot.py [FOLDER]
+python -m experiments.all_policies.plot [FOLDER]
 """
 
 import csv

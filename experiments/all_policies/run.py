@@ -1,10 +1,11 @@
 """All policies on all traces: misses, and how much of the gap between LRU and the oracle each closes.
 
-    python experiments/all_policies/run.py --traces FOLDER_OR_FILES [--policies lru,arc] [--limit 3_000_000]
+    python -m experiments.all_policies.run --traces FOLDER_OR_FILES [--policies lru,arc] [--limit 3_000_000]
 
 Writes results.csv, plot.svg and the table in README.md beside this file. A folder is searched for the public traces
-named in ``PUBLIC``; files may be of any format that ``kvpredict.read_trace`` knows. The learned policy is trained on
-the first half, for each capacity anew; every policy replays the whole trace and is counted over the second half.
+named in ``experiments.common``; files may be of any format that ``kvpredict.read_trace`` knows. The learned policy is
+trained on the first half, for each capacity anew; every policy replays the whole trace and is counted over the second
+half.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.all_policies import plot
+from experiments.common import find_traces, number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Policy
 from kvpredict.policies import policy, policy_class, policy_names
@@ -24,30 +27,6 @@ HERE = Path(__file__).parent
 FRACTIONS = (0.01, 0.1)
 WARMUP = 0.5
 TRAINED = ("learned",)  # made by kvpredict.fit and not from the name alone
-
-# Public traces by the name that the table uses; the file is searched for under the folder given.
-PUBLIC = {
-    "arc_oltp": "arc/OLTP.lis.zst",
-    "arc_p3": "arc/P3.lis.zst",
-    "arc_p6": "arc/P6.lis.zst",
-    "cloudphysics": "cloudphysics/cloudPhysicsIO.oracleGeneral.bin",
-    "lirs_2_pools": "lirs/2_pools.trace.gz",
-    "lirs_loop": "lirs/loop.trace.gz",
-    "lirs_multi3": "lirs/multi3.trace.gz",
-    "lirs_sprite": "lirs/sprite.trace.gz",
-    "mqsim_tpcc": "mqsim/tpcc-small.trace",
-    "tencent_ns1326": "tencent/tencentBlock.ns1326.sample.csv",
-    "tencent_ns1360": "tencent/tencentBlock.ns1360.sample.csv",
-    "tencent_ns2706": "tencent/tencentBlock.ns2706.sample.csv",
-    "tencent_ns3300": "tencent/tencentBlock.ns3300.sample.csv",
-    "adaptsize": "adaptsize/request.trace.xz",
-    "wiki": "wiki/wiki_sampled_train_trace.tsv",
-    "cpu_gcc": "address/gcc.trace.gz",
-    "orm_busy": "cache2k/orm-busy.trace.xz",
-    "scarab": "scarab/scarab-recs.trace.xz",
-    "web07": "cache2k/web07.trace.xz",
-    "mooncake": "mooncake/conversation_trace.head60.jsonl",
-}
 
 COLUMNS = [
     "trace",
@@ -65,24 +44,6 @@ COLUMNS = [
     "requests_per_second",
     "fit_seconds",
 ]
-
-
-def find_traces(given: list[Path]) -> dict[str, Path]:
-    """Return the traces to run on, by name."""
-    found: dict[str, Path] = {}
-    for path in given:
-        if path.is_dir():
-            here = {name: path / file for name, file in PUBLIC.items() if (path / file).is_file()}
-            if not here:
-                sys.exit(f"{path} holds none of the public traces, such as {next(iter(PUBLIC.values()))}; name files")
-            for name in sorted(set(PUBLIC) - set(here)):
-                print(f"{name}: left out, {path / PUBLIC[name]} does not exist", file=sys.stderr)
-            found |= here
-        elif path.is_file():
-            found[path.name.partition(".")[0]] = path
-        else:
-            sys.exit(f"{path} does not exist")
-    return found
 
 
 def trained(trace: Trace, capacity: int, unit: str) -> tuple[Policy | None, float]:
@@ -140,9 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="All policies on all traces.")
     parser.add_argument("--traces", type=Path, nargs="+", required=True, help="a folder of public traces, or files")
     parser.add_argument("--policies", help="comma-separated; default: all")
-    parser.add_argument(
-        "--limit", type=lambda text: int(text.replace("_", "")), default=3_000_000, help="requests used"
-    )
+    parser.add_argument("--limit", type=number, default=3_000_000, help="requests used")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE, help="folder for results.csv, plot.svg and README.md's table")
     options = parser.parse_args()
@@ -158,8 +117,6 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    import plot  # beside this file
-
     plot.main(options.out)
 
 
