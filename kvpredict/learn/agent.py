@@ -4,14 +4,14 @@ One net scores every candidate's row alike; the softmax of minus the scores is t
 warm-started on labels, as the learner ``mlp``, then taught by Belady to pick, in the states that it leads itself into,
 the candidate used again last (Liu et al., "An Imitation Learning Approach for Cache Replacement", ICML 2020), and then
 trained by policy gradient with a clipped step and a critic (Williams, "Simple statistical gradient-following
-algorithms", Machine Learning 1992; Schulman et al., "Proximal Policy Optimization Algorithms", 2017). Every miss on a key
-seen before has one cause, the decision that evicted it, so by default each decision is charged with the miss that it
-causes, discounted by the time until then; ``credit="hits"`` gives it all hits that follow, by generalised advantage
+algorithms", Machine Learning 1992; Schulman et al., "Proximal Policy Optimization Algorithms", 2017). Every miss on a
+key seen before has one cause, the decision that evicted it, so by default each decision is charged with the miss that
+it causes, discounted by the time until then; ``credit="hits"`` gives it all hits that follow, by generalised advantage
 estimation, as if nothing were known of caches.
 
 All runs on miniatures of the cache (``learn.lanes``). Of the nets met on the way the one with the fewest misses on the
-validation part is kept, its scores turned into probabilities of reuse, which changes no order, and exported to the arrays
-of ``scorers.mlp``. In the manner of CleanRL (Huang et al., JMLR 2022), this file reads from top to bottom.
+validation part is kept. Its scores are turned into probabilities of reuse, which changes no order, and it goes into the
+arrays of ``scorers.mlp``. In the manner of CleanRL (Huang et al., JMLR 2022), this file reads from top to bottom.
 """
 
 from collections import defaultdict
@@ -82,7 +82,14 @@ class Agent(Learner):
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         require(len(self.hidden) == 2 and min(self.hidden) >= 1, self, f"hidden must be two sizes, got {self.hidden}")
-        for field, least in (("imitation", 0), ("updates", 0), ("lanes", 1), ("steps", 1), ("candidates", 2), ("slots", 2)):
+        for field, least in (
+            ("imitation", 0),
+            ("updates", 0),
+            ("lanes", 1),
+            ("steps", 1),
+            ("candidates", 2),
+            ("slots", 2),
+        ):
             given = getattr(self, field)
             require(given >= least, self, f"{field} must be at least {least}, got {given}")
         if self.credit not in CREDITS:
@@ -119,7 +126,11 @@ class Agent(Learner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             actor = torch.nn.Sequential(
-                torch.nn.Linear(width, a), torch.nn.ReLU(), torch.nn.Linear(a, b), torch.nn.ReLU(), torch.nn.Linear(b, 1)
+                torch.nn.Linear(width, a),
+                torch.nn.ReLU(),
+                torch.nn.Linear(a, b),
+                torch.nn.ReLU(),
+                torch.nn.Linear(b, 1),
             )
             # The critic sees the candidates' mean and their highest values, not which of them will go.
             critic = torch.nn.Sequential(torch.nn.Linear(2 * width, a), torch.nn.ReLU(), torch.nn.Linear(a, 1))
@@ -155,14 +166,13 @@ class Agent(Learner):
                 # The largest of log probability + Gumbel noise is a draw from the policy.
                 action = (logp - np.log(rng.exponential(size=logp.shape))).argmax(1)
                 at = np.arange(self.lanes), action
-                told["rows"].append(rows), told["distance"].append(distance), told["action"].append(action)
-                told["logp"].append(logp[at])
+                before = {"rows": rows, "distance": distance, "action": action, "logp": logp[at]}
                 rows, hits, ended, _, info = env.step(action)
-                distance = info["distance"]
-                told["hits"].append(hits), told["ended"].append(ended)
+                for name, values in (before | {"hits": hits, "ended": ended}).items():
+                    told[name].append(values)
                 if ended.any():
                     rows, info = env.reset(options={"reset_mask": ended})
-                    distance = info["distance"]
+                distance = info["distance"]
             return {name: np.stack(values) for name, values in told.items()}
 
         def residence(hits: np.ndarray) -> float:
@@ -173,7 +183,8 @@ class Agent(Learner):
         best: tuple[float, MLP] = (np.inf, fitted.scorer)
 
         def note(name: str, step: int, figure: float) -> None:
-            curves[name]["step"].append(step), curves[name]["value"].append(float(figure))
+            curves[name]["step"].append(step)
+            curves[name]["value"].append(float(figure))
 
         def judge(step: int) -> None:
             nonlocal best
@@ -221,18 +232,18 @@ class Agent(Learner):
                 returns = expected + _advantages(told["hits"], expected, after, told["ended"])
             advantage = returns - expected
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            action, logp, returns, advantage = (
-                torch.from_numpy(np.ascontiguousarray(v.reshape(-1)))
-                for v in (told["action"], told["logp"], returns.astype(np.float32), advantage.astype(np.float32))
+            action, logp, wanted, ahead = (  # each [steps * lanes]
+                torch.from_numpy(values.reshape(-1).astype(kind))
+                for values, kind in ((told["action"], "i8"), (told["logp"], "f4"), (returns, "f4"), (advantage, "f4"))
             )
             for _ in range(PASSES):
                 for part in torch.randperm(len(seen), generator=generator).split(PART):
-                    every = choice(seen[part])
+                    every = choice(seen[part])  # [part, k]
                     ratio = (every.gather(1, action[part, None])[:, 0] - logp[part]).exp()
                     clipped = ratio.clamp(1 - CLIP, 1 + CLIP)
-                    gain = torch.minimum(ratio * advantage[part], clipped * advantage[part]).mean()
+                    gain = torch.minimum(ratio * ahead[part], clipped * ahead[part]).mean()
                     undecided = -(every.exp() * every).sum(1).mean()
-                    wrong = huber_loss(value(seen[part]), returns[part])
+                    wrong = huber_loss(value(seen[part]), wanted[part])
                     learn(CRITIC * wrong - gain - self.entropy * undecided)
             note("entropy", update, float(undecided.detach()))
             note("hit_ratio", update, _hit_ratio(told["hits"]))

@@ -29,7 +29,7 @@ except ImportError as error:
 __all__ = ["CacheEnv", "CacheVectorEnv"]
 
 
-class CacheVectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
+class CacheVectorEnv(gymnasium.vector.VectorEnv):
     """Caches of one capacity, a trace each, that step together in one compiled call.
 
     Nothing resets itself: a cache whose trace has ended stands still until ``reset(options={"reset_mask": …})``.
@@ -96,7 +96,7 @@ class CacheVectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         return self._rows.copy(), hits.astype(np.float64), ended, np.zeros(self.num_envs, bool), info
 
 
-class CacheEnv(gymnasium.Env):  # type: ignore[misc]
+class CacheEnv(gymnasium.Env):
     """One cache.
 
     Parameters

@@ -1,7 +1,7 @@
 """Lanes: many caches, each with its own requests, that stop at every eviction and ask which candidate to give up.
 
-A lane is a host of the policy ``learned``, as the simulator is one: it calls the same compiled kernels, so the rows that
-an agent sees are those that serving writes, and ``remove`` takes the place of ``evict``. All lanes advance in one
+A lane is a host of the policy ``learned``, as the simulator is one: it calls the same compiled kernels, so the rows
+that an agent sees are those that serving writes, and ``remove`` takes the place of ``evict``. All lanes advance in one
 compiled call. Their states are stacked along a first axis; compiled code takes one lane's slice of every array.
 
 A large cache is played in miniature: a lane keeps a random share of the keys and the same share of the slots, which
@@ -124,7 +124,9 @@ class Lanes:
     def advance(self, actions: np.ndarray, rows: np.ndarray, distance: np.ndarray, hits: np.ndarray) -> None:
         """Evict what ``actions``, int64 ``[b]``, choose, and serve requests up to each lane's next decision or end.
 
-        A lane whose action is negative waits; one before its first decision, or at its end, does not look at it. Written are ``rows``, float32 ``[b, candidates, width]``: the logarithms of the candidates' features;
+        A lane whose action is negative waits; one before its first decision, or at its end, does not look at it.
+
+        Written are ``rows``, float32 ``[b, candidates, width]``: the logarithms of the candidates' features;
         ``distance``, float64 ``[b, candidates]``: requests until their next use, ``inf`` for none; and ``hits``, int64
         ``[b]``: hits on the way, 0 for a lane that waits or has ended.
         """
@@ -189,7 +191,7 @@ def _compile(kernels: Any, extras: int, slice_state: Any, slice_play: Any) -> Ca
 
     @lean_kernel
     def event(p, at):
-        return Event(np.float64(at), p.keys[at], np.int64(1), 1.0, read_extra(p.extra, at))
+        return Event(np.float64(at), p.keys[at], np.int64(1), 1.0, read_extra(p.extra, at))  # type: ignore[arg-type]
 
     @lean_kernel
     def settle(s, p, slot, at):

@@ -1,8 +1,8 @@
 """The learner contract: rows and labels in, a scorer's arrays out.
 
 A learner is a frozen dataclass of hyper-parameters whose ``fit`` trains a library's model and exports it to arrays.
-It also returns the library's own ``predict``, against which the export is tested. A learner that trains on hits, and not
-on labels alone, goes on from there in ``play``.
+It also returns the library's own ``predict``, against which the export is tested. A learner that trains on hits, and
+not on labels alone, goes on from there in ``play``.
 """
 
 from collections.abc import Callable
