@@ -1,6 +1,6 @@
 """The agent against labels and heuristics: warm start, imitation of Belady, policy gradient, each on the same traces.
 
-    python experiments/agent/run.py --traces FOLDER [--only web07,wiki] [--seed 0]
+    python -m experiments.agent.run --traces FOLDER [--only web07,wiki] [--seed 0]
 
 Writes scorer.csv and the table of README.md beside this file. Traces, capacities and the split are those of
 experiments/all_policies, whose results.csv gives the best heuristic in hindsight.
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.all_policies.run import PUBLIC
 from kvpredict import fit, read_trace, simulate
 from kvpredict.artifact import Artifact
 from kvpredict.core.errors import KvpredictError
@@ -26,8 +27,6 @@ from kvpredict.trace import Trace
 
 HERE = Path(__file__).parent
 ALL = HERE.parent / "all_policies"
-sys.path.insert(0, str(ALL))
-import run as all_policies  # noqa: E402
 
 DEVELOPMENT = (
     "arc_oltp", "lirs_multi3", "lirs_sprite", "web07", "tencent_ns2706", "cloudphysics", "mooncake", "wiki",
@@ -82,7 +81,7 @@ def run(folder: Path, names: Sequence[str], seed: int, **params: Any) -> list[di
     heuristic = best_heuristic()
     rows = []
     for name in names:
-        trace = read_trace(folder / all_policies.PUBLIC[name]).head(3_000_000)
+        trace = read_trace(folder / PUBLIC[name]).head(3_000_000)
         for fraction in FRACTIONS:
             capacity = trace.capacity(fraction)
             lru = simulate(trace, "lru", capacity, warmup=0.5).misses
