@@ -2,7 +2,7 @@
 
     python -m experiments.agent.run --traces FOLDER [--only web07,wiki] [--seed 0]
 
-Writes scorer.csv and the table of README.md beside this file. Traces, capacities and the split are those of
+Writes results.csv and the table of README.md beside this file. Traces, capacities and the split are those of
 experiments/all_policies, whose results.csv gives the best heuristic in hindsight.
 """
 
@@ -139,7 +139,7 @@ def main() -> None:
     rows = run(options.traces, names, options.seed)
     if options.only:
         return
-    with open(HERE / "scorer.csv", "w", newline="") as file:
+    with open(HERE / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
