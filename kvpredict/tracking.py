@@ -377,6 +377,9 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
                 add(figure, row[figure])
     for key, value in ((result.get("learned") or {}).get("metrics") or {}).items():
         add(f"learned/{key}", value)
+    for name, curve in ((result.get("learned") or {}).get("curves") or {}).items():
+        for step, value in zip(curve["step"], curve["value"], strict=True):
+            add(f"training/{name}", value, step)
     for series in result.get("series", []):
         for figure in figures[:2]:
             for start, value in zip(series["start"], series[figure], strict=True):

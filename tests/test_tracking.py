@@ -71,7 +71,10 @@ def make_run(
             {"policy": "learned", "capacity": 100, **row},
             {"policy": "lru", "capacity": 100, **row, "object_miss_ratio": 0.5},
         ],
-        "learned": {"metrics": {"roc_auc": 0.9, "log_loss": None}},
+        "learned": {
+            "metrics": {"roc_auc": 0.9, "log_loss": None},
+            "curves": {"hit_ratio": {"step": [1, 2], "value": [0.1, 0.2]}},
+        },
         "series": [
             {
                 "policy": "lru",
@@ -109,6 +112,8 @@ def test_a_run_holds_params_metrics_series_data_set_and_files(store: str, client
     history = client.get_metric_history(logged.run_id, "windows/lru/object_miss_ratio")
     assert [(m.step, m.value) for m in history] == [(i, i / 2500) for i in range(2500)]
     assert [m.step for m in client.get_metric_history(logged.run_id, "curve/lru/object_miss_ratio")] == [1, 2]
+    learning = client.get_metric_history(logged.run_id, "training/hit_ratio")
+    assert [(m.step, m.value) for m in learning] == [(1, 0.1), (2, 0.2)]
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("orders", "ab" * 16)
     assert "/data/orders.csv" in data.dataset.source

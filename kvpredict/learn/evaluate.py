@@ -26,6 +26,8 @@ class FitReport:
         Metrics of each fold of the time-series cross-validation, when asked for.
     settings : dict
         Learner, horizon, rows, capacity and the like.
+    curves : dict of dicts
+        ``step`` and ``value`` of what a learner logged on its way, by name; empty for most learners.
     """
 
     metrics: dict[str, float]
@@ -33,6 +35,7 @@ class FitReport:
     importance: dict[str, float]
     folds: list[dict[str, float]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
 
 def metrics(y: np.ndarray, probability: np.ndarray, base_rate: float) -> dict[str, float]:

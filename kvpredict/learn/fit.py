@@ -8,6 +8,7 @@ policy returned is trained on all of it.
 
 import itertools
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,7 +19,7 @@ from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.learn.dataset import Dataset, record_decisions
 from kvpredict.learn.evaluate import FitReport, calibration, metrics
-from kvpredict.learn.learner import Fitted, Learner
+from kvpredict.learn.learner import Curves, Fitted, Game, Learner
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
 from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity
@@ -126,10 +127,16 @@ def fit(
         rounds_data.append(data)
         fitted = _train(learner, rounds_data, horizon, 0, cut, seed)
         policy = Learned(_artifact(fitted, schema), **served, log_rows=rows)
+    curves: Curves = {}
+    if learner.plays and mode != "admit":
+        game = _game(trace, capacity, unit, cut, policy, _gather(rounds_data, horizon, 0, cut), seed)
+        fitted, curves = learner.play(fitted, game, seed)
+        policy = Learned(_artifact(fitted, schema), **served)
     x, y = _gather(rounds_data[-1:], horizon, cut, end)
     base_rate = float(_gather(rounds_data, horizon, 0, cut)[1].mean())
     predicted = policy.artifact.predict(x)
-    final = _train(learner, rounds_data, horizon, 0, end, seed)
+    # Who played has chosen with the help of the last part already.
+    final = fitted if curves else _train(learner, rounds_data, horizon, 0, end, seed)
     report = FitReport(
         metrics=metrics(y, predicted, base_rate),
         calibration=calibration(y, predicted),
@@ -148,6 +155,7 @@ def fit(
             "validation": validation,
             "seed": seed,
         },
+        curves=curves,
     )
     artifact = _artifact(final, schema, _metadata(trace, report))
     params = {**served, "mode": mode}
@@ -155,6 +163,27 @@ def fit(
         candidate = Learned(_artifact(fitted, schema), **params)
         params["threshold"] = _choose_threshold(trace, candidate, capacity, unit, objective, cut, predicted, seed)
     return Learned(artifact, **params, report=report)
+
+
+def _game(
+    trace: Trace,
+    capacity: int,
+    unit: str,
+    cut: int,
+    policy: Learned,
+    labelled: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> Game:
+    """Return the part before ``cut`` as a game of objects of one size, and the part after it as its judge."""
+
+    def judge(scorer: Any) -> float:
+        served = replace(policy, artifact=Artifact(scorer, policy.artifact.schema), log_rows=0)
+        result = simulate(trace, served, capacity, unit=unit, warmup=cut - 1, seed=seed)
+        return result.byte_miss_ratio if policy.objective == "bytes" else result.object_miss_ratio
+
+    past = trace.head(cut - 1)
+    objects = capacity if unit == "objects" else max(1, capacity * trace.unique // trace.footprint)
+    return Game(past, objects, policy.artifact.schema, policy.history, *labelled, judge)
 
 
 def _schema(trace: Trace, extra: tuple[str, ...]) -> Schema:
@@ -235,8 +264,6 @@ def _choose_threshold(
     seed: int,
 ) -> float:
     """Return the score below which admission is refused: of some quantiles, the one with the fewest misses."""
-    from dataclasses import replace
-
     probability = np.clip(predicted, 1e-9, 1 - 1e-9)
     raw = np.log(probability / (1 - probability)) if policy.artifact.link == "logit" else predicted
     thresholds = [-1e30, *(float(np.quantile(raw, q)) for q in ADMISSION_QUANTILES if len(raw))]

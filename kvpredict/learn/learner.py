@@ -1,7 +1,8 @@
 """The learner contract: rows and labels in, a scorer's arrays out.
 
 A learner is a frozen dataclass of hyper-parameters whose ``fit`` trains a library's model and exports it to arrays.
-It also returns the library's own ``predict``, against which the export is tested.
+It also returns the library's own ``predict``, against which the export is tested. A learner that trains on hits, and
+not on labels alone, goes on from there in ``play``.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
+from kvpredict.features.schema import Schema
+from kvpredict.trace.trace import Trace
 
-__all__ = ["Fitted", "Learner", "missing_extra", "require"]
+__all__ = ["Curves", "Fitted", "Game", "Learner", "missing_extra", "require"]
+
+Curves = dict[str, dict[str, list[Any]]]  # name -> "step" and "value", what a training logged on its way
 
 
 class Fitted(NamedTuple):
@@ -29,16 +34,43 @@ class Fitted(NamedTuple):
     predict: Callable[[np.ndarray], np.ndarray]
 
 
+class Game(NamedTuple):
+    """What a learner plays that trains on hits.
+
+    ``trace``: the training part. ``capacity``: objects. ``schema``, ``history``: of the rows. ``x``, ``y``: labelled
+    rows of the training part. ``judge``: the miss ratio on the validation part, for a scorer with link ``logit``.
+    """
+
+    trace: Trace
+    capacity: int
+    schema: Schema
+    history: float
+    x: np.ndarray
+    y: np.ndarray
+    judge: Callable[[Any], float]
+
+
 @dataclass(frozen=True)
 class Learner:
-    """Base of all learners; a subclass adds hyper-parameters as fields, ``name`` and ``fit``."""
+    """Base of all learners; a subclass adds hyper-parameters as fields, ``name`` and ``fit``.
+
+    One that ``plays`` goes on from what ``fit`` returned, in caches of its own.
+    """
 
     name: ClassVar[str]
+    plays: ClassVar[bool] = False
 
     def fit(self, x: np.ndarray, y: np.ndarray, seed: int = 0) -> Fitted:
         """Train on rows ``x``, float32 ``[m, width]``, and labels ``y``, uint8 ``[m]``: 1 for reused in time.
 
         Both labels occur in ``y``. The same arguments give the same model.
+        """
+        raise NotImplementedError
+
+    def play(self, fitted: Fitted, game: Game, seed: int = 0) -> tuple[Fitted, Curves]:
+        """Improve on ``fitted`` by playing, and return the better model and the curves of its training.
+
+        The training part is all that it may learn from; the validation part may choose among what it learned.
         """
         raise NotImplementedError
 

@@ -1,6 +1,9 @@
 """A small neural net by PyTorch over the standardised logarithms of the features."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +11,20 @@ from kvpredict.learn.learner import Fitted, Learner, missing_extra, require, sha
 from kvpredict.scorers.linear import compress_rows
 from kvpredict.scorers.mlp import MLP
 
-__all__ = ["NeuralNet"]
+__all__ = ["NeuralNet", "one_thread"]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch work on one core: nets this small gain nothing from more, and lose much on cores that are shared."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,10 @@ class NeuralNet(Learner):
             import torch
         except ImportError as error:
             raise missing_extra("PyTorch", error) from error
+        with one_thread():
+            return self._fit(torch, x, y, seed)
+
+    def _fit(self, torch: Any, x: np.ndarray, y: np.ndarray, seed: int) -> Fitted:
         rows = compress_rows(x)
         mean = rows.mean(0).astype(np.float32)
         spread = rows.std(0)

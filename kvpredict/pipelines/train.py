@@ -51,6 +51,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "importance": learned.report.importance,
             "folds": learned.report.folds,
             "settings": learned.report.settings,
+            "curves": learned.report.curves,
         }
     return result | figures(config, replay, policies, measured, result["policies"], curve)
 

@@ -62,6 +62,7 @@ PER_DECISION = 8  # candidates sampled for training at a decision, and the most 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
 COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
+SIGNALS = 11  # what a controller sees, the last a constant
 FIRST_FIT = 2000  # requests
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
 RECENT = 2e6  # requests that they may cover in any case
@@ -86,6 +87,8 @@ class Core(NamedTuple):
     slow: np.ndarray  # float64 [shadows + 1], older misses counting less: by which the leader is chosen
     fast: np.ndarray  # float64 [shadows + 1], and much less: by which lambda moves
     led: np.ndarray  # int64 [shadows], periods that each has led
+    control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
+    signal: np.ndarray  # float64 [11], what it sees
     word: np.ndarray  # int64 [14]
     level: np.ndarray  # float64 [9]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
@@ -137,6 +140,9 @@ class Guarded(Policy):
         better by long ago is no licence to be worse now.
     objective : {"objects", "bytes"}, default "objects"
         Which misses count when sizes differ.
+    controller : sequence of 22 floats, optional
+        Weights of a linear controller (``kvpredict.learn.controller``) that moves lambda and favours the leader in
+        place of the rule.
     """
 
     name: ClassVar[str] = "guarded"
@@ -156,8 +162,14 @@ class Guarded(Policy):
     memory: float = 8.0
     patience: float = 2.0
     objective: str = "objects"
+    controller: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.controller is not None:
+            object.__setattr__(self, "controller", tuple(float(weight) for weight in self.controller))
+            found = np.array(self.controller)
+            right = found.size == 2 * SIGNALS and bool(np.isfinite(found).all())
+            require(right, self, f"controller must be {2 * SIGNALS} finite weights, got {found.size}")
         names = self.leaders.split("+")
         require(len(set(names)) == len(names) <= 12, self, f"leaders must be 1 to 12 different policies, got {names}")
         for leader in self._policies():
@@ -203,6 +215,8 @@ class Guarded(Policy):
             slow=np.zeros(len(leaders) + 1),
             fast=np.zeros(len(leaders) + 1),
             led=np.zeros(len(leaders), np.int64),
+            control=np.array(() if self.controller is None else self.controller).reshape(-1, SIGNALS),
+            signal=np.zeros(SIGNALS),
             word=word,
             level=np.array([*level, self.learn, self.guard], np.float64),
             drawn=np.zeros(self.candidates, np.int32),
@@ -264,6 +278,31 @@ def _settle(c, entry):
 
 
 @lean_subroutine
+def _answer(c, row, leader):
+    """Return what the controller's ``row`` of weights makes of the state of affairs under ``leader``."""
+    slow, fast, signal, own = c.slow, c.fast, c.signal, c.led.size
+    for i in range(4):
+        signal[i] = 1.0 if i < 2 else -1.0  # a tenth worse, or better, is as far as it sees
+    for k in range(own + 1):
+        if k != leader:
+            at = 2 if k == own else 0
+            for i, sums in enumerate((fast, slow)):
+                ahead = 10.0 * (sums[k] - sums[leader]) / max(sums[leader], 1.0)
+                signal[at + i] = min(max(ahead, -1.0), 1.0 if k == own else signal[at + i])
+    signal[4] = c.level[LAMBDA] / c.level[MOST]
+    signal[5] = c.history.level[1]
+    signal[6] = c.history.level[2]
+    signal[7] = compress(c.history.clock[0] / max(c.history.clock[1], np.int64(1))) * 0.2
+    signal[8] = min(c.word[FITS], np.int64(16)) / 16.0
+    signal[9] = compress(c.history.clock[1]) * 0.1
+    signal[10] = 1.0
+    total = 0.0
+    for i in range(SIGNALS):
+        total += c.control[row, i] * signal[i]
+    return total
+
+
+@lean_subroutine
 def _look(c, requests):
     """Choose the leader, and move lambda by what so many requests are worth."""
     level, word, missed, slow, fast = c.level, c.word, c.missed, c.slow, c.fast
@@ -277,7 +316,10 @@ def _look(c, requests):
         missed[k] = 0.0
     best = word[LEADER]
     c.led[best] += 1
-    fewest = slow[best] * (1.0 - FAVOUR) - COST * held
+    favour = FAVOUR
+    if len(c.control):
+        favour = 0.1 * half_lives(max(10.0 - _answer(c, 1, best), 0.0))  # 1e-4 where the answer is 0
+    fewest = slow[best] * (1.0 - favour) - COST * held
     for k in range(own):
         if slow[k] < fewest:
             fewest = slow[k]
@@ -290,6 +332,8 @@ def _look(c, requests):
         step = level[MOST] * requests / (level[SWING] * held)
         if fast[own] - fast[best] <= level[MARGIN] * fast[best]:
             step = -step
+        if len(c.control):
+            step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
         level[LAMBDA] = min(max(level[LAMBDA] + step, 0.0), level[MOST])
     else:
         level[LAMBDA] = 0.0

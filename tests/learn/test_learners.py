@@ -28,7 +28,7 @@ def rows(seed: int, n: int = 1500) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_all_are_found() -> None:
-    assert set(learner_names()) >= {"logistic", "tree", "forest", "lightgbm", "mlp"}
+    assert set(learner_names()) >= {"logistic", "tree", "forest", "lightgbm", "mlp", "agent"}
 
 
 @every_learner
