@@ -15,7 +15,7 @@ from kvpredict.core.errors import ArtifactError, KvpredictError
 __all__ = ["BASE_FEATURES", "MISSING", "Schema"]
 
 MISSING = 1e6  # stands for a gap, absence or age that never happened, in residence times
-SCHEMA_VERSION = 1  # raise it whenever a feature's meaning changes
+SCHEMA_VERSION = 2  # raise it whenever a feature's meaning changes
 
 BASE_FEATURES = (
     "recency",  # time since the last access, in residence times (so are all times and gaps below)
@@ -41,6 +41,7 @@ BASE_FEATURES = (
     "misses_then",  # share of accesses that missed, slow average as of the last access
     "novelty_now",
     "misses_now",
+    *(f"region_{name}_{level}" for level in (8, 64, 1024) for name in ("recency", "after", "known", "rate")),
 )
 
 
