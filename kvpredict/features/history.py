@@ -17,8 +17,8 @@ from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, push_front, unlink
 from kvpredict.core.table import Table, make_table, table_get, table_pop, table_put
-from kvpredict.features.regions import REGION_FEATURES, LEVELS, Regions, make_regions, visit, write_regions
-from kvpredict.features.schema import BASE_FEATURES, MISSING
+from kvpredict.features.regions import Regions, make_regions, visit, write_regions
+from kvpredict.features.schema import BASE_FEATURES, MISSING, OWN_FEATURES
 
 __all__ = [
     "History",
@@ -215,7 +215,7 @@ def write(h, entries, count, slots, out):
         out[i, 20] = row[entry, MISSES]
         out[i, 21] = novelty
         out[i, 22] = misses
-        write_regions(h.regions, key[entry], when[entry, LAST], now, unit, out, i, 23)
+        write_regions(h.regions, key[entry], when[entry, LAST], now, unit, out, i, len(OWN_FEATURES))
         for j in range(extra.shape[1]):
             out[i, WIDTH + j] = extra[entry, j]
 
