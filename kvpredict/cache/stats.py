@@ -1,5 +1,7 @@
 """Stats: what a cache has counted so far."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = ["Stats"]
@@ -12,7 +14,7 @@ class Stats(NamedTuple):
     ``updates`` new values of keys in the cache; ``rejections`` are values that were not taken in, because they are
     larger than the cache or the policy refused them. ``evictions`` made room for others. ``loads`` counts calls of a
     loader, ``load_failures`` those that raised. ``size`` and ``capacity`` are in units: entries, or what the weigher
-    returns.
+    returns. ``policy`` is what the policy itself counts: how often ``guarded`` was trained, who led and for how long …
     """
 
     hits: int
@@ -27,6 +29,7 @@ class Stats(NamedTuple):
     entries: int
     size: int
     capacity: int
+    policy: Mapping[str, float] = MappingProxyType({})
 
     @property
     def hit_ratio(self) -> float:
