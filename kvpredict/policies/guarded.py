@@ -64,6 +64,7 @@ PER_DECISION = 8  # candidates sampled for training at a decision, and the most 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
 COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
+FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
 SIGNALS = 11  # what a controller sees, the last a constant
 FIRST_FIT = 2000  # requests
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
@@ -420,8 +421,8 @@ def _look(c, requests):
         _gather(c)
     if level[GUARDS] > 0.0:
         step = level[MOST] * requests / (level[SWING] * held)
-        if fast[own] - fast[best] <= level[MARGIN] * fast[best]:
-            step = -step
+        behind = (fast[own] - fast[best]) / max(fast[best], 1.0) - level[MARGIN]
+        step *= min(max(behind / FULL, -1.0), 1.0)
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
         level[LAMBDA] = min(max(level[LAMBDA] + step, 0.0), level[MOST])
