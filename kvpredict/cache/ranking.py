@@ -94,21 +94,25 @@ class Ranking:
         fresh._assemble(policy, state, host, self.generation.copy(), self.tally)
         return fresh
 
-    def carried_to(self, policy: Policy, slots: int, seed: int, time: float) -> "Ranking":
+    def carried_to(self, policy: Policy, slots: int, seed: int, time: float, capacity: int | None = None) -> "Ranking":
         """Return a ranking by ``policy`` of the same objects in the same slots, ``slots`` or more in all.
+
+        ``capacity`` may change too, to no less than is in use.
 
         The old policy says in which order it would evict; the new one is given the objects in that order, so what
         the old one held dearest is the newest to the new one. This ranking stays as it is.
         """
+        capacity = self.capacity if capacity is None else capacity
         host = _widened(self.host, slots, self._extra_of(policy, slots))
+        host.counts[CAPACITY] = capacity
         generation = np.zeros(slots, np.int32)
         generation[: self.generation.size] = self.generation
         carried = object.__new__(Ranking)
-        carried._assemble(policy, policy.state(self.capacity, seed, slots), host, generation, self.tally)
-        _filler(policy.kernels(), len(policy.extra))(carried.state, host, self._eviction_order(time), time)
+        carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tally)
+        _filler(policy.kernels(), len(policy.extra))(carried.state, host, self.eviction_order(time), time)
         return carried
 
-    def _eviction_order(self, time: float) -> np.ndarray:
+    def eviction_order(self, time: float) -> np.ndarray:
         """Return the slots in use, int32 ``[n]``, first to go first."""
         live = np.flatnonzero(self.host.live).astype(np.int32)
         order = np.empty_like(live)

@@ -111,9 +111,9 @@ def test_any_policy_can_be_exchanged_for_sieve_and_back(name: str) -> None:
         if key not in ranking.host.key[live == 1]:  # a cache places only what is missing
             place(ranking, key, 1 + key % 3, time=float(i))
     live = ranking.host.live.copy()
-    order = ranking._eviction_order(1500.0)
+    order = ranking.eviction_order(1500.0)
     assert sorted(order.tolist()) == np.flatnonzero(live).tolist()
-    again = ranking._eviction_order(1500.0)
+    again = ranking.eviction_order(1500.0)
     assert order.tolist() == again.tolist()  # asking changes nothing
     sieve = ranking.carried_to(policy("sieve"), 30, 0, 1500.0)
     sieve.validate()

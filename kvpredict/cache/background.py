@@ -1,0 +1,64 @@
+"""Background: a few daemon threads that do what no caller waits for.
+
+They start with the first job and end when idle for a while, so a cache that needs none has none, and they never keep a
+process from ending. The line of jobs is bounded: a job that finds it full is refused, and the caller goes on without.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Background"]
+
+log = logging.getLogger("kvpredict")
+IDLE = 5.0  # seconds without a job after which a thread ends
+
+
+class Background:
+    """``workers`` threads and a line of at most ``limit`` jobs."""
+
+    def __init__(self, workers: int, limit: int = 1024, name: str = "kvpredict-background") -> None:
+        self._workers, self._name = workers, name
+        self._jobs: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.Queue(limit)
+        self._lock = threading.Lock()
+        self._running = 0
+        self._unfinished = 0
+
+    def submit(self, job: Callable[..., Any], *arguments: Any) -> bool:
+        """Have ``job(*arguments)`` done; tell whether there was room for it."""
+        with self._lock:
+            try:
+                self._jobs.put_nowait((job, arguments))
+            except queue.Full:
+                return False
+            self._unfinished += 1
+            if self._running < min(self._workers, self._unfinished):
+                self._running += 1
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return True
+
+    def join(self) -> None:
+        """Wait until all jobs are done."""
+        self._jobs.join()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job, arguments = self._jobs.get(timeout=IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._unfinished == 0 or self._running > 1:
+                        self._running -= 1
+                        return
+                continue
+            try:
+                job(*arguments)
+            except Exception:
+                log.exception("a background job failed")
+            finally:
+                del job, arguments
+                with self._lock:
+                    self._unfinished -= 1
+                self._jobs.task_done()
