@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make an environment (on Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,cache,redis,dev]'
 	@touch $@
 
 quickstart: $(STAMP) ## the main job on the sample: train, compare, report (ARGS="capacity.fraction=0.01" …)

@@ -4,7 +4,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kvpredict.cache.cache import AccessRecorder, Cache
-from kvpredict.cache.errors import LoadTimeout, TooManyLoads, UnknownKey
+from kvpredict.cache.errors import (
+    CodecError,
+    LoadTimeout,
+    SnapshotError,
+    TierError,
+    TooManyLoads,
+    UnknownKey,
+    WriteBehindError,
+)
 from kvpredict.cache.expiry import Expiry
 from kvpredict.cache.keys import stable_hash
 from kvpredict.cache.loads import Loaded, Loads
@@ -12,35 +20,52 @@ from kvpredict.cache.removal import Cause
 from kvpredict.cache.stats import Stats
 
 if TYPE_CHECKING:
+    from kvpredict.cache.behind import ERASED, WriteBehind
     from kvpredict.cache.bloom import BloomFilter
+    from kvpredict.cache.codec import Codec, train_dictionary
     from kvpredict.cache.decorator import CacheInfo, cached, caching_off, set_caching
+    from kvpredict.cache.through import WriteThrough
 
 # Where each of the other public names lives.
 _LAZY = {
+    "ERASED": "behind",
     "BloomFilter": "bloom",
     "CacheInfo": "decorator",
+    "Codec": "codec",
+    "WriteBehind": "behind",
+    "WriteThrough": "through",
     "cached": "decorator",
     "caching_off": "decorator",
     "set_caching": "decorator",
+    "train_dictionary": "codec",
 }
 
 __all__ = [
+    "ERASED",
     "AccessRecorder",
     "BloomFilter",
     "Cache",
     "CacheInfo",
     "Cause",
+    "Codec",
+    "CodecError",
     "Expiry",
     "LoadTimeout",
     "Loaded",
     "Loads",
+    "SnapshotError",
     "Stats",
+    "TierError",
     "TooManyLoads",
     "UnknownKey",
+    "WriteBehind",
+    "WriteBehindError",
+    "WriteThrough",
     "cached",
     "caching_off",
     "set_caching",
     "stable_hash",
+    "train_dictionary",
 ]
 
 

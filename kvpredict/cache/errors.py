@@ -2,7 +2,15 @@
 
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["LoadTimeout", "TooManyLoads", "UnknownKey"]
+__all__ = [
+    "CodecError",
+    "LoadTimeout",
+    "SnapshotError",
+    "TierError",
+    "TooManyLoads",
+    "UnknownKey",
+    "WriteBehindError",
+]
 
 
 class LoadTimeout(KvpredictError, TimeoutError):
@@ -15,3 +23,19 @@ class TooManyLoads(KvpredictError):
 
 class UnknownKey(KvpredictError, LookupError):
     """A key that is not among ``Loads(known=…)``: no loader was called."""
+
+
+class CodecError(KvpredictError, ValueError):
+    """A value that cannot be encoded, or bytes that are damaged, of another codec, or not signed with its secret."""
+
+
+class TierError(KvpredictError, OSError):
+    """A tier that is down, too slow, full or damaged."""
+
+
+class WriteBehindError(KvpredictError, OSError):
+    """Writes that could not be handed to their source: says how many, why, and what to do."""
+
+
+class SnapshotError(KvpredictError, OSError):
+    """A snapshot that cannot be written, or read: names the file and the reason."""
