@@ -22,9 +22,14 @@ from kvpredict.cache.stats import Stats
 if TYPE_CHECKING:
     from kvpredict.cache.behind import ERASED, WriteBehind
     from kvpredict.cache.bloom import BloomFilter
+    from kvpredict.cache.bus import RedisInvalidation
     from kvpredict.cache.codec import Codec, train_dictionary
     from kvpredict.cache.decorator import CacheInfo, cached, caching_off, set_caching
+    from kvpredict.cache.disk import DiskTier
+    from kvpredict.cache.redis_tier import RedisTier
     from kvpredict.cache.through import WriteThrough
+    from kvpredict.cache.tiered import TieredCache, TierStats
+    from kvpredict.cache.tiers import Guarded, Tier
 
 # Where each of the other public names lives.
 _LAZY = {
@@ -32,6 +37,13 @@ _LAZY = {
     "BloomFilter": "bloom",
     "CacheInfo": "decorator",
     "Codec": "codec",
+    "DiskTier": "disk",
+    "Guarded": "tiers",
+    "RedisInvalidation": "bus",
+    "RedisTier": "redis_tier",
+    "Tier": "tiers",
+    "TierStats": "tiered",
+    "TieredCache": "tiered",
     "WriteBehind": "behind",
     "WriteThrough": "through",
     "cached": "decorator",
@@ -49,13 +61,20 @@ __all__ = [
     "Cause",
     "Codec",
     "CodecError",
+    "DiskTier",
     "Expiry",
+    "Guarded",
     "LoadTimeout",
     "Loaded",
     "Loads",
+    "RedisInvalidation",
+    "RedisTier",
     "SnapshotError",
     "Stats",
+    "Tier",
     "TierError",
+    "TierStats",
+    "TieredCache",
     "TooManyLoads",
     "UnknownKey",
     "WriteBehind",
