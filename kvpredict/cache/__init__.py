@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from kvpredict.cache.codec import Codec, train_dictionary
     from kvpredict.cache.decorator import CacheInfo, cached, caching_off, set_caching
     from kvpredict.cache.disk import DiskTier
+    from kvpredict.cache.prefetch import Prefetcher, PrefetchStats
     from kvpredict.cache.redis_tier import RedisTier
+    from kvpredict.cache.snapshot import Restored, load_snapshot, save_snapshot
     from kvpredict.cache.through import WriteThrough
     from kvpredict.cache.tiered import TieredCache, TierStats
     from kvpredict.cache.tiers import Guarded, Tier
+    from kvpredict.cache.warm import WarmedUp, warm_up
 
 # Where each of the other public names lives.
 _LAZY = {
@@ -39,17 +42,24 @@ _LAZY = {
     "Codec": "codec",
     "DiskTier": "disk",
     "Guarded": "tiers",
+    "PrefetchStats": "prefetch",
+    "Prefetcher": "prefetch",
     "RedisInvalidation": "bus",
     "RedisTier": "redis_tier",
+    "Restored": "snapshot",
     "Tier": "tiers",
     "TierStats": "tiered",
     "TieredCache": "tiered",
+    "WarmedUp": "warm",
     "WriteBehind": "behind",
     "WriteThrough": "through",
     "cached": "decorator",
     "caching_off": "decorator",
+    "load_snapshot": "snapshot",
+    "save_snapshot": "snapshot",
     "set_caching": "decorator",
     "train_dictionary": "codec",
+    "warm_up": "warm",
 }
 
 __all__ = [
@@ -67,8 +77,11 @@ __all__ = [
     "LoadTimeout",
     "Loaded",
     "Loads",
+    "PrefetchStats",
+    "Prefetcher",
     "RedisInvalidation",
     "RedisTier",
+    "Restored",
     "SnapshotError",
     "Stats",
     "Tier",
@@ -77,14 +90,18 @@ __all__ = [
     "TieredCache",
     "TooManyLoads",
     "UnknownKey",
+    "WarmedUp",
     "WriteBehind",
     "WriteBehindError",
     "WriteThrough",
     "cached",
     "caching_off",
+    "load_snapshot",
+    "save_snapshot",
     "set_caching",
     "stable_hash",
     "train_dictionary",
+    "warm_up",
 ]
 
 
