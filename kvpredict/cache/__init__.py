@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from kvpredict.cache.codec import Codec, train_dictionary
     from kvpredict.cache.decorator import CacheInfo, cached, caching_off, set_caching
     from kvpredict.cache.disk import DiskTier
+    from kvpredict.cache.metrics import register_metrics
     from kvpredict.cache.prefetch import Prefetcher, PrefetchStats
     from kvpredict.cache.redis_tier import RedisTier
+    from kvpredict.cache.shadow import Forecast, Shadow
     from kvpredict.cache.snapshot import Restored, load_snapshot, save_snapshot
     from kvpredict.cache.through import WriteThrough
     from kvpredict.cache.tiered import TieredCache, TierStats
     from kvpredict.cache.tiers import Guarded, Tier
+    from kvpredict.cache.tuner import Decision, Tuner
     from kvpredict.cache.warm import WarmedUp, warm_up
 
 # Where each of the other public names lives.
@@ -40,22 +43,27 @@ _LAZY = {
     "BloomFilter": "bloom",
     "CacheInfo": "decorator",
     "Codec": "codec",
+    "Decision": "tuner",
     "DiskTier": "disk",
+    "Forecast": "shadow",
     "Guarded": "tiers",
     "PrefetchStats": "prefetch",
     "Prefetcher": "prefetch",
     "RedisInvalidation": "bus",
     "RedisTier": "redis_tier",
     "Restored": "snapshot",
+    "Shadow": "shadow",
     "Tier": "tiers",
     "TierStats": "tiered",
     "TieredCache": "tiered",
+    "Tuner": "tuner",
     "WarmedUp": "warm",
     "WriteBehind": "behind",
     "WriteThrough": "through",
     "cached": "decorator",
     "caching_off": "decorator",
     "load_snapshot": "snapshot",
+    "register_metrics": "metrics",
     "save_snapshot": "snapshot",
     "set_caching": "decorator",
     "train_dictionary": "codec",
@@ -71,8 +79,10 @@ __all__ = [
     "Cause",
     "Codec",
     "CodecError",
+    "Decision",
     "DiskTier",
     "Expiry",
+    "Forecast",
     "Guarded",
     "LoadTimeout",
     "Loaded",
@@ -82,6 +92,7 @@ __all__ = [
     "RedisInvalidation",
     "RedisTier",
     "Restored",
+    "Shadow",
     "SnapshotError",
     "Stats",
     "Tier",
@@ -89,6 +100,7 @@ __all__ = [
     "TierStats",
     "TieredCache",
     "TooManyLoads",
+    "Tuner",
     "UnknownKey",
     "WarmedUp",
     "WriteBehind",
@@ -97,6 +109,7 @@ __all__ = [
     "cached",
     "caching_off",
     "load_snapshot",
+    "register_metrics",
     "save_snapshot",
     "set_caching",
     "stable_hash",

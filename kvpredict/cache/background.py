@@ -2,15 +2,17 @@
 
 They start with the first job and end when idle for a while, so a cache that needs none has none, and they never keep a
 process from ending. The line of jobs is bounded: a job that finds it full is refused, and the caller goes on without.
+What has to be done again and again for an object, ``run_every`` does for as long as the object lives.
 """
 
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Background"]
+__all__ = ["Background", "run_every"]
 
 log = logging.getLogger("kvpredict")
 IDLE = 5.0  # seconds without a job after which a thread ends
@@ -62,3 +64,24 @@ class Background:
                 with self._lock:
                     self._unfinished -= 1
                 self._jobs.task_done()
+
+
+def run_every(owner: Any, seconds: float, method: str, name: str) -> threading.Event:
+    """Call ``owner.method()`` every ``seconds`` in a daemon thread, until the owner is gone or the event is set."""
+    reference = weakref.ref(owner)
+    done = threading.Event()
+    weakref.finalize(owner, done.set)
+
+    def work() -> None:
+        while not done.wait(seconds):
+            alive = reference()
+            if alive is None:
+                return
+            try:
+                getattr(alive, method)()
+            except Exception:
+                log.exception("%s failed, and will be tried again", name)
+            del alive
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return done

@@ -9,9 +9,7 @@ Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for t
 """
 
 import random
-import threading
 import time
-import weakref
 from collections.abc import Callable, Hashable, Mapping
 from os import PathLike
 from threading import RLock
@@ -20,6 +18,7 @@ from typing import Any, Protocol, TypeVar, overload
 import numpy as np
 
 from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, units_of, whole_number
+from kvpredict.cache.background import run_every
 from kvpredict.cache.choice import choose_policy
 from kvpredict.cache.expiry import NEVER, Expiry, Held
 from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
@@ -29,6 +28,7 @@ from kvpredict.cache.mapping import MappingMethods
 from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTHING, PLACE, SLOT_MASK, TAKE, Ranking
 from kvpredict.cache.removal import Cause, Removals
 from kvpredict.cache.stats import Marks, Stats
+from kvpredict.cache.tap import make_tap, written
 from kvpredict.core.engine import VICTIMS
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Policy
@@ -65,7 +65,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         Entries, or units where a ``weigher`` or ``size=`` gives objects another size than 1.
     policy : str, Policy or path, default "s3fifo"
         A name (see ``kvpredict.policy_names``), a policy, or a saved one: its folder, or an MLflow URI such as
-        ``models:/orders@champion``.
+        ``models:/orders@champion``. "auto" begins with s3fifo and moves to what would do best on the live keys: see
+        ``Tuner``, which ``cache.tuner`` is.
     weigher : callable, optional
         ``weigher(value) -> int``: the units a value takes (0 counts as 1). Called before the lock is taken.
     max_entries : int, optional
@@ -159,6 +160,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         "_tagged",
         "_told",
         "_touches",
+        "_tuner",
         "_unweighed",
         "_updates",
         "_watchful",
@@ -209,7 +211,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             slots = min(capacity, whole_number("max_entries", max_entries))
         else:
             slots = min(capacity, FIRST_SLOTS) if self._grows else capacity
-        chosen = choose_policy(policy)
+        automatic = isinstance(policy, str) and policy == "auto"
+        chosen = choose_policy("s3fifo" if automatic else policy)
         try:
             if slots > MOST_SLOTS:
                 raise MemoryError
@@ -243,9 +246,14 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._tagged: dict[str, set[K]] = {}
         self._noting = on_removal is not None  # whether _left must be called
         if self._expiry.sweep is not None:
-            _start_sweeping(self, self._expiry.sweep)
+            run_every(self, self._expiry.sweep, "sweep", "kvpredict-sweep")
         if self._grows:
             self._ranking.compile(self._ranking.policy)
+        self._tuner: Any = None
+        if automatic:
+            from kvpredict.cache.tuner import Tuner  # it simulates, which other caches need not import
+
+            self._tuner = Tuner(self)
 
     # --- Reading: no lock on a hit ---
 
@@ -523,6 +531,32 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def capacity(self) -> int:
         """Units that fit."""
         return self._ranking.capacity
+
+    @property
+    def tuner(self) -> Any:
+        """The ``Tuner`` of a cache made with ``policy="auto"``, else None."""
+        return self._tuner
+
+    def tap(self, sample: float, window: int) -> None:
+        """Keep the latest ``window`` accesses of a share ``sample`` of the keys, for ``Shadow``; 0 keeps none.
+
+        That costs a few nanoseconds an access.
+        """
+        if not 0.0 <= sample <= 1.0:
+            raise KvpredictError(f"sample is a share of the keys, in [0, 1], got {sample!r}")
+        tap = make_tap(sample, whole_number("window", window))
+        with self._lock:
+            if self._busy:
+                raise KvpredictError("tap was called from within another call of the cache; call it afterwards")
+            self._exclusively(self._ranking.tapped, tap)
+
+    def tapped(self) -> tuple[np.ndarray, int]:
+        """Return what ``tap`` keeps, int64 ``[n, 2]`` (numbers of keys, sizes), and how many it has seen in all."""
+        now = float(self._clock())
+        with self._lock:
+            if not self._busy:
+                self._exclusively(self._serve, DRAIN, now)
+            return written(self._ranking.tap), int(self._ranking.tap[0, 0])
 
     def stats(self) -> Stats:
         """Return the counts so far; ``stats().last(seconds)`` has those of a recent window."""
@@ -907,20 +941,3 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 def _later(value: Any, version: int) -> bool:
     """Tell whether what an entry holds is known to be of a later version."""
     return type(value) is Held and value.version is not None and value.version > version
-
-
-def _start_sweeping(cache: "Cache[Any, Any]", every: float) -> None:
-    """Start a thread that sweeps, until the cache is gone."""
-    reference = weakref.ref(cache)
-    done = threading.Event()
-    weakref.finalize(cache, done.set)
-
-    def work() -> None:
-        while not done.wait(every):
-            alive = reference()
-            if alive is None:
-                return
-            alive.sweep()
-            del alive
-
-    threading.Thread(target=work, name="kvpredict-sweep", daemon=True).start()

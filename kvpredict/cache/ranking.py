@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 
 from kvpredict.cache.pinned import entry, open_pinned, pin
+from kvpredict.cache.tap import note, untapped
 from kvpredict.core.engine import CAPACITY, FREE, USED, Engine, Host, bind, extra_reader, make_host
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted, kernel
@@ -51,15 +52,18 @@ class Ranking:
     def __init__(self, policy: Policy, capacity: int, slots: int, seed: int) -> None:
         host = make_host(capacity, slots, len(policy.extra))
         state = policy.state(capacity, seed, slots)
-        self._assemble(policy, state, host, np.zeros(slots, np.int32), np.zeros(2, np.int64))
+        self._assemble(policy, state, host, np.zeros(slots, np.int32), np.zeros(2, np.int64), untapped())
 
-    def _assemble(self, policy: Policy, state: Any, host: Host, generation: np.ndarray, tally: np.ndarray) -> None:
+    def _assemble(
+        self, policy: Policy, state: Any, host: Host, generation: np.ndarray, tally: np.ndarray, tap: np.ndarray
+    ) -> None:
         self.policy, self.state, self.host = policy, state, host
         self.generation = generation  # int32 [slots], counts the tenants of each slot
         self.tally = tally  # int64 [2], hits and misses
+        self.tap = tap  # see ``cache.tap``
         self.columns = policy.extra
         self.row = np.zeros((1, len(policy.extra)), np.float64)  # extra columns of the object to be placed
-        self._pinned = pin((state, host, generation, self.row, tally))
+        self._pinned = pin((state, host, generation, self.row, tally, tap))
         self.handle = self._pinned.handle
         kind = None if interpreted() else numba.typeof(self._pinned.value)
         self.serve = _serve(bind(policy), kind)
@@ -82,6 +86,10 @@ class Ranking:
         """Units in use."""
         return int(self.counts[USED])
 
+    def tapped(self, tap: np.ndarray) -> None:
+        """Write the accesses that the policy sees into ``tap`` from now on."""
+        self._assemble(self.policy, self.state, self.host, self.generation, self.tally, tap)
+
     def room_without_slot(self, size: int) -> bool:
         """Tell whether an object of ``size`` units fits and only a slot is missing for it."""
         return self.counts[FREE] == 0 and self.used + size <= self.capacity
@@ -91,7 +99,7 @@ class Ranking:
         fresh = object.__new__(Ranking)
         policy, host = self.policy, make_host(self.capacity, self.slots, len(self.policy.extra))
         state = policy.state(self.capacity, seed, self.slots)
-        fresh._assemble(policy, state, host, self.generation.copy(), self.tally)
+        fresh._assemble(policy, state, host, self.generation.copy(), self.tally, self.tap)
         return fresh
 
     def carried_to(self, policy: Policy, slots: int, seed: int, time: float, capacity: int | None = None) -> "Ranking":
@@ -108,7 +116,7 @@ class Ranking:
         generation = np.zeros(slots, np.int32)
         generation[: self.generation.size] = self.generation
         carried = object.__new__(Ranking)
-        carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tally)
+        carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tally, self.tap)
         _filler(policy.kernels(), len(policy.extra))(carried.state, host, self.eviction_order(time), time)
         return carried
 
@@ -178,7 +186,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     engine_place, engine_drain, engine_take = engine.place, engine.drain, engine.take
 
     def serve(handle, op, tickets, start, end, key, size, cost):
-        s, h, generation, row, tally = opened(handle)
+        s, h, generation, row, tally, tap = opened(handle)
         n = tickets.size
         if n > 0:
             slots = np.empty(n, np.int32)
@@ -195,8 +203,10 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
                     slots[kept] = slot
                     times[kept] = end if i == n - 1 else start + (end - start) * ((i + 1) / n)
                     kept += 1
+                    note(tap, h.key[slot], h.size[slot])
             engine_drain(s, h, slots[:kept], times[:kept])
         if op == PLACE:
+            note(tap, key, size)
             placed = engine_place(s, h, end, key, size, cost, row)
             if placed < 0:
                 return -1.0
