@@ -39,7 +39,9 @@ class DiskTier:
     timeout : float, default 1.0
         Seconds that a call waits for the file, should another process hold it.
 
-    What is written survives the end of the process, not always a power failure; the file is whole in either case.
+    What is written survives the end of the process, not always a power failure; the file is whole in either case. A
+    process that is killed while the disk refuses its deletions leaves values that its successor may hand out until
+    their ttl ends them; one that closes the tier does not.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class DiskTier:
         self.path, self.shared = Path(path), False
         self.name, self.fill = f"disk {self.path}", fill
         self._lock = threading.Lock()
+        self._doomed = False  # whether the file holds what must not be found again
         self._gone: set[bytes] = set()  # evicted from the index and still in the file
         self.index: Cache[bytes, int] = Cache(
             capacity, policy, weigher=lambda size: size + OVERHEAD, on_removal=self._note
@@ -129,14 +132,23 @@ class DiskTier:
     def clear(self) -> None:
         """Remove everything."""
         with self._lock:
-            self._execute("DELETE FROM entries", ())
             self.index.clear()
+            self._doomed = True
+            self._execute("DELETE FROM entries", ())
+            self._doomed = False
             self._gone.clear()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; remove it if it holds what should have been deleted and a full disk did not let go of."""
         with self._lock:
+            try:
+                self._drop(self._take_gone())
+            except sqlite3.Error:
+                self._doomed = True
             self._db.close()
+            if self._doomed:
+                for name in (self.path, f"{self.path}-wal", f"{self.path}-shm"):
+                    Path(name).unlink(missing_ok=True)
 
     def _execute(self, statement: str, arguments: tuple[Any, ...]) -> None:
         try:

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from kvpredict.cache.arguments import whole_number
@@ -137,8 +138,17 @@ class Guarded:
                 self._owes_all = False
 
     def close(self) -> None:
-        """Close the tier."""
-        self._call(None, self.tier.close)
+        """Carry out the deletions that are owed, if that can be done at all, and close the tier."""
+        with suppress(TierError):
+            try:
+                for key in self._owed:
+                    self.tier.delete(key)
+                if self._owes_all:
+                    self.tier.clear()
+            except TierError:
+                self.tier.clear()
+        with suppress(TierError):
+            self.tier.close()
 
     @staticmethod
     def _done(action: Callable[..., Any], *arguments: Any) -> bool:

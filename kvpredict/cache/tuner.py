@@ -106,7 +106,8 @@ class Tuner:
             self._leader = best.policy
             reason = (
                 f"{best.policy} would save {gain:.1%} of the misses of {present.name} (hit ratio "
-                f"{best.hit_ratio:.4f}, not {mine.hit_ratio:.4f}, of {mine.accesses} accesses), {self._row} of {self._wins} looks"
+                f"{best.hit_ratio:.4f}, not {mine.hit_ratio:.4f}, of {mine.accesses} accesses), "
+                f"{self._row} of {self._wins} looks"
             )
         moved = self._row >= self._wins
         if moved:

@@ -154,7 +154,7 @@ def test_auto_tunes_itself_in_the_background_and_is_let_go() -> None:
     assert made[0].tuner.decisions.maxlen == 100
     assert Cache(10, "lru").tuner is None
     assert "kvpredict-tuner" in {each.name for each in threading.enumerate()}
-    quick = Tuner(made[0], ["s3fifo", "lirs"], interval=0.02, wins=1, margin=0.0, window=1000)
+    quick = [Tuner(made[0], ["s3fifo", "lirs"], interval=0.02, wins=1, margin=0.0, window=1000)]
     stop = threading.Event()
 
     def work() -> None:
@@ -164,13 +164,13 @@ def test_auto_tunes_itself_in_the_background_and_is_let_go() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        until(lambda: len(quick.decisions) > 1)
+        until(lambda: len(quick[0].decisions) > 1)
     finally:
         stop.set()
         thread.join()
     assert made[0].policy.name == "lirs"
     gone = weakref.ref(made.pop())
-    del quick
+    quick.clear()
     until(lambda: gc.collect() >= 0 and gone() is None)
 
 
