@@ -362,7 +362,19 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             if self._busy:
                 self._postponed.append((self._put, (key, value, arguments)))
                 return True
-            taken, _garbage = self._exclusively(self._put, key, value, arguments)
+            # What _exclusively does, in place: a call less counts here.
+            self._busy = True
+            try:
+                taken, _garbage = self._put(key, value, arguments)
+                if self._postponed:
+                    self._catch_up()
+            except KvpredictError:
+                raise
+            except BaseException:
+                self._forget()
+                raise
+            finally:
+                self._busy = False
         if self._recorder is not None or self._removals is not None:
             self._aftermath(key, arguments[1])
         return taken  # what was evicted is let go of only here, outside the lock: its finalizers are user code
@@ -615,13 +627,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._busy = True
         try:
             result = action(*arguments)
-            turns = 0
-            while self._postponed:
-                late, its_arguments = self._postponed.pop(0)
-                late(*its_arguments)
-                turns += 1
-                if turns == MOST_POSTPONED:
-                    raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
+            if self._postponed:
+                self._catch_up()
         except KvpredictError:
             raise  # raised on purpose, before anything was changed
         except BaseException:
@@ -632,6 +639,16 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         finally:
             self._busy = False
         return result
+
+    def _catch_up(self) -> None:
+        """Run what was postponed, and what that postpones."""
+        turns = 0
+        while self._postponed:
+            late, its_arguments = self._postponed.pop(0)
+            late(*its_arguments)
+            turns += 1
+            if turns == MOST_POSTPONED:
+                raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
 
     def _serve(self, op: int, now: float, number: int = 0, units: int = 0, cost: float = 0.0) -> float:
         """Tell the policy what was noted, then do ``op`` (see ``ranking``)."""
@@ -692,8 +709,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             return False, entry
         key_in = self._key_in
         garbage: Any = None
-        for i in range(ranking.counts[VICTIMS]):
+        count, i = ranking.counts[VICTIMS], 0
+        while i < count:  # a range costs more than the one turn that is usual
             victim = ranking.victims[i]
+            i += 1
             evicted, key_in[victim] = key_in[victim], VACANT
             left = entries.pop(evicted)
             garbage = (evicted, left, garbage)
@@ -935,7 +954,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             cost = finite_cost(cost, key)
         if extra is not None or self._ranking.columns:
             extra = extra_columns(extra, self._ranking.policy, key)
-        return number, units, cost, extra, float(self._clock())
+        return number, units, cost, extra, self._clock()
 
 
 def _later(value: Any, version: int) -> bool:
