@@ -52,7 +52,7 @@ types: $(STAMP) ## mypy
 ui: $(STAMP) ## MLflow on the runs of this folder (PORT=5000)
 	$(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT)
 
-bench: $(STAMP) ## replay speed beside libcachesim
+bench: $(STAMP) ## replay speed beside libcachesim (the cache beside its peers: benchmarks/cache.py)
 	$(BIN)/python benchmarks/replay.py $(ARGS)
 
 clean: ## remove what runs, tests and builds left (not .venv, not mlflow.db)

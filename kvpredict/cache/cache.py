@@ -25,7 +25,7 @@ from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
 from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading
 from kvpredict.cache.loads import Loads
 from kvpredict.cache.mapping import MappingMethods
-from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTHING, PLACE, SLOT_MASK, TAKE, Ranking
+from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_MASK, TAKE, Ranking
 from kvpredict.cache.removal import Cause, Removals
 from kvpredict.cache.stats import Marks, Stats
 from kvpredict.cache.tap import make_tap, written
@@ -46,6 +46,7 @@ FIRST_SLOTS = 1024  # of a weighed cache, which gets more as it needs them
 MOST_SLOTS = 2**30 - 1
 MOST_POSTPONED = 10_000  # calls from within one call
 OVERDUE = 16  # buffers of hits waiting before a reader waits for the lock
+FEW = 12  # notes that are handed over faster one by one
 SWEPT = 4  # slots that a write looks at for what is over
 
 
@@ -658,12 +659,20 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._told = now
         if now >= self._marks.due:
             self._marks.add(now, self._count())
-        if count := len(noted):  # readers append meanwhile: what follows these goes into the next batch
-            notes = np.array(noted[:count])
+        count = len(noted)  # readers append meanwhile: what follows these goes into the next batch
+        while count > NOTES:
+            ranking.notes[:] = noted[:NOTES]
+            del noted[:NOTES]
+            count -= NOTES
+            ranking.serve(ranking.handle, DRAIN, NOTES, told, now, 0, 0, 0.0)
+        if count:
+            if count < FEW:
+                for i in range(count):
+                    ranking.slip[i] = noted[i]
+            else:
+                ranking.notes[:count] = noted[:count]
             del noted[:count]
-        else:
-            notes = NOTHING
-        return ranking.serve(ranking.handle, op, notes, told, now, number, units, cost)
+        return ranking.serve(ranking.handle, op, count, told, now, number, units, cost)
 
     def _put(self, key: K, value: Any, arguments: _Prepared) -> tuple[bool, Any]:
         """Do what ``put`` says; also return what leaves the cache, for the caller to drop outside the lock."""
@@ -950,7 +959,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             units = units_of(self._weigher(value), "the weigher's result", key)
         else:
             units = 1
-        if type(cost) is not float or not 0.0 <= cost < float("inf"):
+        if type(cost) is not float or not 0.0 <= cost < NEVER:
             cost = finite_cost(cost, key)
         if extra is not None or self._ranking.columns:
             extra = extra_columns(extra, self._ranking.policy, key)

@@ -23,7 +23,7 @@ from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted, kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
-__all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTHING", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]
+__all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTES", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]
 
 DRAIN, PLACE, TAKE = 0, 1, 2
 HITS, MISSES = 0, 1  # indices into Ranking.tally
@@ -33,7 +33,7 @@ SLOT_MASK = (1 << SLOT_BITS) - 1
 # A ticket is an integer below 2**53, held as a float: lists of floats become arrays fastest, and take least memory.
 GENERATION_MASK = (1 << 22) - 1
 MISS = -1.0  # noted in place of a ticket, to be counted
-NOTHING = np.empty(0, np.float64)
+NOTES = 1024  # the most tickets handed over in one call
 
 
 class Ranking:
@@ -61,15 +61,17 @@ class Ranking:
         self.generation = generation  # int32 [slots], counts the tenants of each slot
         self.tally = tally  # int64 [2], hits and misses
         self.tap = tap  # see ``cache.tap``
+        self.notes = np.zeros(NOTES, np.float64)  # tickets on their way to ``serve``; handing over an array costs more
         self.columns = policy.extra
         self.row = np.zeros((1, len(policy.extra)), np.float64)  # extra columns of the object to be placed
-        self._pinned = pin((state, host, generation, self.row, tally, tap))
+        self._pinned = pin((state, host, generation, self.row, tally, tap, self.notes))
         self.handle = self._pinned.handle
         kind = None if interpreted() else numba.typeof(self._pinned.value)
         self.serve = _serve(bind(policy), kind)
         # Read one item at a time on every put; a memoryview does that several times faster than an array.
-        views: Any = [memoryview(column) for column in (host.counts, host.victims, host.size, host.hint)]  # type: ignore
-        self.counts, self.victims, self.sizes, self.hints = views
+        columns = (host.counts, host.victims, host.size, host.hint, self.notes)
+        views: Any = [memoryview(column) for column in columns]  # type: ignore
+        self.counts, self.victims, self.sizes, self.hints, self.slip = views
 
     @property
     def slots(self) -> int:
@@ -173,11 +175,12 @@ def _widened(host: Host, slots: int, extra: np.ndarray) -> Host:
 
 @lru_cache(maxsize=256)
 def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
-    """Return ``serve(handle, op, tickets, start, end, key, size, cost) -> float`` for one type of state.
+    """Return ``serve(handle, op, count, start, end, key, size, cost) -> float`` for one type of state.
 
-    Counts what was noted between ``start`` and ``end`` and applies the hits, spread evenly and the last one at ``end``,
-    then does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or -1 if it was refused
-    (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does nothing more.
+    Counts the first ``count`` of ``notes``, taken between ``start`` and ``end``, and applies the hits, spread evenly
+    and the last one at ``end``, then does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or -1 if it
+    was refused (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does nothing
+    more.
 
     One function for all three, because each would compile the policy again. It keeps the GIL, because a cache calls it
     under its lock, and a thread that lets go of the GIL for a microsecond may wait 5 ms to get it back.
@@ -185,15 +188,14 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     opened = open_pinned(kind)
     engine_place, engine_drain, engine_take = engine.place, engine.drain, engine.take
 
-    def serve(handle, op, tickets, start, end, key, size, cost):
-        s, h, generation, row, tally, tap = opened(handle)
-        n = tickets.size
+    def serve(handle, op, n, start, end, key, size, cost):
+        s, h, generation, row, tally, tap, notes = opened(handle)
         if n > 0:
             slots = np.empty(n, np.int32)
             times = np.empty(n, np.float64)
             kept = 0
             for i in range(n):
-                ticket = np.int64(tickets[i])
+                ticket = np.int64(notes[i])
                 if ticket < 0:
                     tally[MISSES] += 1
                     continue
@@ -220,7 +222,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     if kind is None:
         return serve
     i8, f8 = types.int64, types.float64
-    return entry(serve, f8(i8, i8, f8[::1], f8, f8, i8, i8, f8))
+    return entry(serve, f8(i8, i8, i8, f8, f8, i8, i8, f8))
 
 
 @lru_cache(maxsize=256)
