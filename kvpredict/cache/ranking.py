@@ -178,9 +178,9 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     """Return ``serve(handle, op, count, start, end, key, size, cost) -> float`` for one type of state.
 
     Counts the first ``count`` of ``notes``, taken between ``start`` and ``end``, and applies the hits, spread evenly
-    and the last one at ``end``, then does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or -1 if it
-    was refused (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does nothing
-    more.
+    and the last one at ``end``. Then it does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or
+    -1 if it was refused (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does
+    nothing more.
 
     One function for all three, because each would compile the policy again. It keeps the GIL, because a cache calls it
     under its lock, and a thread that lets go of the GIL for a microsecond may wait 5 ms to get it back.
