@@ -359,11 +359,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
         if self._known is not None:
             self._make_known(key)
-        with self._lock:
+        lock = self._lock
+        try:
+            # What a with statement and _exclusively do, in place: it counts here.
+            lock.acquire()
             if self._busy:
                 self._postponed.append((self._put, (key, value, arguments)))
                 return True
-            # What _exclusively does, in place: a call less counts here.
             self._busy = True
             try:
                 taken, _garbage = self._put(key, value, arguments)
@@ -376,6 +378,11 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 raise
             finally:
                 self._busy = False
+        finally:
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:  # interrupted before it was acquired
+                pass
         if self._recorder is not None or self._removals is not None:
             self._aftermath(key, arguments[1])
         return taken  # what was evicted is let go of only here, outside the lock: its finalizers are user code

@@ -116,7 +116,7 @@ def test_a_redis_that_fails_under_load_slows_nobody_down_and_comes_back(tmp_path
             thread.join()
             cache.close()
         assert errors == []
-        assert slowest[0] < 0.5  # a trial now and then takes the tier's timeout of 0.05 s
+        assert slowest[0] < 1.0  # a trial now and then takes the tier's timeout of 0.05 s
 
 
 def test_a_cluster_serves_and_survives_a_lost_node(tmp_path: Path) -> None:
