@@ -396,7 +396,7 @@ class Loading(Generic[K, V]):
             else:
                 self._loads += 1
                 self._load_seconds += took
-                self._load_failures += flight.error is not None
+                self._load_failures += isinstance(flight.error, Exception)
             put = self._exclusively(self._landed, flight, key, landing)
         self._aftermath(key, landing[1][1] if put and type(landing[0]) is not Failure else None)
 

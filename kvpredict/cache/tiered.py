@@ -55,8 +55,8 @@ class _Box(NamedTuple):
     tags: tuple[str, ...]
 
 
-class _Missing(Exception):
-    """No tier has the key."""
+class _Missing(BaseException):
+    """No tier has the key: no outcome for those who wait with a loader, who then try for themselves."""
 
 
 class TieredCache(Generic[K, V]):
@@ -160,8 +160,11 @@ class TieredCache(Generic[K, V]):
     ) -> bool:
         """Set the value of ``key`` in all tiers; tell whether memory took it in.
 
-        ``version`` guards memory, as in ``Cache.put``; the tiers below take the last write.
+        A later version in memory stays, as in ``Cache.put``; that of a tier below is not looked at.
         """
+        held = self.memory.peek(key)
+        if version is not None and held is not None and held.version is not None and held.version > version:
+            return False
         with self._lock_of(key):
             stamp = self._supersede(key)
             box = self._box(value, stamp, ttl, version, tags)

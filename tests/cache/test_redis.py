@@ -192,6 +192,7 @@ def test_write_through_tells_the_others(server: Server) -> None:
         RedisInvalidation(here, server.url, channel="w") as sender,
         RedisInvalidation(there, server.url, channel="w") as receiver,
     ):
+        assert sender.wait_connected()  # which empties its cache
         assert receiver.wait_connected()
         store = WriteThrough(here, source.__setitem__, bus=sender)
         assert there.get_or_load("k") == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvpredict.cache import Cache, Codec, DiskTier, Expiry, Guarded, Loaded, TieredCache, TierError
+from kvpredict.cache import Cache, Codec, DiskTier, Expiry, Guarded, Loaded, Loads, TieredCache, TierError
 from kvpredict.core.errors import KvpredictError
 from tests.cache.clock import Clock
 from tests.cache.test_threads import together
@@ -164,6 +164,25 @@ def test_a_stampede_asks_every_tier_once() -> None:
     assert together(lambda i: asyncio.run(coroutine()) if i % 2 else cache.get_or_load("k", load)) == [1] * 8
     assert calls == ["k"]
     assert below.calls == 2  # one look, one put
+
+
+def test_a_look_that_finds_nothing_is_no_answer_for_who_can_load() -> None:
+    below = Dictionary()
+    cache: TieredCache[int, int] = TieredCache(10, tiers=[below], loads=Loads(negative_ttl=60, negative=(Exception,)))
+
+    def work(i: int) -> None:
+        for key in range(300):
+            if i % 2:
+                assert cache.get(key) in (None, -key)
+            else:
+                assert cache.get_or_load(key, lambda key: -key) == -key
+
+    together(work)
+    assert cache.stats().load_failures == 0
+    cache.put(2, 5, version=5)
+    assert not cache.put(2, 4, version=4)
+    cache.memory.clear()
+    assert cache.get(2) == 5
 
 
 def test_nothing_deleted_comes_back_under_threads(tmp_path: Path) -> None:
