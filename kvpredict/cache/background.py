@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from kvpredict.cache.forks import starts_over_in_child
+
 __all__ = ["Background", "run_every"]
 
 log = logging.getLogger("kvpredict")
@@ -22,8 +24,13 @@ class Background:
     """``workers`` threads and a line of at most ``limit`` jobs."""
 
     def __init__(self, workers: int, limit: int = 1024, name: str = "kvpredict-background") -> None:
-        self._workers, self._name = workers, name
-        self._jobs: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.Queue(limit)
+        self._workers, self._limit, self._name = workers, limit, name
+        self._forked()
+        starts_over_in_child(self)
+
+    def _forked(self) -> None:
+        """Begin with no jobs and no threads; those of a parent process are its own."""
+        self._jobs: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.Queue(self._limit)
         self._lock = threading.Lock()
         self._running = 0
         self._unfinished = 0
@@ -66,22 +73,44 @@ class Background:
                 self._jobs.task_done()
 
 
-def run_every(owner: Any, seconds: float, method: str, name: str) -> threading.Event:
-    """Call ``owner.method()`` every ``seconds`` in a daemon thread, until the owner is gone or the event is set."""
-    reference = weakref.ref(owner)
-    done = threading.Event()
-    weakref.finalize(owner, done.set)
+_repeated: "set[_Repeated]" = set()  # held here, because the thread that would hold it is gone in a forked child
 
-    def work() -> None:
-        while not done.wait(seconds):
-            alive = reference()
+
+class _Repeated:
+    """One method that is called again and again."""
+
+    def __init__(self, owner: Any, seconds: float, method: str, name: str) -> None:
+        self._owner = weakref.ref(owner)
+        self._seconds, self._method, self._name = seconds, method, name
+        self._done = threading.Event()
+        weakref.finalize(owner, self._end)
+        _repeated.add(self)
+        starts_over_in_child(self)
+        self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _end(self) -> None:
+        _repeated.discard(self)
+        self._done.set()
+
+    def _forked(self) -> None:
+        self._done = threading.Event()
+        self._start()
+
+    def _work(self) -> None:
+        while not self._done.wait(self._seconds):
+            alive = self._owner()
             if alive is None:
                 return
             try:
-                getattr(alive, method)()
+                getattr(alive, self._method)()
             except Exception:
-                log.exception("%s failed, and will be tried again", name)
+                log.exception("%s failed, and will be tried again", self._name)
             del alive
 
-    threading.Thread(target=work, name=name, daemon=True).start()
-    return done
+
+def run_every(owner: Any, seconds: float, method: str, name: str) -> None:
+    """Call ``owner.method()`` every ``seconds`` in a daemon thread, for as long as the owner lives."""
+    _Repeated(owner, seconds, method, name)

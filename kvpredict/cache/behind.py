@@ -22,6 +22,7 @@ from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.errors import WriteBehindError
 from kvpredict.cache.expiry import duration
+from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.through import Overlaps
 from kvpredict.core.errors import KvpredictError
 
@@ -134,6 +135,15 @@ class WriteBehind(Generic[K, V]):
         self._thread = threading.Thread(target=self._work, name="kvpredict-write-behind", daemon=True)
         self._thread.start()
         atexit.register(self._at_exit)
+        starts_over_in_child(self)
+
+    def _forked(self) -> None:
+        """Take nothing in a forked child: what waits is the parent's to hand on, and so is the journal."""
+        self._lock = threading.Condition()
+        self._waiting, self._going = {}, {}
+        self._closed, self._journal = True, None
+        self._overlaps = Overlaps()
+        atexit.unregister(self._at_exit)
 
     @property
     def pending(self) -> int:
@@ -249,7 +259,9 @@ class WriteBehind(Generic[K, V]):
                     self._lock.notify_all()
                     return
             if self._closed:
-                raise WriteBehindError("the store is closed; the write was not taken")
+                raise WriteBehindError(
+                    "the store is closed, or was made before this process was forked; the write was not taken"
+                )
             raise WriteBehindError(f"no room for key {key!r}, which was not taken: {self._left()}")
 
     def _left(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import CodecError, TierError
 from kvpredict.cache.expiry import duration
+from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.redis_tier import redis_client
 
 __all__ = ["RedisInvalidation"]
@@ -56,11 +57,25 @@ class RedisInvalidation:
         self._heartbeat = duration("heartbeat", heartbeat)
         self._me = uuid.uuid4().hex
         self._codec = Codec("json", compress=None)
+        self._url = url
         self._client = redis_client(url, self._heartbeat)
         self.connected = False
         self.received = self.lost = 0
         self._end = threading.Event()
         self._heard = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="kvpredict-invalidation", daemon=True)
+        self._thread.start()
+        starts_over_in_child(self)
+
+    def _forked(self) -> None:
+        """Listen in a forked child, too, over a connection of its own."""
+        self._me = uuid.uuid4().hex
+        self._client = redis_client(self._url, self._heartbeat)
+        self.connected = False
+        self._heard = threading.Event()
+        closed, self._end = self._end.is_set(), threading.Event()
+        if closed:
+            self._end.set()
         self._thread = threading.Thread(target=self._listen, name="kvpredict-invalidation", daemon=True)
         self._thread.start()
 

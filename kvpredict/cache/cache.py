@@ -21,9 +21,10 @@ from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, un
 from kvpredict.cache.background import run_every
 from kvpredict.cache.choice import choose_policy
 from kvpredict.cache.expiry import NEVER, Expiry, Held
+from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
 from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading
-from kvpredict.cache.loads import Loads
+from kvpredict.cache.loads import Flights, Loads
 from kvpredict.cache.mapping import MappingMethods
 from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_MASK, TAKE, Ranking
 from kvpredict.cache.removal import Cause, Removals
@@ -250,6 +251,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             run_every(self, self._expiry.sweep, "sweep", "kvpredict-sweep")
         if self._grows:
             self._ranking.compile(self._ranking.policy)
+        starts_over_in_child(self)
         self._tuner: Any = None
         if automatic:
             from kvpredict.cache.tuner import Tuner  # it simulates, which other caches need not import
@@ -627,6 +629,15 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             f"Cache(capacity={ranking.capacity}, policy={ranking.policy.name!r}, entries={len(self)}, "
             f"size={ranking.used})"
         )
+
+    def _forked(self) -> None:
+        """Go on in a forked child, with the parent's entries."""
+        self._lock = RLock()
+        self._flights = Flights()  # the parent's loads do not land here
+        self._postponed = []
+        if self._busy:  # another thread was in the middle of a change
+            self._forget()
+            self._busy = False
 
     # --- Inside: called under the lock, by way of _exclusively ---
 

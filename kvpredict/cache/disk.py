@@ -15,12 +15,28 @@ from typing import Any
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.errors import TierError
 from kvpredict.cache.expiry import duration
+from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.removal import Cause
 from kvpredict.core.policy import Policy
 
 __all__ = ["DiskTier"]
 
 OVERHEAD = 64  # bytes of a row beside key and data, about
+
+
+class _Elsewhere:
+    """Stands for the connection of the process that this one was forked from."""
+
+    in_transaction = False
+
+    def execute(self, *_: Any) -> Any:
+        """Refuse."""
+        raise sqlite3.ProgrammingError("the file was opened before this process was forked; make the tier afterwards")
+
+    executemany = execute
+
+    def close(self) -> None:
+        """Do nothing: the file is not this process's to close."""
 
 
 class DiskTier:
@@ -62,7 +78,7 @@ class DiskTier:
             capacity, policy, weigher=lambda size: size + OVERHEAD, on_removal=self._note
         )
         try:
-            self._db = sqlite3.connect(
+            self._db: Any = sqlite3.connect(
                 self.path, timeout=duration("timeout", timeout), check_same_thread=False, isolation_level=None
             )
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -80,6 +96,13 @@ class DiskTier:
                 f"{self.path} cannot be opened as a tier: {error}; its folder must exist and be writable, and the file "
                 "be one that DiskTier made: delete it to start afresh"
             ) from None
+
+        starts_over_in_child(self)
+
+    def _forked(self) -> None:
+        """Be down in a forked child: a connection of SQLite is of one process."""
+        self._lock = threading.Lock()
+        self._parents, self._db = self._db, _Elsewhere()
 
     def get(self, key: bytes) -> bytes | None:
         """Return what is stored under ``key``, or None."""

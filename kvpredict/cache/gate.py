@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from threading import Lock
 
 from kvpredict.cache.errors import LoadTimeout, TooManyLoads
+from kvpredict.cache.forks import starts_over_in_child
 
 __all__ = ["Gate"]
 
@@ -25,7 +26,12 @@ class Gate:
 
     def __init__(self, limit: int, wait: bool) -> None:
         self.limit, self._wait = limit, wait
-        self._free = limit
+        self._forked()
+        starts_over_in_child(self)
+
+    def _forked(self) -> None:
+        """Begin with every permit; loads of a parent process count there."""
+        self._free = self.limit
         self._line: deque[Future[None]] = deque()
         self._lock = Lock()
 

@@ -19,6 +19,7 @@ from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import CodecError
+from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.loading import VACANT
 from kvpredict.cache.loads import Loaded
 from kvpredict.cache.removal import Cause
@@ -107,7 +108,8 @@ class TieredCache(Generic[K, V]):
         # Several stripes for each entry, so that a write to one key seldom keeps another from moving down.
         stripes = min(max(LEAST_STRIPES, 8 * whole_number("capacity", capacity)), MOST_STRIPES)
         self._stamps = array("q", bytes(8 * stripes))
-        self._locks = [threading.Lock() for _ in range(64)]
+        self._forked()
+        starts_over_in_child(self)
         self.unencodable = 0
         weigh = None if weigher is None else lambda box: weigher(box.value)
         expiry = options.get("expiry")
@@ -247,6 +249,9 @@ class TieredCache(Generic[K, V]):
         self.close()
 
     # --- Inside ---
+
+    def _forked(self) -> None:
+        self._locks = [threading.Lock() for _ in range(64)]
 
     def _lock_of(self, key: K) -> Any:
         return self._locks[hash(key) % len(self._locks)]

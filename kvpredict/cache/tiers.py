@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.errors import TierError
 from kvpredict.cache.expiry import duration
+from kvpredict.cache.forks import starts_over_in_child
 
 __all__ = ["Guarded", "Tier"]
 
@@ -85,6 +86,11 @@ class Guarded:
         self._owes_all = False
         self.hits = self.misses = self.errors = 0
         self.error: TierError | None = None
+        starts_over_in_child(self)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._trying = False
 
     @property
     def up(self) -> bool:

@@ -78,7 +78,7 @@ class Tuner:
         self._leader, self._row = "", 0
         if interval is not None:
             # Its owner holds it, and it holds its owner: the thread ends when both are gone.
-            self._stop = run_every(self, duration("interval", interval), "look", "kvpredict-tuner")
+            run_every(self, duration("interval", interval), "look", "kvpredict-tuner")
 
     def look(self) -> Decision | None:
         """Compare the candidates on what was accessed lately, and move if it is time; None if too little was."""
