@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 CANDIDATES = 4  # followers counted for each key
 WINDOW = 500  # outcomes on which it is judged
-LEAST = 50  # outcomes before the first judgement
+LEAST = 100  # outcomes before the first judgement
 
 
 class PrefetchStats(NamedTuple):
@@ -181,6 +181,7 @@ class Prefetcher(Generic[K, V]):
             if self.active != (benefit > 0) and abs(benefit) > 0.05:  # hysteresis
                 self.active = benefit > 0
                 self._switches += 1
+                self._outcomes.clear()  # the next judgement rests on what came after this one
 
     def _benefit(self) -> float:
         used = sum(self._outcomes)

@@ -99,7 +99,10 @@ def test_many_threads_may_read() -> None:
     cache: Cache[int, int] = Cache(50, "s3fifo")
     prefetcher = Prefetcher(cache, lambda key: -key)
     together(lambda i: [prefetcher.get_or_load(key) for key in chains(150, i)])
-    assert prefetcher.stats().active
+    stats = prefetcher.stats()
+    assert stats.predictions > 500
+    assert stats.used + stats.wasted + len(prefetcher._foretold) == stats.predictions
+    assert stats.switches <= (stats.used + stats.wasted) // 100
     assert len(prefetcher._foretold) <= len(prefetcher._line)
     cache.validate()
 
