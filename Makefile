@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make an environment (on Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,cache,redis,dev]'
 	@touch $@
 
 quickstart: $(STAMP) ## the main job on the sample: train, compare, report (ARGS="capacity.fraction=0.01" …)
@@ -52,7 +52,7 @@ types: $(STAMP) ## mypy
 ui: $(STAMP) ## MLflow on the runs of this folder (PORT=5000)
 	$(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT)
 
-bench: $(STAMP) ## replay speed beside libcachesim
+bench: $(STAMP) ## replay speed beside libcachesim (the cache beside its peers: benchmarks/cache.py)
 	$(BIN)/python benchmarks/replay.py $(ARGS)
 
 clean: ## remove what runs, tests and builds left (not .venv, not mlflow.db)

@@ -1,205 +1,405 @@
-"""What the in-process cache costs a caller, beside a plain dict and functools.lru_cache.
+"""What the in-process cache costs a caller and what it hits, beside the caches that people use, in one run.
 
-    python benchmarks/cache.py [--policies lru,sieve,s3fifo] [--capacity 10_000] [--repeats 5]
+    python benchmarks/cache.py [--policies s3fifo,sieve,…] [--capacity 10_000] [--calls 100_000] [--repeats 5]
 
-One run, one process; CPU time of a call, less that of an empty loop, the best of the repeats, taken in turns. Hits walk
-through all keys of a full cache; evicting puts bring keys never seen; the mix is ``get``, and ``put`` on a miss, over
-Zipf keys (exponent 0.9, ten times as many as fit), whose hit counts are compared with the simulator's first. Recording
-is on: the policy is told of every hit, and its share of the batch is in the figure. The last column is the wall time
-of the mix in four threads over that in one, for the same number of calls in all.
+Checked first: the hits of each policy on the mix are the simulator's, and every peer returns what was put in.
+
+**Cost**: CPU time of a call less that of an empty loop, the best of the repeats, subjects taken in turns. Hits walk
+through all keys of a full cache; overwriting puts do, too; evicting puts bring keys never seen; the mix is a get, and a
+put on a miss, over Zipf keys (exponent 0.9, ten times as many as fit). Recording is on: the policy is told of every hit
+within the time measured. Functions that memoize (functools, warp-cache) have no put; their miss stands for it.
+**Hit ratio**: Zipf 0.9 over 100,000 keys, and the same with a scan of as many new keys as fit after every five times as
+many requests; the second half counts. **Memory**: growth of a fresh process's resident memory by 200,000 entries whose
+keys and values exist already. **Threads**: wall time of the mix in four threads over that in one.
+**Stampede**: loads when eight callers miss one key at once.
+
+``learned`` is trained on the first half of the Zipf keys (LightGBM), and left out where the ``train`` extra is missing.
 """
 
 import argparse
+import asyncio
 import functools
+import json
 import os
 import platform
+import subprocess
+import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvpredict.cache import Cache
-from kvpredict.policies import policy_names
+from kvpredict.cache import Cache, cached
 from kvpredict.simulate import simulate
 from kvpredict.trace import Trace
 
 SEED = 0
+PEERS = [
+    "functools.lru_cache",
+    "cachetools+RLock",
+    "cachebox LRU",
+    "cachebox LFU",
+    "lru-dict",
+    "warp-cache",
+    "moka-py",
+    "theine",
+]
+ONE_LOCK = {"lru-dict"}  # not safe under threads by itself
 
 
 class Subject:
-    """Something with ``get`` and ``put`` to be timed, ``None`` where it has no such call."""
+    """Something with ``get`` and ``put`` to be timed; ``put`` is None where a miss fills it."""
 
     def __init__(self, name: str, get: Callable[[Any], Any], put: Callable[[Any, Any], Any] | None) -> None:
         self.name, self.get, self.put = name, get, put
 
 
-def subjects(policies: Sequence[str], capacity: int) -> list[Subject]:
-    """Return the subjects, each filled with the keys 0 … capacity - 1."""
-    plain = {key: key for key in range(capacity)}
-    cached = functools.lru_cache(capacity)(lambda key: key)
-    for key in range(capacity):
-        cached(key)
-    made = [Subject("dict", plain.get, plain.__setitem__), Subject("functools.lru_cache", cached, None)]
-    for name in policies:
-        cache: Cache[int, int] = Cache(capacity, name)
-        for key in range(capacity):
-            cache.put(key, key)
-        made.append(Subject(name, cache.get, cache.put))
-    return made
+def make(name: str, capacity: int, policies: dict[str, Any]) -> Subject:
+    """Return an empty subject."""
+    if name in policies:
+        cache: Cache[int, int] = Cache(capacity, policies[name])
+        return Subject(name, cache.get, cache.put)
+    if name == "functools.lru_cache":
+        return Subject(name, functools.lru_cache(capacity)(lambda key: key), None)
+    if name == "cachetools+RLock":
+        import cachetools
+
+        plain, lock = cachetools.LRUCache(capacity), threading.RLock()
+
+        def get(key: Any) -> Any:
+            with lock:
+                return plain.get(key)
+
+        def put(key: Any, value: Any) -> None:
+            with lock:
+                plain[key] = value
+
+        return Subject(name, get, put)
+    if name.startswith("cachebox"):
+        import cachebox
+
+        made = (cachebox.LRUCache if name.endswith("LRU") else cachebox.LFUCache)(capacity)
+        return Subject(name, made.get, made.insert)
+    if name == "lru-dict":
+        import lru
+
+        table = lru.LRU(capacity)
+        return Subject(name, table.get, table.__setitem__)
+    if name == "warp-cache":
+        import warp_cache
+
+        return Subject(name, warp_cache.cache(max_size=capacity)(lambda key: key), None)
+    if name == "moka-py":
+        import moka_py
+
+        moka = moka_py.Moka(capacity)
+        return Subject(name, moka.get, moka.set)
+    if name == "theine":
+        import theine
+
+        theirs = theine.Cache(capacity)
+
+        def get_value(key: Any) -> Any:
+            return theirs.get(key)[0]
+
+        return Subject(name, get_value, theirs.set)
+    raise ValueError(name)
 
 
-def per_call(loop: Callable[[Sequence[int]], None], keys: Sequence[int], empty: float) -> float:
-    """Return the CPU time of one turn of ``loop``, ns."""
+def fill(subject: Subject, keys: Sequence[int]) -> None:
+    for key in keys:
+        subject.get(key) if subject.put is None else subject.put(key, key)
+
+
+def get_loop(subject: Subject, keys: Sequence[int]) -> None:
+    get = subject.get
+    for key in keys:
+        get(key)
+
+
+def put_loop(subject: Subject, keys: Sequence[int]) -> None:
+    put = subject.put
+    if put is None:
+        get_loop(subject, keys)
+        return
+    for key in keys:
+        put(key, key)
+
+
+def mix_loop(subject: Subject, keys: Sequence[int]) -> None:
+    get, put = subject.get, subject.put
+    if put is None:
+        get_loop(subject, keys)
+        return
+    for key in keys:
+        if get(key) is None:
+            put(key, key)
+
+
+def hit_ratio(subject: Subject, keys: Sequence[int]) -> float:
+    """Return the share of the second half that is found."""
+    half = len(keys) // 2
+    if subject.put is None:
+        before = None
+        for i, key in enumerate(keys):
+            if i == half:
+                before = subject.get.cache_info().hits  # type: ignore[attr-defined]
+            subject.get(key)
+        return (subject.get.cache_info().hits - before) / (len(keys) - half)  # type: ignore[attr-defined]
+    get, put, hits = subject.get, subject.put, 0
+    for i, key in enumerate(keys):
+        value = get(key)
+        if value is None:
+            put(key, key)
+        else:
+            assert value == key, subject.name
+            hits += i >= half
+    return hits / (len(keys) - half)
+
+
+def per_call(loop: Callable[[Subject, Sequence[int]], None], subject: Subject, keys: Sequence[int]) -> float:
     started = time.process_time_ns()
-    loop(keys)
-    return (time.process_time_ns() - started) / len(keys) - empty
+    loop(subject, keys)
+    return (time.process_time_ns() - started) / len(keys)
 
 
-def empty_loop(keys: Sequence[int]) -> None:
+def empty_loop(subject: Subject, keys: Sequence[int]) -> None:
     for _key in keys:
         pass
 
 
-def get_loop(get: Callable[[Any], Any]) -> Callable[[Sequence[int]], None]:
-    def loop(keys: Sequence[int]) -> None:
-        for key in keys:
-            get(key)
-
-    return loop
-
-
-def put_loop(put: Callable[[Any, Any], Any]) -> Callable[[Sequence[int]], None]:
-    def loop(keys: Sequence[int]) -> None:
-        for key in keys:
-            put(key, key)
-
-    return loop
-
-
-def mix_loop(cache: Cache[int, int]) -> Callable[[Sequence[int]], None]:
-    get, put = cache.get, cache.put
-
-    def loop(keys: Sequence[int]) -> None:
-        for key in keys:
-            if get(key) is None:
-                put(key, key)
-
-    return loop
-
-
-def zipf_keys(n: int, keys: int, alpha: float = 0.9) -> list[int]:
+def zipf_keys(n: int, keys: int, alpha: float = 0.9) -> np.ndarray:
     weights = np.arange(1, keys + 1, dtype=np.float64) ** -alpha
-    ranks = np.random.default_rng(SEED).choice(keys, n, p=weights / weights.sum())
-    return (ranks + 1).tolist()
+    return np.random.default_rng(SEED).choice(keys, n, p=weights / weights.sum()) + 1
 
 
-def bytes_an_entry(name: str, capacity: int) -> float:
-    """Return the memory of a full cache beyond its keys and values, a slot."""
-    keys = list(range(10**6, 10**6 + capacity))
-    tracemalloc.start()
-    try:
-        if name == "dict":
-            made: Any = dict.fromkeys(keys)
-        elif name == "functools.lru_cache":
-            made = functools.lru_cache(capacity)(lambda key: None)
-            for key in keys:
-                made(key)
-        else:
-            made = Cache(capacity, name)
-            for key in keys:
-                made.put(key, None)
-        return tracemalloc.get_traced_memory()[0] / capacity
-    finally:
-        tracemalloc.stop()
+def with_scans(keys: np.ndarray, capacity: int) -> np.ndarray:
+    """Return ``keys`` with ``capacity`` new ones after every ``5 * capacity``."""
+    parts, fresh = [], 10**9
+    for start in range(0, len(keys), 5 * capacity):
+        parts += [keys[start : start + 5 * capacity], np.arange(fresh, fresh + capacity)]
+        fresh += capacity
+    return np.concatenate(parts)
 
 
-def threads_over_one(name: str, capacity: int, keys: list[int]) -> float:
-    """Return the wall time of the mix in four threads over that in one."""
+def check(name: str, policy: Any, capacity: int, keys: Sequence[int]) -> None:
+    """Assert that the cache hits as often as the simulator says."""
+    now = [0.0]
+    cache: Cache[int, int] = Cache(capacity, policy, read_buffer=1, seed=SEED, clock=lambda: now[0])
+    for key, now[0] in zip(keys, range(len(keys)), strict=True):
+        if cache.get(key) is None:
+            cache.put(key, key)
+    hits, expected = cache.stats().hits, simulate(Trace.from_keys(keys), policy, capacity, seed=SEED).hits
+    assert hits == expected, f"{name}: {hits} hits, the simulator has {expected}"
+
+
+def costs(names: Sequence[str], policies: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return ns a call."""
+    capacity = options.capacity
+    hits = [key % capacity for key in range(options.calls)]
+    mixed = zipf_keys(options.calls, 10 * capacity).tolist()
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    fresh = 10**7
+    for _ in range(options.repeats):
+        for name in names:
+            subject = make(name, capacity, policies)
+            fill(subject, range(capacity))
+            empty = min(per_call(empty_loop, subject, hits) for _ in range(3))
+            works: list[tuple[str, Any, Sequence[int]]] = [("hit", get_loop, hits)]
+            if subject.put is not None:
+                works.append(("overwrite", put_loop, hits))
+            works += [("evicting", put_loop, range(fresh, fresh + options.calls)), ("mix", mix_loop, mixed)]
+            fresh += options.calls
+            for what, loop, keys in works:
+                taken = per_call(loop, subject, keys) - empty
+                found[name][what] = min(taken, found[name].get(what, float("inf")))
+    return found
+
+
+def threads_over_one(name: str, policies: dict[str, Any], capacity: int, keys: list[int]) -> float:
+    """Return the wall time of the mix in four threads over that in one, the best of three each."""
 
     def wall(count: int) -> float:
-        cache: Cache[int, int] = Cache(capacity, name)
-        mix_loop(cache)(keys[: len(keys) // 2])  # full before the clock starts
+        subject = make(name, capacity, policies)
+        mix_loop(subject, keys)  # full before the clock starts
         share = len(keys) // count
         parts = [keys[i * share : (i + 1) * share] for i in range(count)]
-        threads = [threading.Thread(target=mix_loop(cache), args=(part,)) for part in parts]
+        threads = [threading.Thread(target=mix_loop, args=(subject, part)) for part in parts]
         started = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        taken = time.perf_counter() - started
-        cache.validate()
-        return taken
+        return time.perf_counter() - started
 
     pairs = [(wall(1), wall(4)) for _ in range(3)]
     return min(four for _, four in pairs) / min(one for one, _ in pairs)
 
 
-def check(name: str, capacity: int, keys: list[int]) -> float:
-    """Return the hit ratio of the mix, having asserted that it is the simulator's."""
-    now = [0.0]
-    cache: Cache[int, int] = Cache(capacity, name, read_buffer=1, seed=SEED, clock=lambda: now[0])
-    for key, now[0] in zip(keys, range(len(keys)), strict=True):  # a trace without times counts requests
-        if cache.get(key) is None:
-            cache.put(key, key)
-    hits, expected = cache.stats().hits, simulate(Trace.from_keys(keys), name, capacity, seed=SEED).hits
-    assert hits == expected, f"{name}: {hits} hits, the simulator has {expected}"
-    return hits / len(keys)
+def resident() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def memory_here(name: str, count: int = 200_000) -> float:
+    """Return bytes an entry in this process, which must be fresh."""
+    keys = list(range(10**6, 10**6 + count))
+    warm = make(name, 1000, {name: name} if name not in PEERS else {})
+    fill(warm, keys[:5000])  # compiled, and the allocator's first arenas taken
+    before = resident()
+    subject = make(name, count, {name: name} if name not in PEERS else {})
+    fill(subject, keys)
+    return (resident() - before) / count
+
+
+def memory(name: str) -> float:
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", name], check=True, capture_output=True, text=True, env={**os.environ}
+    )
+    return float(done.stdout)
+
+
+def stampedes() -> dict[str, dict[str, int | None]]:
+    """Return how often eight callers at once load one key, threads and coroutines."""
+    import cachebox
+    import cachetools
+    import moka_py
+    import theine
+    import warp_cache
+
+    ways: dict[str, Callable[[Any], Any]] = {
+        "kvpredict": cached(100, key=lambda key: key),
+        "functools.lru_cache": functools.lru_cache(100),
+        "cachetools+RLock": cachetools.cached(cachetools.LRUCache(100), lock=threading.RLock()),
+        "cachetools+Condition": cachetools.cached(cachetools.LRUCache(100), condition=threading.Condition()),
+        "cachebox": cachebox.cached(cachebox.LRUCache(100)),
+        "warp-cache": warp_cache.cache(max_size=100),
+        "moka-py": moka_py.cached(100),
+        "moka-py wait_concurrent": moka_py.cached(100, wait_concurrent=True),
+        "theine": theine.Memoize(100, None),
+    }
+    table: dict[str, dict[str, int | None]] = {}
+    for name, way in ways.items():
+        table[name] = {}
+        for kind, run in (("threads", _thread_loads), ("coroutines", _coroutine_loads)):
+            try:
+                table[name][kind] = run(way)
+            except Exception:  # not for coroutines
+                table[name][kind] = None
+    return table
+
+
+def _thread_loads(way: Callable[[Any], Any]) -> int:
+    calls = []
+
+    @way
+    def load(key: int) -> int:
+        calls.append(key)
+        time.sleep(0.05)
+        return key
+
+    barrier = threading.Barrier(8)
+
+    def one(_: int) -> int:
+        barrier.wait()
+        return int(load(1))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(8))) == [1] * 8
+    return len(calls)
+
+
+def _coroutine_loads(way: Callable[[Any], Any]) -> int:
+    calls = []
+
+    @way
+    async def load(key: int) -> int:
+        calls.append(key)
+        await asyncio.sleep(0.05)
+        return key
+
+    async def one() -> int:
+        return int(await load(2))  # not gathered as they are: gather awaits one coroutine object once
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(one() for _ in range(8)))
+
+    assert asyncio.run(main()) == [2] * 8
+    return len(calls)
+
+
+def learned_policy(capacity: int) -> Any | None:
+    try:
+        import kvpredict
+
+        return kvpredict.fit(Trace.from_keys(zipf_keys(200_000, 10 * capacity)), capacity)
+    except kvpredict.MissingExtra:
+        return None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--policies", default="lru,sieve,s3fifo", help=f"of {', '.join(policy_names())}")
+    parser.add_argument("--policies", default="s3fifo,sieve,wtinylfu,popularity")
     parser.add_argument("--capacity", type=int, default=10_000)
-    parser.add_argument("--calls", type=int, default=200_000)
+    parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    policies, capacity = arguments.policies.split(","), arguments.capacity
-    mixed = zipf_keys(arguments.calls, 10 * capacity)
-    print(
-        f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores; "
-        f"{capacity} entries, seed {SEED}"
-    )
-    ratios = {name: check(name, capacity, mixed) for name in policies}
-    compared = subjects(policies, capacity)
-    hits = [key % capacity for key in range(arguments.calls)]
-    times: dict[tuple[str, str], float] = {}
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        print(memory_here(options.memory))
+        return
+    policies: dict[str, Any] = {name: name for name in options.policies.split(",")}
+    learned = learned_policy(options.capacity)
+    if learned is not None:
+        policies["learned"] = learned
+    names = [*policies, *PEERS]
+    versions = {
+        name: version(name)
+        for name in ("numpy", "numba", "cachetools", "cachebox", "lru-dict", "warp-cache", "moka-py", "theine")
+    }
+    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, seed {SEED}; {versions}")
 
-    def note(subject: Subject, what: str, taken: float) -> None:
-        times[subject.name, what] = min(taken, times.get((subject.name, what), float("inf")))
+    mixed = zipf_keys(50_000, 10 * options.capacity).tolist()
+    for name, policy in policies.items():
+        check(name, policy, options.capacity, mixed)
+    times = costs(names, policies, options)
+    ratios: dict[str, dict[str, float]] = {name: {} for name in names}
+    for capacity in (1000, 10_000):
+        keys = zipf_keys(600_000, 100_000)
+        for what, asked in (("zipf", keys), ("scan", with_scans(keys, capacity))):
+            for name in names:
+                subject = make(name, capacity, policies)
+                ratios[name][f"{what} {capacity}"] = hit_ratio(subject, asked.tolist())
+    sizes = {name: memory(name) for name in names if name != "learned"}
+    threads = {
+        name: threads_over_one(name, policies, options.capacity, mixed) for name in names if name not in ONE_LOCK
+    }
 
-    fresh = 10**9
-    for _ in range(arguments.repeats):
-        empty = min(per_call(empty_loop, hits, 0.0) for _ in range(3))
-        for subject in compared:
-            note(subject, "hit", per_call(get_loop(subject.get), hits, empty))
-            if subject.put is not None:
-                note(subject, "overwrite", per_call(put_loop(subject.put), hits, empty))
-        for name in policies:
-            cache: Cache[int, int] = Cache(capacity, name)
-            put_loop(cache.put)(range(capacity))
-            subject = Subject(name, cache.get, cache.put)
-            note(subject, "evicting", per_call(put_loop(cache.put), range(fresh, fresh + arguments.calls), empty))
-            note(subject, "missing", per_call(get_loop(cache.get), range(-arguments.calls, 0), empty))
-            note(subject, "mix", per_call(mix_loop(cache), mixed, empty))
-            fresh += arguments.calls
-    head = ("hit", "missing", "overwrite", "evicting", "mix")
-    print(
-        f"\n{'ns a call':22}"
-        + "".join(f"{what:>11}" for what in head)
-        + f"{'hit ratio':>11}{'B/entry':>9}{'4 threads':>11}"
-    )
-    for subject in compared:
-        cells = "".join(f"{times[subject.name, w]:11.0f}" if (subject.name, w) in times else f"{'-':>11}" for w in head)
-        ratio = f"{ratios[subject.name]:11.3f}" if subject.name in ratios else f"{'-':>11}"
-        memory = f"{bytes_an_entry(subject.name, capacity):9.0f}"
-        threads = (
-            f"{threads_over_one(subject.name, capacity, mixed):10.2f}x" if subject.name in ratios else f"{'-':>11}"
-        )
-        print(f"{subject.name:22}{cells}{ratio}{memory}{threads}")
+    base = times["cachetools+RLock"]
+    columns = ("hit", "overwrite", "evicting", "mix")
+    kinds = list(ratios[names[0]])
+    print("\n| | " + " | ".join(f"{c}, ns" for c in columns) + " | hit over cachetools | "
+          + " | ".join(kinds) + " | B/entry | 4 threads |")  # fmt: skip
+    print("|---" * (len(columns) + len(kinds) + 4) + "|")
+    for name in names:
+        cells = [f"{times[name][c]:.0f}" if c in times[name] else "-" for c in columns]
+        cells += [f"{times[name]['hit'] / base['hit']:.2f}x", *(f"{ratios[name][kind]:.3f}" for kind in kinds)]
+        cells += [f"{sizes[name]:.0f}" if name in sizes else "-", f"{threads[name]:.2f}x" if name in threads else "-"]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    herd = stampedes()
+    print("\n| loads by eight callers | threads | coroutines |\n|---|---|---|")
+    for name, row in herd.items():
+        print(f"| {name} | " + " | ".join("-" if row[kind] is None else str(row[kind]) for kind in row) + " |")
+    if options.out:
+        figures = {"versions": versions, "ns": times, "hit_ratio": ratios, "bytes": sizes, "threads": threads}
+        options.out.write_text(json.dumps({**figures, "stampede": herd}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kvpredict.simulate import simulate
 
 if TYPE_CHECKING:
-    from kvpredict.cache import Cache
+    from kvpredict.cache import Cache, cached
     from kvpredict.core.errors import ArtifactError, KvpredictError, MissingExtra, TraceError, UnknownName
     from kvpredict.learn import fit, learner, learner_names
     from kvpredict.load import load_policy
@@ -35,6 +35,7 @@ _PUBLIC = {
     "Trace": "kvpredict.trace",
     "TraceError": "kvpredict.core.errors",
     "UnknownName": "kvpredict.core.errors",
+    "cached": "kvpredict.cache",
     "fit": "kvpredict.learn",
     "learner": "kvpredict.learn",
     "learner_names": "kvpredict.learn",
@@ -56,6 +57,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "UnknownName",
+    "cached",
     "fit",
     "learner",
     "learner_names",

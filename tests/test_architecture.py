@@ -35,6 +35,9 @@ HEAVY = {
     "omegaconf": {"pipelines", "cli"},
     "mlflow": {"tracking"},
     "matplotlib": {"report"},
+    "redis": {"cache"},
+    "msgpack": {"cache"},
+    "prometheus_client": {"cache"},
 }
 
 
@@ -80,13 +83,13 @@ def test_imports_go_downward(path: Path) -> None:
             assert path.relative_to(ROOT).as_posix() in ONLY[package], f"{path.name} imports {package}"
         if package in HEAVY:
             assert part in HEAVY[package], f"{part} imports {package}"
-            if part in ("learn", "tracking"):
+            if part in ("learn", "tracking", "cache"):
                 assert not at_top, f"{path.name} imports {package} at its top level"
 
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, json, kvpredict; kvpredict.Trace, kvpredict.simulate, kvpredict.policy; "
+        "import sys, json, kvpredict; kvpredict.Trace, kvpredict.simulate, kvpredict.policy, kvpredict.Cache; "
         "print(json.dumps(list(sys.modules)))"
     )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -102,6 +105,9 @@ def test_importing_is_light() -> None:
         "rich",
         "matplotlib",
         "zstandard",
+        "redis",
+        "msgpack",
+        "prometheus_client",
     }
     assert heavy & {name.split(".")[0] for name in loaded} == set()
 

@@ -8,20 +8,28 @@ next write. Everything else happens under one lock, and no code of the user runs
 Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for the call into compiled code.
 """
 
+import random
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from os import PathLike
 from threading import RLock
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 
 from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, units_of, whole_number
+from kvpredict.cache.background import run_every
 from kvpredict.cache.choice import choose_policy
+from kvpredict.cache.expiry import NEVER, Expiry, Held
+from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
-from kvpredict.cache.loads import Flight, Flights
-from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTHING, PLACE, SLOT_MASK, TAKE, Ranking
-from kvpredict.cache.stats import Stats
+from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading
+from kvpredict.cache.loads import Flights, Loads
+from kvpredict.cache.mapping import MappingMethods
+from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_MASK, TAKE, Ranking
+from kvpredict.cache.removal import Cause, Removals
+from kvpredict.cache.stats import Marks, Stats
+from kvpredict.cache.tap import make_tap, written
 from kvpredict.cache.training import BEGUN, train_soon
 from kvpredict.core.engine import VICTIMS
 from kvpredict.core.errors import KvpredictError
@@ -36,11 +44,12 @@ D = TypeVar("D")
 # Number, units, cost, extra columns and time of a put.
 _Prepared = tuple[int, int, float, Mapping[str, float] | None, float]
 
-_VACANT: Any = object()  # in a slot without an object
 FIRST_SLOTS = 1024  # of a weighed cache, which gets more as it needs them
 MOST_SLOTS = 2**30 - 1
 MOST_POSTPONED = 10_000  # calls from within one call
 OVERDUE = 16  # buffers of hits waiting before a reader waits for the lock
+FEW = 12  # notes that are handed over faster one by one
+SWEPT = 4  # slots that a write looks at for what is over
 
 
 class AccessRecorder(Protocol):
@@ -50,7 +59,7 @@ class AccessRecorder(Protocol):
         """Note one access: ``op`` is "get" for a hit and "set" for a value put in."""
 
 
-class Cache(Generic[K, V]):
+class Cache(MappingMethods[K, V], Loading[K, V]):
     """A thread-safe cache with a policy of your choice.
 
     Parameters
@@ -59,7 +68,8 @@ class Cache(Generic[K, V]):
         Entries, or units where a ``weigher`` or ``size=`` gives objects another size than 1.
     policy : str, Policy or path, default "s3fifo"
         A name (see ``kvpredict.policy_names``), a policy, or a saved one: its folder, or an MLflow URI such as
-        ``models:/orders@champion``.
+        ``models:/orders@champion``. "auto" begins with s3fifo and moves to what would do best on the live keys: see
+        ``Tuner``, which ``cache.tuner`` is.
     weigher : callable, optional
         ``weigher(value) -> int``: the units a value takes (0 counts as 1). Called before the lock is taken.
     max_entries : int, optional
@@ -84,6 +94,18 @@ class Cache(Generic[K, V]):
         ``key_hash(key) -> int`` (64 bits, signed) by which policies know keys. Default: integers as themselves,
         anything else by ``hash(key)``, which for text differs from process to process;
         ``kvpredict.cache.stable_hash`` does not.
+    ttl : float, optional
+        Seconds that a value lives; short for ``expiry=Expiry(ttl=…)``.
+    expiry : Expiry, optional
+        How long values live: idle time, jitter, early refresh, what is done when their source fails.
+    on_removal : callable, optional
+        ``on_removal(key, value, cause)`` is called for every value that leaves, with a ``Cause``: soon after, by a
+        thread that uses the cache, while no lock is held. What it raises is logged.
+    loader : callable, optional
+        ``loader(key)`` returns a value from the source of truth: the default of ``get_or_load``, and what refreshes.
+        A plain ``get`` does not load what is missing.
+    loads : Loads, optional
+        Limits on loading, and what becomes of failures.
 
     Raises
     ------
@@ -103,12 +125,54 @@ class Cache(Generic[K, V]):
     A call made while this thread is inside another call of the same cache, from a finalizer or a signal handler, is
     carried out when that one ends.
 
+    ``len(cache)`` counts what is over and has not been swept yet; nothing else shows it.
+
     >>> cache = Cache(2, policy="lru")
     >>> cache.put("a", 1), cache.put("b", 2), cache.get("a"), cache.put("c", 3)
     (True, True, 1, True)
     >>> "b" in cache, cache.get_or_load("d", lambda key: key * 2)
     (False, 'dd')
     """
+
+    __slots__ = (  # more attributes than a dict of shared keys holds, and these are as fast
+        "__weakref__",
+        "_busy",
+        "_clock",
+        "_dated",
+        "_dates",
+        "_deletions",
+        "_draw",
+        "_entries",
+        "_evictions",
+        "_expirations",
+        "_expiry",
+        "_grows",
+        "_hand",
+        "_inserts",
+        "_key_hash",
+        "_key_in",
+        "_limit",
+        "_lock",
+        "_marks",
+        "_negative_hits",
+        "_noted",
+        "_noting",
+        "_outdated",
+        "_postponed",
+        "_ranking",
+        "_recorder",
+        "_rejections",
+        "_removals",
+        "_seed",
+        "_tagged",
+        "_told",
+        "_touches",
+        "_tuner",
+        "_unweighed",
+        "_updates",
+        "_watchful",
+        "_weigher",
+    )
 
     def __init__(
         self,
@@ -123,9 +187,17 @@ class Cache(Generic[K, V]):
         clock: Callable[[], float] = time.monotonic,
         recorder: AccessRecorder | None = None,
         key_hash: Callable[[K], int] | None = None,
+        ttl: float | None = None,
+        expiry: Expiry | None = None,
+        on_removal: Callable[[K, V, Cause], Any] | None = None,
+        loader: Callable[[K], Any] | None = None,
+        loads: Loads | None = None,
     ) -> None:
         capacity = whole_number("capacity", capacity, most=HIGHEST // 2)
-        for name, given in (("weigher", weigher), ("clock", clock), ("key_hash", key_hash)):
+        for name, given in (
+            *(("weigher", weigher), ("clock", clock), ("key_hash", key_hash)),
+            *(("on_removal", on_removal), ("loader", loader)),
+        ):
             if given is not None and not callable(given):
                 raise KvpredictError(f"{name} must be callable, got {type(given).__name__}")
         if recorder is not None and not callable(getattr(recorder, "record", None)):
@@ -133,15 +205,22 @@ class Cache(Generic[K, V]):
                 f"recorder must have a method record(key, size, op), {type(recorder).__name__} has none"
             )
         self._weigher, self._key_hash, self._clock, self._recorder = weigher, key_hash, clock, recorder
+        if ttl is not None and expiry is not None:
+            raise KvpredictError("give ttl or expiry, not both: Expiry has a ttl of its own")
+        if not isinstance(expiry, Expiry | None) or not isinstance(loads, Loads | None):
+            raise KvpredictError("expiry must be an Expiry and loads a Loads, of kvpredict.cache")
+        self._expiry = Expiry(ttl=ttl) if expiry is None else expiry
         self._limit = whole_number("read_buffer", read_buffer)
         self._seed = whole_number("seed", seed, least=None)
+        self._unweighed = weigher is None and max_entries is None
         # Only a weighed cache grows: elsewhere all slots are there from the start, as the simulator has them.
         self._grows = weigher is not None and max_entries is None
         if max_entries is not None:
             slots = min(capacity, whole_number("max_entries", max_entries))
         else:
             slots = min(capacity, FIRST_SLOTS) if self._grows else capacity
-        chosen = choose_policy(policy)
+        automatic = isinstance(policy, str) and policy == "auto"
+        chosen = choose_policy("s3fifo" if automatic else policy)
         try:
             if slots > MOST_SLOTS:
                 raise MemoryError
@@ -151,11 +230,11 @@ class Cache(Generic[K, V]):
                 f"a cache of {slots} entries does not fit; if capacity is in other units than entries, such as bytes, "
                 "give a weigher, or max_entries"
             ) from None
-        self._entries: dict[K, tuple[V, float]] = {}  # key -> value, ticket
-        self._key_in: list[Any] = [_VACANT] * slots
+        self._entries: dict[K, tuple[Any, float]] = {}  # key -> value, ticket
+        self._key_in: list[Any] = [VACANT] * slots
         self._noted: list[float] = []  # tickets of hits, and MISS for misses, that the policy does not know of yet
         self._told = float(clock())  # the time up to which the policy knows of hits
-        self._flights = Flights()
+        self._open_loading(Loads() if loads is None else loads, loader)
         # Re-entrant, because a finalizer or a signal handler may call the cache in the middle of a call; _busy then
         # says that the structure is in transition, and the call waits in _postponed.
         self._lock = RLock()
@@ -163,9 +242,27 @@ class Cache(Generic[K, V]):
         self._postponed: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._touches = 0  # updates that were noted like hits
         self._inserts = self._updates = self._evictions = self._rejections = self._deletions = 0
-        self._loads = self._load_failures = 0
+        self._expirations = self._negative_hits = self._outdated = 0
+        self._marks = Marks(self._told)
+        # What a plain get need not care for: entries with dates, versions or tags, and a recorder.
+        self._watchful = recorder is not None
+        self._dates = self._expiry.dates  # whether a put must look for dates
+        self._dated = False  # whether there may be an entry that comes to be over
+        self._hand = 0  # the next slot to be swept
+        self._draw = random.Random(self._seed).random
+        self._removals = None if on_removal is None else Removals(on_removal)
+        self._tagged: dict[str, set[K]] = {}
+        self._noting = on_removal is not None  # whether _left must be called
+        if self._expiry.sweep is not None:
+            run_every(self, self._expiry.sweep, "sweep", "kvpredict-sweep")
         if self._grows:
             self._ranking.compile(self._ranking.policy)
+        starts_over_in_child(self)
+        self._tuner: Any = None
+        if automatic:
+            from kvpredict.cache.tuner import Tuner  # it simulates, which other caches need not import
+
+            self._tuner = Tuner(self)
 
     # --- Reading: no lock on a hit ---
 
@@ -175,21 +272,22 @@ class Cache(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
     def get(self, key: Any, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default``; a hit counts as a use."""
-        noted = self._noted
         try:
             value, ticket = self._entries[key]
         except KeyError:
             value, ticket = default, MISS
+        # After the look, not before: an entry that needs care is only put in once this is set.
+        if self._watchful:
+            return self._get_watchfully(key, default)
+        noted = self._noted
         noted.append(ticket)
         if len(noted) >= self._limit:
             self._tell()
-        if self._recorder is not None and ticket >= 0:
-            self._recorder.record(key, self._ranking.sizes[int(ticket) & SLOT_MASK], "get")
         return value
 
     def __getitem__(self, key: K) -> V:
-        value = self.get(key, _VACANT)
-        if value is _VACANT:
+        value = self.get(key, VACANT)
+        if value is VACANT:
             raise KeyError(key)
         return value
 
@@ -199,56 +297,32 @@ class Cache(Generic[K, V]):
     def peek(self, key: K, default: D) -> V | D: ...
     def peek(self, key: Any, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default``, without its counting as a use or in the statistics."""
+        value = self._now(key)
+        return default if value is VACANT else value
+
+    def read(self, key: K) -> "tuple[V | None, Any]":
+        """Return the value of ``key`` and a token for ``put_if``, without its counting as a use; (None, None) if none.
+
+        The token stands for this very put of this value: no later one has it, not even of an equal value.
+        """
         entry = self._entries.get(key)
-        return default if entry is None else entry[0]
+        if entry is None or self._bare(entry[0]) is VACANT:
+            return None, None
+        return self._bare(entry[0]), entry
 
     def __contains__(self, key: object) -> bool:
-        return key in self._entries
+        return self._now(key) is not VACANT  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[K]:
-        """Iterate over the keys as of now, in no particular order."""
-        return iter(list(self._entries))
-
-    def get_or_load(
-        self,
-        key: K,
-        loader: Callable[[K], V],
-        *,
-        size: int | None = None,
-        cost: float = 1.0,
-        extra: Mapping[str, float] | None = None,
-    ) -> V:
-        """Return the value of ``key``; where it is missing, from ``loader(key)``, which is then cached.
-
-        Of concurrent callers who miss the same key one calls its loader and the others wait for the outcome. When
-        the loader raises, all of them get its exception and nothing is cached. When the key is written or deleted
-        during the load, what the loader returns is handed out and not cached. ``size``, ``cost`` and ``extra`` are
-        as for ``put``.
-
-        Raises
-        ------
-        KvpredictError
-            When a loader asks for the very key that it is loading.
-        """
-        value: Any = self.get(key, _VACANT)
-        while value is _VACANT:
-            with self._lock:
-                # Nobody may wait while holding the lock, so a call from within another one loads for itself.
-                flight, leads = (None, False) if self._busy else self._exclusively(self._flights.join, key)
-            if flight is None:
-                return loader(key)
-            if leads:
-                return self._lead(flight, key, loader, size, cost, extra)
-            self._flights.wait(flight)
-            if flight.error is None:
-                value = flight.value
-            elif isinstance(flight.error, Exception):
-                raise flight.error
-            # Else the leading thread was interrupted, which is no outcome: try again.
-        return value
+    def items(self) -> list[tuple[K, V]]:
+        """Return the keys and values as of now, in no particular order."""
+        entries = list(self._entries.items())
+        if not self._watchful:
+            return [(key, value) for key, (value, _) in entries]
+        bare = [(key, self._bare(value)) for key, (value, _) in entries]
+        return [(key, value) for key, value in bare if value is not VACANT]
 
     # --- Writing: under the lock ---
 
@@ -260,6 +334,9 @@ class Cache(Generic[K, V]):
         size: int | None = None,
         cost: float = 1.0,
         extra: Mapping[str, float] | None = None,
+        ttl: float | None = None,
+        tags: tuple[str, ...] = (),
+        version: int | None = None,
     ) -> bool:
         """Set the value of ``key``; tell whether the cache took it in.
 
@@ -272,36 +349,130 @@ class Cache(Generic[K, V]):
             Cost of a miss of this key; policies such as GDSF use it.
         extra : mapping of str to float, optional
             The extra columns that a learned policy may read; others are passed over.
+        ttl : float, optional
+            Seconds that this value lives. Default: what the cache's ``Expiry`` says.
+        tags : tuple of str, optional
+            What ``invalidate_tags`` knows the entry by.
+        version : int, optional
+            The version of the value in its source. While the cache holds a later version of the key it keeps that.
 
         Returns
         -------
         bool
             False where the object is larger than the cache or the policy did not admit it; an older value of the key
-            is then gone all the same.
+            is then gone all the same. False, too, where the cache holds a later version, which stays.
         """
         arguments = self._prepare(key, value, size, cost, extra)
-        with self._lock:
+        if self._dates or ttl is not None or tags or version is not None:
+            value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
+        if self._known is not None:
+            self._make_known(key)
+        lock = self._lock
+        try:
+            # What a with statement and _exclusively do, in place: it counts here.
+            lock.acquire()
             if self._busy:
                 self._postponed.append((self._put, (key, value, arguments)))
                 return True
-            taken, _garbage = self._exclusively(self._put, key, value, arguments)
-        if self._recorder is not None:
-            self._recorder.record(key, arguments[1], "set")
+            self._busy = True
+            try:
+                taken, _garbage = self._put(key, value, arguments)
+                if self._postponed:
+                    self._catch_up()
+            except KvpredictError:
+                raise
+            except BaseException:
+                self._forget()
+                raise
+            finally:
+                self._busy = False
+        finally:
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:  # interrupted before it was acquired
+                pass
+        if self._recorder is not None or self._removals is not None:
+            self._aftermath(key, arguments[1])
         return taken  # what was evicted is let go of only here, outside the lock: its finalizers are user code
+
+    def put_if(
+        self,
+        key: K,
+        value: V,
+        token: Any,
+        *,
+        size: int | None = None,
+        cost: float = 1.0,
+        extra: Mapping[str, float] | None = None,
+        ttl: float | None = None,
+        tags: tuple[str, ...] = (),
+        version: int | None = None,
+    ) -> bool:
+        """Put ``value`` in only if nothing has changed ``key`` since ``read`` gave ``token``: compare and set.
+
+        With the token None, only if the key is missing. False where it has changed, or ``put`` would return False.
+
+        >>> cache = Cache(2)
+        >>> cache["a"] = 1
+        >>> value, token = cache.read("a")
+        >>> cache.put_if("a", value + 1, token), cache.put_if("a", value + 1, token), cache["a"]
+        (True, False, 2)
+        """
+        arguments = self._prepare(key, value, size, cost, extra)
+        if self._dates or ttl is not None or tags or version is not None:
+            value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
+        with self._lock:
+            if self._busy:
+                return False
+            taken, _garbage = self._exclusively(self._put_if, key, value, arguments, token)
+        if self._known is not None and taken:
+            self._make_known(key)
+        self._aftermath(key, arguments[1] if taken else None)
+        return taken
 
     def __setitem__(self, key: K, value: V) -> None:
         self.put(key, value)
 
     def delete(self, key: K) -> bool:
-        """Remove ``key``; tell whether it was there."""
-        hash(key)
+        """Remove ``key``; tell whether it was there. A load of it under way is not cached."""
+        entry = self._take_out(key, None)
+        return entry is not None and self._bare(entry[0]) is not VACANT
+
+    def invalidate(self, key: K, *, before: int | None = None) -> bool:
+        """Remove ``key``, or with ``before`` only a version of it that is older or unknown; tell whether it was there.
+
+        A load of it under way is not cached.
+        """
+        entry = self._take_out(key, before)
+        return entry is not None and self._bare(entry[0]) is not VACANT
+
+    def invalidate_tags(self, *tags: str) -> int:
+        """Remove all entries that have one of ``tags``; return how many. No load under way is cached.
+
+        Which tags a load will come back with is not known before, so all of them are let go of.
+        """
         now = float(self._clock())
         with self._lock:
             if self._busy:
-                self._postponed.append((self._delete, (key, now)))
-                return key in self._entries
-            garbage = self._exclusively(self._delete, key, now)
-        return garbage is not None
+                self._postponed.append((self._delete_tagged, (tags, now)))
+                return 0
+            garbage = self._exclusively(self._delete_tagged, tags, now)
+        self._aftermath(None, None)
+        return len(garbage)
+
+    @overload
+    def pop(self, key: K) -> V: ...
+    @overload
+    def pop(self, key: K, default: D) -> V | D: ...
+    def pop(self, key: Any, default: Any = VACANT) -> Any:
+        """Remove ``key`` and return its value, or ``default``; KeyError where neither is there. No look-up."""
+        entry = self._take_out(key, None)
+        value = VACANT if entry is None else self._bare(entry[0])
+        if value is not VACANT:
+            return value
+        if default is VACANT:
+            raise KeyError(key)
+        return default
 
     def __delitem__(self, key: K) -> None:
         if not self.delete(key):
@@ -314,6 +485,47 @@ class Cache(Generic[K, V]):
                 self._postponed.append((self._clear, ()))
                 return
             _garbage = self._exclusively(self._clear)
+        self._aftermath(None, None)
+
+    def sweep(self) -> int:
+        """Take out all that is over; return how many. Reads and writes do this by the way."""
+        now = float(self._clock())
+        with self._lock:
+            if self._busy:
+                return 0
+            garbage = self._exclusively(self._sweep, now, len(self._key_in))
+        self._aftermath(None, None)
+        return len(garbage)
+
+    def resize(self, capacity: int, *, max_entries: int | None = None) -> None:
+        """Change the capacity while running; what no longer fits is evicted in the policy's order.
+
+        The policy keeps its order of the rest, but not its finer memory. Memory of slots that a smaller cache does not
+        need is not given back.
+
+        Parameters
+        ----------
+        capacity : int
+            Entries, or units.
+        max_entries : int, optional
+            The most entries at once, where the cache was made with ``max_entries``. Default: as before, or ``capacity``
+            where there are no sizes.
+        """
+        capacity = whole_number("capacity", capacity, most=HIGHEST // 2)
+        if max_entries is not None:
+            whole_number("max_entries", max_entries)
+            if self._grows:
+                raise KvpredictError("this cache makes room for any number of entries: leave max_entries out")
+        slots = capacity if self._unweighed and max_entries is None else max_entries or 0
+        if min(slots, capacity) > MOST_SLOTS:
+            raise KvpredictError(f"a cache of {slots} entries does not fit: at most {MOST_SLOTS} do")
+        now = float(self._clock())
+        self._ranking.compile(self._ranking.policy)
+        with self._lock:
+            if self._busy:
+                raise KvpredictError("resize was called from within another call of the cache; call it afterwards")
+            _garbage = self._exclusively(self._resize, capacity, min(slots, capacity), now)
+        self._aftermath(None, None)
 
     def swap_policy(self, policy: "str | Policy | PathLike[str]") -> None:
         """Let another policy decide from now on; no entry is lost.
@@ -348,27 +560,63 @@ class Cache(Generic[K, V]):
         """Units that fit."""
         return self._ranking.capacity
 
-    def stats(self) -> Stats:
-        """Return the counts so far."""
+    @property
+    def tuner(self) -> Any:
+        """The ``Tuner`` of a cache made with ``policy="auto"``, else None."""
+        return self._tuner
+
+    def tap(self, sample: float, window: int) -> None:
+        """Keep the latest ``window`` accesses of a share ``sample`` of the keys, for ``Shadow``; 0 keeps none.
+
+        That costs a few nanoseconds an access.
+        """
+        if not 0.0 <= sample <= 1.0:
+            raise KvpredictError(f"sample is a share of the keys, in [0, 1], got {sample!r}")
+        tap = make_tap(sample, whole_number("window", window))
+        with self._lock:
+            if self._busy:
+                raise KvpredictError("tap was called from within another call of the cache; call it afterwards")
+            self._exclusively(self._ranking.tapped, tap)
+
+    def tapped(self) -> tuple[np.ndarray, int]:
+        """Return what ``tap`` keeps, int64 ``[n, 2]`` (numbers of keys, sizes), and how many it has seen in all."""
         now = float(self._clock())
         with self._lock:
-            if not self._busy and self._noted:
+            if not self._busy:
                 self._exclusively(self._serve, DRAIN, now)
-            return Stats(
-                hits=int(self._ranking.tally[HITS]) - self._touches,
-                misses=int(self._ranking.tally[MISSES]),
-                inserts=self._inserts,
-                updates=self._updates,
-                evictions=self._evictions,
-                rejections=self._rejections,
-                deletions=self._deletions,
-                loads=self._loads,
-                load_failures=self._load_failures,
-                entries=len(self._entries),
-                size=self._ranking.used,
-                capacity=self._ranking.capacity,
-                policy=self._ranking.policy.account(self._ranking.state).get("counts", {}),
-            )
+            return written(self._ranking.tap), int(self._ranking.tap[0, 0])
+
+    def stats(self) -> Stats:
+        """Return the counts so far; ``stats().last(seconds)`` has those of a recent window."""
+        now = float(self._clock())
+        with self._lock:
+            if not self._busy and (self._noted or now >= self._marks.due):
+                self._exclusively(self._serve, DRAIN, now)
+            ranking = self._ranking
+            counted = ranking.policy.account(ranking.state).get("counts", {})
+            return self._count()._replace(policy=counted, marks=self._marks.seen(now))
+
+    def _count(self) -> Stats:
+        return Stats(
+            hits=int(self._ranking.tally[HITS]) - self._touches,
+            misses=int(self._ranking.tally[MISSES]),
+            inserts=self._inserts,
+            updates=self._updates,
+            evictions=self._evictions,
+            rejections=self._rejections,
+            deletions=self._deletions,
+            loads=self._loads,
+            load_failures=self._load_failures,
+            entries=len(self._entries),
+            size=self._ranking.used,
+            capacity=self._ranking.capacity,
+            expirations=self._expirations,
+            negative_hits=self._negative_hits,
+            stale_served=self._stale_served,
+            refreshes=self._refreshes,
+            load_refusals=self._load_refusals,
+            load_seconds=self._load_seconds,
+        )
 
     @property
     def _trainer(self) -> Trainer | None:
@@ -385,7 +633,7 @@ class Cache(Generic[K, V]):
                 assert ranking.host.live[slot]
                 assert self._key_in[slot] is key or self._key_in[slot] == key
                 assert ranking.generation[slot] == int(ticket) >> 30
-            assert sum(held is not _VACANT for held in self._key_in) == len(self._entries)
+            assert sum(held is not VACANT for held in self._key_in) == len(self._entries)
 
     def __repr__(self) -> str:
         ranking = self._ranking
@@ -394,6 +642,16 @@ class Cache(Generic[K, V]):
             f"size={ranking.used})"
         )
 
+    def _forked(self) -> None:
+        """Go on in a forked child, with the parent's entries."""
+        self._lock = RLock()
+        self._flights = Flights()  # the parent's loads do not land here
+        self._postponed = []
+        if self._busy:  # another thread was in the middle of a change
+            self._forget()
+            self._busy = False
+        self._ranking.retrain()
+
     # --- Inside: called under the lock, by way of _exclusively ---
 
     def _exclusively(self, action: Callable[..., Any], *arguments: Any) -> Any:
@@ -401,13 +659,8 @@ class Cache(Generic[K, V]):
         self._busy = True
         try:
             result = action(*arguments)
-            turns = 0
-            while self._postponed:
-                late, its_arguments = self._postponed.pop(0)
-                late(*its_arguments)
-                turns += 1
-                if turns == MOST_POSTPONED:
-                    raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
+            if self._postponed:
+                self._catch_up()
         except KvpredictError:
             raise  # raised on purpose, before anything was changed
         except BaseException:
@@ -419,28 +672,59 @@ class Cache(Generic[K, V]):
             self._busy = False
         return result
 
+    def _catch_up(self) -> None:
+        """Run what was postponed, and what that postpones."""
+        turns = 0
+        while self._postponed:
+            late, its_arguments = self._postponed.pop(0)
+            late(*its_arguments)
+            turns += 1
+            if turns == MOST_POSTPONED:
+                raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
+
     def _serve(self, op: int, now: float, number: int = 0, units: int = 0, cost: float = 0.0) -> float:
         """Tell the policy what was noted, then do ``op`` (see ``ranking``)."""
         told, noted, ranking = self._told, self._noted, self._ranking
         if now < told:  # another thread read the clock later and came first
             now = told
         self._told = now
-        if count := len(noted):  # readers append meanwhile: what follows these goes into the next batch
-            notes = np.array(noted[:count])
+        if now >= self._marks.due:
+            self._marks.add(now, self._count())
+        count = len(noted)  # readers append meanwhile: what follows these goes into the next batch
+        while count > NOTES:
+            ranking.notes[:] = noted[:NOTES]
+            del noted[:NOTES]
+            count -= NOTES
+            ranking.serve(ranking.handle, DRAIN, NOTES, told, now, 0, 0, 0.0)
+        if count:
+            if count < FEW:
+                for i in range(count):
+                    ranking.slip[i] = noted[i]
+            else:
+                ranking.notes[:count] = noted[:count]
             del noted[:count]
-        else:
-            notes = NOTHING
-        return ranking.serve(ranking.handle, op, notes, told, now, number, units, cost)
+        return ranking.serve(ranking.handle, op, count, told, now, number, units, cost)
 
-    def _put(self, key: K, value: V, arguments: _Prepared) -> tuple[bool, Any]:
+    def _put(self, key: K, value: Any, arguments: _Prepared) -> tuple[bool, Any]:
         """Do what ``put`` says; also return what leaves the cache, for the caller to drop outside the lock."""
         number, units, cost, extra, now = arguments
         ranking, entries = self._ranking, self._entries
+        entry = entries.get(key)
+        if type(value) is Held:
+            if value.version is not None and entry is not None and _later(entry[0], value.version):
+                self._outdated += 1
+                return False, None
+            for tag in value.tags:
+                self._tagged.setdefault(tag, set()).add(key)
         if self._flights.by_key:
             self._flights.detach(key)
-        entry = entries.get(key)
+        if self._dated:
+            self._sweep(now, SWEPT)
+            entry = entries.get(key)
         if entry is not None:
             self._updates += 1
+            if self._noting:
+                self._left(key, entry[0], Cause.REPLACED, value)
             ticket = entry[1]
             slot = int(ticket) & SLOT_MASK
             if ranking.sizes[slot] == units:
@@ -468,30 +752,85 @@ class Cache(Generic[K, V]):
             return False, entry
         key_in = self._key_in
         garbage: Any = None
-        for i in range(ranking.counts[VICTIMS]):
+        count, i = ranking.counts[VICTIMS], 0
+        while i < count:  # a range costs more than the one turn that is usual
             victim = ranking.victims[i]
-            evicted, key_in[victim] = key_in[victim], _VACANT
-            garbage = (evicted, entries.pop(evicted), garbage)
+            i += 1
+            evicted, key_in[victim] = key_in[victim], VACANT
+            left = entries.pop(evicted)
+            garbage = (evicted, left, garbage)
             self._evictions += 1
+            if self._noting:
+                self._left(evicted, left[0], Cause.EVICTED)
         key_in[int(ticket) & SLOT_MASK] = key
         entries[key] = (value, ticket)
         if entry is None:
             self._inserts += 1
         return True, (entry, garbage)
 
-    def _delete(self, key: K, now: float) -> Any:
-        """Remove ``key``; return its entry, or None where there was none."""
-        self._flights.detach(key)
+    def _put_if(self, key: K, value: Any, arguments: _Prepared, token: Any) -> tuple[bool, Any]:
         entry = self._entries.get(key)
+        over = entry is not None and self._bare(entry[0]) is VACANT  # or a failure: nothing that anybody can have read
+        if (None if over else entry) is not token:
+            return False, None
+        return self._put(key, value, arguments)
+
+    def _delete(self, key: K, now: float, before: int | None = None) -> Any:
+        """Remove ``key``; return its entry, or None where there was none."""
+        entry = self._entries.get(key)
+        if before is not None and entry is not None and _later(entry[0], before - 1):
+            return None
+        self._flights.detach(key)
         if entry is not None:
-            self._remove(key, int(entry[1]) & SLOT_MASK, now)
+            self._remove(key, int(entry[1]) & SLOT_MASK, now, Cause.DELETED)
             self._deletions += 1
         return entry
 
-    def _remove(self, key: K, slot: int, now: float) -> None:
-        del self._entries[key]
-        self._key_in[slot] = _VACANT
+    def _delete_tagged(self, tags: tuple[str, ...], now: float) -> list[Any]:
+        self._flights.detach_all()
+        keys = {key for tag in tags for key in self._tagged.get(tag, ())}
+        return [self._delete(key, now) for key in keys]
+
+    def _remove(self, key: K, slot: int, now: float, cause: Cause | None = None) -> None:
+        value, _ = self._entries.pop(key)
+        self._key_in[slot] = VACANT
         self._serve(TAKE, now, slot)
+        if self._noting and cause is not None:
+            self._left(key, value, cause)
+
+    def _left(self, key: K, value: Any, cause: Cause, successor: Any = None) -> None:
+        """See to the tags and the listener of an entry that has left."""
+        if type(value) is Held:
+            for tag in value.tags:
+                if type(successor) is not Held or tag not in successor.tags:
+                    tagged = self._tagged[tag]
+                    tagged.discard(key)
+                    if not tagged:
+                        del self._tagged[tag]
+            value = value.value
+        if self._removals is not None and type(value) is not Failure:
+            self._removals.waiting.append((key, value, cause))
+
+    def _sweep(self, now: float, count: int) -> list[Any]:
+        """Look at the next ``count`` slots, and take out what is over; return that."""
+        garbage: list[Any] = []
+        key_in, entries = self._key_in, self._entries
+        for _ in range(count):
+            self._hand = (self._hand + 1) % len(key_in)
+            key = key_in[self._hand]
+            if key is not VACANT:
+                entry: Any = entries[key]
+                if type(entry[0]) is Held and entry[0].gone(now):
+                    garbage.append(entry)
+                    self._expire(key, entry, now)
+        return garbage
+
+    def _expire(self, key: K, entry: Any, now: float) -> None:
+        """Take out an entry that is over, unless it has changed."""
+        ticket = entry[1]
+        if self._entries.get(key) is entry:
+            self._expirations += 1
+            self._remove(key, int(ticket) & SLOT_MASK, now, Cause.EXPIRED)
 
     def _clear(self) -> Any:
         self._deletions += len(self._entries)
@@ -501,21 +840,132 @@ class Cache(Generic[K, V]):
         """Start over with no entries; return the old ones."""
         self._flights.detach_all()
         entries, self._entries = self._entries, {}
-        self._key_in = [_VACANT] * self._ranking.slots
+        self._key_in = [VACANT] * self._ranking.slots
         self._ranking = self._ranking.empty(self._seed)
         self._postponed.clear()
+        self._hand = 0
+        self._tagged.clear()
+        if self._removals is not None:
+            bare = [(key, value.value if type(value) is Held else value) for key, (value, _) in entries.items()]
+            self._removals.waiting.extend((k, v, Cause.DELETED) for k, v in bare if type(v) is not Failure)
         return entries
+
+    def _resize(self, capacity: int, slots: int, now: float) -> Any:
+        self._serve(DRAIN, now)
+        ranking = self._ranking
+        garbage = []
+        most = slots or len(self._key_in)
+        if ranking.used > capacity or len(self._entries) > most:
+            for slot in ranking.eviction_order(self._told):
+                if ranking.used <= capacity and len(self._entries) <= most:
+                    break
+                key = self._key_in[slot]
+                garbage.append((key, self._entries[key]))
+                self._evictions += 1
+                self._remove(key, int(slot), now, Cause.EVICTED)
+        self._carry(ranking.policy, max(slots, ranking.slots), now, capacity)
+        return garbage
 
     def _exchange(self, policy: Policy, now: float) -> None:
         self._carry(policy, self._ranking.slots, now)
 
-    def _carry(self, policy: Policy, slots: int, now: float) -> None:
+    def _carry(self, policy: Policy, slots: int, now: float, capacity: int | None = None) -> None:
         """Exchange the policy, or widen the cache to ``slots``, with every entry in its slot."""
         self._serve(DRAIN, now)
-        self._ranking = self._ranking.carried_to(policy, slots, self._seed, self._told)
-        self._key_in.extend([_VACANT] * (slots - len(self._key_in)))
+        self._ranking = self._ranking.carried_to(policy, slots, self._seed, self._told, capacity)
+        self._key_in.extend([VACANT] * (slots - len(self._key_in)))
 
     # --- Inside: without the lock ---
+
+    def _get_watchfully(self, key: K, default: Any) -> Any:
+        """Do what ``get`` says, where entries may have dates or a recorder listens."""
+        entry = self._entries.get(key)
+        ticket, bare = MISS, default
+        if entry is not None:
+            bare, ticket = entry
+            if type(bare) is Held:
+                held, bare, ticket = bare, default, MISS
+                now = self._clock()
+                if held.fresh(now):
+                    ticket = entry[1]
+                    if held.idle:
+                        held.rests_at = now + held.idle
+                    if type(held.value) is Failure:
+                        self._negative_hits += 1
+                    else:
+                        bare = held.value
+                        if now >= held.refresh_at and self._loader is not None:
+                            self._renew(key, self._loader, PLAIN)
+                elif held.gone(now):
+                    self._lapse(key, entry, now)
+        self._noted.append(ticket)
+        if len(self._noted) >= self._limit:
+            self._tell()
+        if self._recorder is not None and ticket >= 0:
+            self._recorder.record(key, self._ranking.sizes[int(ticket) & SLOT_MASK], "get")
+        return bare
+
+    def _lapse(self, key: K, entry: Any, now: float) -> None:
+        with self._lock:
+            if self._busy:
+                return
+            self._exclusively(self._expire, key, entry, now)
+        self._aftermath(None, None)
+
+    def _take_out(self, key: K, before: int | None) -> Any:
+        """Delete ``key``; return its entry, None if there was none."""
+        hash(key)
+        now = float(self._clock())
+        with self._lock:
+            if self._busy:
+                self._postponed.append((self._delete, (key, now, before)))
+                return self._entries.get(key)
+            garbage = self._exclusively(self._delete, key, now, before)
+        if self._removals is not None:
+            self._aftermath(None, None)
+        return garbage
+
+    def _aftermath(self, key: Any, units: int | None) -> None:
+        """Tell recorder and listener what happened, now that no lock is held."""
+        if self._recorder is not None and units is not None:
+            self._recorder.record(key, units, "set")
+        if self._removals is not None and self._removals.waiting:
+            self._removals.tell()
+
+    def _bare(self, value: Any) -> Any:
+        """Return the value of an entry as callers know it; VACANT if it is over, or stands for a failure."""
+        if type(value) is not Held:
+            return value
+        return VACANT if type(value.value) is Failure or not value.fresh(self._clock()) else value.value
+
+    def _make_known(self, key: K) -> None:
+        add = getattr(self._known, "add", None)
+        if add is not None:
+            add(key)
+
+    def _hold(
+        self, key: K, value: Any, now: float, ttl: float | None, tags: tuple[str, ...], version: int | None, took: float
+    ) -> Any:
+        """Return what the entry is to hold for ``value``: itself, or a ``Held``."""
+        expiry = self._expiry
+        if not (self._dates or ttl is not None or tags or version is not None):
+            return value
+        held = Held(value)
+        if type(value) is Failure:
+            held.deadline = held.gone_at = now + (ttl or 0.0)
+        else:
+            expiry.date(held, expiry.ttl_of(key, value, ttl), now, took, self._draw)
+        if tags:
+            if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+                raise KvpredictError(f"tags for key {key!r} must be a tuple of texts, got {tags!r}")
+            held.tags = tuple(tags)
+        if version is not None:
+            held.version = whole_number("version", version, least=None)
+        with self._lock:
+            self._watchful = True
+            self._noting = self._noting or bool(tags)
+            self._dated = self._dated or held.gone_at < NEVER or held.rests_at < NEVER
+        return held
 
     def _tell(self) -> None:
         """Tell the policy what was noted, unless whoever holds the lock is about to."""
@@ -526,43 +976,8 @@ class Cache(Generic[K, V]):
                     self._exclusively(self._serve, DRAIN, now)
             finally:
                 self._lock.release()
-
-    def _lead(
-        self,
-        flight: Flight,
-        key: K,
-        loader: Callable[[K], V],
-        size: int | None,
-        cost: float,
-        extra: Mapping[str, float] | None,
-    ) -> V:
-        """Load ``key`` for all who wait for it, and put the value in unless it is out of date by then."""
-        failed = True
-        try:
-            value = loader(key)
-            arguments = self._prepare(key, value, size, cost, extra)
-            flight.value = value
-            failed = False
-        except BaseException as error:
-            flight.error = error
-            raise
-        finally:
-            with self._lock:
-                self._loads += 1
-                self._load_failures += failed
-                garbage = self._exclusively(self._landed, flight, key, () if failed else (value, arguments))
-        if self._recorder is not None and garbage is not None:
-            self._recorder.record(key, arguments[1], "set")
-        return value
-
-    def _landed(self, flight: Flight, key: K, arguments: tuple[Any, ...]) -> Any:
-        garbage = None
-        try:
-            if arguments and self._flights.attached(key, flight):
-                _, garbage = self._put(key, *arguments)
-        finally:
-            self._flights.land(key, flight)
-        return garbage
+            if self._removals is not None:  # those of calls that were postponed meanwhile
+                self._aftermath(None, None)
 
     def _prepare(self, key: K, value: V, size: int | None, cost: float, extra: Mapping[str, float] | None) -> _Prepared:
         """Check and complete the arguments of a put: all of it that may run the user's code."""
@@ -578,8 +993,13 @@ class Cache(Generic[K, V]):
             units = units_of(self._weigher(value), "the weigher's result", key)
         else:
             units = 1
-        if type(cost) is not float or not 0.0 <= cost < float("inf"):
+        if type(cost) is not float or not 0.0 <= cost < NEVER:
             cost = finite_cost(cost, key)
         if extra is not None or self._ranking.columns:
             extra = extra_columns(extra, self._ranking.policy, key)
-        return number, units, cost, extra, float(self._clock())
+        return number, units, cost, extra, self._clock()
+
+
+def _later(value: Any, version: int) -> bool:
+    """Tell whether what an entry holds is known to be of a later version."""
+    return type(value) is Held and value.version is not None and value.version > version

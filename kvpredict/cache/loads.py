@@ -1,59 +1,136 @@
-"""Loads in flight: one call of the loader for all who miss the same key at the same time.
+"""Loads in flight: one call of the loader for all who miss the same key at the same time, threads and coroutines.
 
 The first to miss leads and calls the loader, holding no lock; the others wait for its outcome. A write to the key
 meanwhile detaches the load: its waiters still get their value, but it is older than the write and must not be cached.
 A loader that comes to wait for itself, through the loads it asks for, would wait for ever: that is an error instead.
+So is a thread that waits for a coroutine of its own event loop.
 """
 
-from collections.abc import Hashable
-from threading import Event, get_ident
-from typing import Any
+import asyncio
+from collections.abc import Container, Hashable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any, Literal, NamedTuple
 
+from kvpredict.cache.expiry import duration
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["Flight", "Flights"]
+__all__ = ["Flight", "Flights", "Loaded", "Loads"]
+
+
+@dataclass(frozen=True)
+class Loads:
+    """How a cache loads what it misses.
+
+    Parameters
+    ----------
+    limit : int, optional
+        The most loads at once. Loads from within a loader count as part of it. Default: any number.
+    when_full : "wait" or "fail", default "wait"
+        What a load beyond the limit does: wait for its turn, or raise ``TooManyLoads``.
+    timeout : float, optional
+        Seconds that a caller waits for another's load, or for its turn; then a stale value is handed out if there is
+        one, else ``LoadTimeout`` raised. The loader itself is never cut short. Default: any time.
+    negative_ttl : float, optional
+        Seconds for which a loader's failure is kept: until then callers get the same error and the loader is not
+        called. Default: failures are not kept.
+    negative : tuple of exception classes, default (LookupError,)
+        Which failures are kept: those that say that there is no such thing.
+    known : container, optional
+        The keys that exist, such as a ``BloomFilter``: a load of any other key raises ``UnknownKey`` at once. A key
+        that is put in is added to it if it has a method ``add``.
+    workers : int, default 2
+        Threads that refresh in the background; they start when first needed.
+    """
+
+    limit: int | None = None
+    when_full: Literal["wait", "fail"] = "wait"
+    timeout: float | None = None
+    negative_ttl: float | None = None
+    negative: tuple[type[Exception], ...] = (LookupError,)
+    known: Container[Any] | None = None
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "workers"):
+            number = getattr(self, name)
+            if (number is not None or name == "workers") and (
+                not isinstance(number, int) or isinstance(number, bool) or number < 1
+            ):
+                raise KvpredictError(f"{name} must be a whole number, at least 1, got {number!r}")
+        for name in ("timeout", "negative_ttl"):
+            if getattr(self, name) is not None:
+                duration(name, getattr(self, name))
+        if self.when_full not in ("wait", "fail"):
+            raise KvpredictError(f'when_full is "wait" or "fail", got {self.when_full!r}')
+        kinds = self.negative if isinstance(self.negative, tuple) else (self.negative,)
+        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+            raise KvpredictError(f"negative must be a tuple of exception classes, got {self.negative!r}")
+        if self.known is not None and not hasattr(self.known, "__contains__"):
+            raise KvpredictError(f"known must be a container of keys, got {type(self.known).__name__}")
+
+
+class Loaded(NamedTuple):
+    """What a loader may return in place of a bare value, to say how it is to be kept; see ``Cache.put``."""
+
+    value: Any
+    size: int | None = None
+    cost: float = 1.0
+    ttl: float | None = None
+    tags: tuple[str, ...] = ()
+    version: int | None = None
 
 
 class Flight:
     """One load: who leads it, and how it ended."""
 
-    __slots__ = ("done", "error", "leader", "value")
+    __slots__ = ("done", "error", "leader", "thread", "value")
 
-    def __init__(self, leader: int) -> None:
-        self.leader = leader
-        self.done: Event | None = None  # made by the first to wait
+    def __init__(self, leader: Hashable) -> None:
+        self.leader = leader  # a thread's number, or the task of a coroutine
+        self.thread = get_ident()
+        self.done: Future[None] | None = None  # made by the first to wait
         self.value: Any = None
         self.error: BaseException | None = None
 
 
 class Flights:
-    """The loads in flight of one cache; every method is called under the cache's lock, ``wait`` is not."""
+    """The loads in flight of one cache; every method is called under the cache's lock, ``wait`` and ``await_`` not."""
 
     __slots__ = ("_waiting", "by_key")
 
     def __init__(self) -> None:
         self.by_key: dict[Hashable, Flight] = {}
-        self._waiting: dict[int, Flight] = {}  # thread -> what it waits for
+        self._waiting: dict[Hashable, Flight] = {}  # thread or task -> what it waits for
 
-    def join(self, key: Hashable) -> tuple[Flight, bool]:
-        """Return the flight for ``key`` and whether the caller leads it; ends in ``lead``'s ``land``, or ``wait``."""
-        me = get_ident()
+    def join(self, key: Hashable, me: Hashable) -> tuple[Flight, bool]:
+        """Return the flight for ``key`` and whether the caller leads it; ends in ``land``, ``wait`` or ``await_``."""
         mine = Flight(me)
         flight = self.by_key.setdefault(key, mine)
         if flight is mine:
             return flight, True
-        self._refuse_to_wait_for_oneself(key, flight, me)
+        self._refuse_to_wait_for_oneself(key, flight, mine)
         if flight.done is None:
-            flight.done = Event()
+            flight.done = Future()
         self._waiting[me] = flight
         return flight, False
 
-    def wait(self, flight: Flight) -> None:
-        """Wait until ``flight`` has landed."""
+    def wait(self, flight: Flight, timeout: float | None) -> None:
+        """Wait until ``flight`` has landed; TimeoutError when it takes longer."""
         try:
-            flight.done.wait()  # type: ignore[union-attr]
+            flight.done.result(timeout)  # type: ignore[union-attr]
         finally:
             self._waiting.pop(get_ident(), None)
+
+    async def await_(self, flight: Flight, timeout: float | None, me: Hashable) -> None:
+        """As ``wait``, for a coroutine."""
+        try:
+            # Shielded: who gives up waiting must not end the wait of the others.
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight.done)), timeout)  # type: ignore[arg-type]
+        finally:
+            self._waiting.pop(me, None)
 
     def detach(self, key: Hashable) -> None:
         """Let go of the load of ``key``: what it returns is out of date."""
@@ -72,16 +149,22 @@ class Flights:
         if self.by_key.get(key) is flight:
             del self.by_key[key]
         if flight.done is not None:
-            flight.done.set()
+            with suppress(InvalidStateError):  # an event loop that is shutting down may have cancelled it
+                flight.done.set_result(None)
 
-    def _refuse_to_wait_for_oneself(self, key: Hashable, flight: Flight, me: int) -> None:
-        leader = flight.leader
-        while leader != me:
-            awaited = self._waiting.get(leader)
-            if awaited is None or awaited.done.is_set():  # type: ignore[union-attr]
-                return
-            leader = awaited.leader
-        raise KvpredictError(
-            f"the load of key {key!r} waits for itself: its loader asks, directly or through other loads, for the "
-            "same key; load that part without the cache"
-        )
+    def _refuse_to_wait_for_oneself(self, key: Hashable, flight: Flight, mine: Flight) -> None:
+        """Raise where ``flight`` cannot land before the caller, who leads ``mine``, goes on."""
+        blocks = mine.leader == mine.thread  # the caller holds up its thread, and with it an event loop running there
+        link: Flight | None = flight
+        while link is not None and not (link.done is not None and link.done.done()):
+            if link.leader == mine.leader:
+                raise KvpredictError(
+                    f"the load of key {key!r} waits for itself: its loader asks, directly or through other loads, for "
+                    "the same key; load that part without the cache"
+                )
+            if link.thread == mine.thread and (blocks or link.leader == link.thread):
+                raise KvpredictError(
+                    f"the load of key {key!r} waits for a coroutine of the event loop that it holds up: use "
+                    "aget_or_load in coroutines"
+                )
+            link = self._waiting.get(link.leader)

@@ -17,12 +17,13 @@ import numpy as np
 from numba import types
 
 from kvpredict.cache.pinned import entry, open_pinned, pin
+from kvpredict.cache.tap import note, untapped
 from kvpredict.core.engine import CAPACITY, FREE, USED, Engine, Host, bind, extra_reader, make_host
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted, kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
-__all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTHING", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]
+__all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTES", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]
 
 DRAIN, PLACE, TAKE = 0, 1, 2
 HITS, MISSES = 0, 1  # indices into Ranking.tally
@@ -32,7 +33,7 @@ SLOT_MASK = (1 << SLOT_BITS) - 1
 # A ticket is an integer below 2**53, held as a float: lists of floats become arrays fastest, and take least memory.
 GENERATION_MASK = (1 << 22) - 1
 MISS = -1.0  # noted in place of a ticket, to be counted
-NOTHING = np.empty(0, np.float64)
+NOTES = 1024  # the most tickets handed over in one call
 
 
 class Ranking:
@@ -54,23 +55,32 @@ class Ranking:
         self.aside = aside
         host = make_host(capacity, slots, len(policy.extra))
         state = policy.state(capacity, seed, slots)
-        self._assemble(policy, state, host, np.zeros(slots, np.int32), np.zeros(2, np.int64))
+        self._assemble(policy, state, host, np.zeros(slots, np.int32), np.zeros(2, np.int64), untapped())
 
-    def _assemble(self, policy: Policy, state: Any, host: Host, generation: np.ndarray, tally: np.ndarray) -> None:
+    def _assemble(
+        self, policy: Policy, state: Any, host: Host, generation: np.ndarray, tally: np.ndarray, tap: np.ndarray
+    ) -> None:
         self.policy, self.state, self.host = policy, state, host
         self.generation = generation  # int32 [slots], counts the tenants of each slot
         self.tally = tally  # int64 [2], hits and misses
+        self.tap = tap  # see ``cache.tap``
+        self.notes = np.zeros(NOTES, np.float64)  # tickets on their way to ``serve``; handing over an array costs more
         self.columns = policy.extra
         self.row = np.zeros((1, len(policy.extra)), np.float64)  # extra columns of the object to be placed
-        self._pinned = pin((state, host, generation, self.row, tally))
+        self._pinned = pin((state, host, generation, self.row, tally, tap, self.notes))
         self.handle = self._pinned.handle
         kind = None if interpreted() else numba.typeof(self._pinned.value)
         self.serve = _serve(bind(policy), kind)
         # Read one item at a time on every put; a memoryview does that several times faster than an array.
-        self.trainer = policy.trainer(state) if self.aside else None
-        due = self.trainer.due if self.trainer else np.zeros(1, np.int64)
-        views: Any = [memoryview(column) for column in (host.counts, host.victims, host.size, host.hint, due)]  # type: ignore
-        self.counts, self.victims, self.sizes, self.hints, self.due = views
+        self.retrain()
+        columns = (host.counts, host.victims, host.size, host.hint, self.notes)
+        views: Any = [memoryview(column) for column in columns]  # type: ignore
+        self.counts, self.victims, self.sizes, self.hints, self.slip = views
+
+    def retrain(self) -> None:
+        """Begin anew with training, after the state was made, or came from elsewhere, or training was cut off."""
+        self.trainer = self.policy.trainer(self.state, self.aside)
+        self.due: Any = memoryview(self.trainer.due if self.trainer else np.zeros(1, np.int64))  # type: ignore
 
     @property
     def slots(self) -> int:
@@ -87,6 +97,10 @@ class Ranking:
         """Units in use."""
         return int(self.counts[USED])
 
+    def tapped(self, tap: np.ndarray) -> None:
+        """Write the accesses that the policy sees into ``tap`` from now on."""
+        self._assemble(self.policy, self.state, self.host, self.generation, self.tally, tap)
+
     def room_without_slot(self, size: int) -> bool:
         """Tell whether an object of ``size`` units fits and only a slot is missing for it."""
         return self.counts[FREE] == 0 and self.used + size <= self.capacity
@@ -97,27 +111,31 @@ class Ranking:
         fresh.aside = self.aside
         policy, host = self.policy, make_host(self.capacity, self.slots, len(self.policy.extra))
         state = policy.state(self.capacity, seed, self.slots)
-        fresh._assemble(policy, state, host, self.generation.copy(), self.tally)
+        fresh._assemble(policy, state, host, self.generation.copy(), self.tally, self.tap)
         return fresh
 
-    def carried_to(self, policy: Policy, slots: int, seed: int, time: float) -> "Ranking":
+    def carried_to(self, policy: Policy, slots: int, seed: int, time: float, capacity: int | None = None) -> "Ranking":
         """Return a ranking by ``policy`` of the same objects in the same slots, ``slots`` or more in all.
+
+        ``capacity`` may change too, to no less than is in use.
 
         The old policy says in which order it would evict; the new one is given the objects in that order, so what
         the old one held dearest is the newest to the new one. This ranking stays as it is.
         """
+        capacity = self.capacity if capacity is None else capacity
         host = _widened(self.host, slots, self._extra_of(policy, slots))
+        host.counts[CAPACITY] = capacity
         generation = np.zeros(slots, np.int32)
         generation[: self.generation.size] = self.generation
         carried = object.__new__(Ranking)
         carried.aside = self.aside
-        carried._assemble(policy, policy.state(self.capacity, seed, slots), host, generation, self.tally)
-        _filler(policy.kernels(), len(policy.extra))(carried.state, host, self._eviction_order(time), time)
+        carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tally, self.tap)
+        _filler(policy.kernels(), len(policy.extra))(carried.state, host, self.eviction_order(time), time)
         if policy == self.policy:
             policy.inherit(carried.state, self.state)
         return carried
 
-    def _eviction_order(self, time: float) -> np.ndarray:
+    def eviction_order(self, time: float) -> np.ndarray:
         """Return the slots in use, int32 ``[n]``, first to go first."""
         live = np.flatnonzero(self.host.live).astype(np.int32)
         order = np.empty_like(live)
@@ -170,11 +188,12 @@ def _widened(host: Host, slots: int, extra: np.ndarray) -> Host:
 
 @lru_cache(maxsize=256)
 def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
-    """Return ``serve(handle, op, tickets, start, end, key, size, cost) -> float`` for one type of state.
+    """Return ``serve(handle, op, count, start, end, key, size, cost) -> float`` for one type of state.
 
-    Counts what was noted between ``start`` and ``end`` and applies the hits, spread evenly and the last one at ``end``,
-    then does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or -1 if it was refused
-    (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does nothing more.
+    Counts the first ``count`` of ``notes``, taken between ``start`` and ``end``, and applies the hits, spread evenly
+    and the last one at ``end``. Then it does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or
+    -1 if it was refused (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does
+    nothing more.
 
     One function for all three, because each would compile the policy again. It keeps the GIL, because a cache calls it
     under its lock, and a thread that lets go of the GIL for a microsecond may wait 5 ms to get it back.
@@ -182,15 +201,14 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     opened = open_pinned(kind)
     engine_place, engine_drain, engine_take = engine.place, engine.drain, engine.take
 
-    def serve(handle, op, tickets, start, end, key, size, cost):
-        s, h, generation, row, tally = opened(handle)
-        n = tickets.size
+    def serve(handle, op, n, start, end, key, size, cost):
+        s, h, generation, row, tally, tap, notes = opened(handle)
         if n > 0:
             slots = np.empty(n, np.int32)
             times = np.empty(n, np.float64)
             kept = 0
             for i in range(n):
-                ticket = np.int64(tickets[i])
+                ticket = np.int64(notes[i])
                 if ticket < 0:
                     tally[MISSES] += 1
                     continue
@@ -200,8 +218,10 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
                     slots[kept] = slot
                     times[kept] = end if i == n - 1 else start + (end - start) * ((i + 1) / n)
                     kept += 1
+                    note(tap, h.key[slot], h.size[slot])
             engine_drain(s, h, slots[:kept], times[:kept])
         if op == PLACE:
+            note(tap, key, size)
             placed = engine_place(s, h, end, key, size, cost, row)
             if placed < 0:
                 return -1.0
@@ -215,7 +235,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     if kind is None:
         return serve
     i8, f8 = types.int64, types.float64
-    return entry(serve, f8(i8, i8, f8[::1], f8, f8, i8, i8, f8))
+    return entry(serve, f8(i8, i8, i8, f8, f8, i8, i8, f8))
 
 
 @lru_cache(maxsize=256)

@@ -145,8 +145,8 @@ class Policy:
         """Assert the structure's own invariants, given the slots in use (int array, sorted). For tests."""
         raise NotImplementedError
 
-    def trainer(self, state: Any) -> Trainer | None:
-        """Return how to train ``state`` from outside, which then no longer trains itself; None if it never learns."""
+    def trainer(self, state: Any, aside: bool) -> Trainer | None:
+        """Return how to train ``state`` from outside; None if it never learns, or trains itself (not ``aside``)."""
         return None
 
     def inherit(self, state: Any, old: Any) -> None:

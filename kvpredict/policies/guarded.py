@@ -263,14 +263,15 @@ class Guarded(Policy):
             shadows=make_shadows(leaders, capacity, slots, seed + 1),
         )
 
-    def trainer(self, state: State) -> Trainer | None:
-        """Return how to train ``state`` on another thread."""
-        if not self.learn:
+    def trainer(self, state: State, aside: bool) -> Trainer | None:
+        """Return how to train ``state`` on another thread, or let it train itself."""
+        state.core.word[AWAY] = aside
+        state.core.word[DUE] = IDLE
+        if not aside or not self.learn:
             return None
         c, ring = state.core, len(state.samples.unit)
         spare = empty_trees(TREES, DEPTH)
         rows = np.zeros(1, np.int64)
-        c.word[AWAY] = 1
 
         def gather(step: int) -> bool:
             start, end = ring * step // PARTS, ring * (step + 1) // PARTS

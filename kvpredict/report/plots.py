@@ -8,6 +8,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
         plots["windows"] = _figure("windows", lambda axes: _windows(axes, result), width=11.4)
     for account in result.get("accounts", []):
         if len(account["series"]["request"]) > 1:
-            plots[account["policy"]] = _figure(account["policy"], lambda axes, a=account: _guard(axes, a), width=11.4)
+            plots[account["policy"]] = _figure(account["policy"], partial(_guard, account=account), width=11.4)
     if learned.get("calibration"):
         plots["calibration"] = _figure("calibration", lambda axes: _calibration(axes, learned["calibration"]))
     if learned.get("importance"):

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvpredict.cache import Cache
+from kvpredict.cache import Cache, Cause, Expiry
 from kvpredict.policies import policy
 
 KEYS = st.one_of(st.integers(0, 12), st.sampled_from(["a", "b", (1, 2), None]))
@@ -133,3 +133,134 @@ TestAgainstDict.settings = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+class WithDates(RuleBasedStateMachine):
+    """Expiry, versions, tags, compare-and-set, other capacities and a listener, against a dict that knows all dates."""
+
+    @initialize(
+        name=POLICIES, capacity=st.integers(1, 9), read_buffer=st.sampled_from([1, 64]),
+        ttl=st.sampled_from([None, 5.0]), idle=st.sampled_from([None, 3.0]),
+    )  # fmt: skip
+    def make(self, name: str, capacity: int, read_buffer: int, ttl: float | None, idle: float | None) -> None:
+        self.now = 0.0
+        self.capacity, self.ttl, self.idle = capacity, ttl, idle
+        self.gone: list[tuple[object, int]] = []
+        self.cache: Cache[object, int] = Cache(
+            capacity, policy(name), read_buffer=read_buffer, clock=lambda: self.now,
+            expiry=Expiry(ttl=ttl, idle=idle), on_removal=self.removed,
+        )  # fmt: skip
+        # key -> value, end, last use, version, tags
+        self.truth: dict[object, tuple[int, float, float, int | None, tuple[str, ...]]] = {}
+        self.put_in: list[tuple[object, int]] = []
+        self.value = 0
+
+    def removed(self, key: object, value: int, cause: Cause) -> None:
+        self.gone.append((key, value))
+
+    def alive(self, key: object) -> bool:
+        if key not in self.truth:
+            return False
+        _, end, used, _, _ = self.truth[key]
+        return self.now < end and (self.idle is None or self.now < used + self.idle)
+
+    def note(self, key: object, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> None:
+        ttl = self.ttl if ttl is None else ttl
+        self.truth[key] = (self.value, float("inf") if ttl is None else self.now + ttl, self.now, version, tags)
+        self.put_in.append((key, self.value))
+
+    @rule(
+        key=KEYS, ttl=st.sampled_from([None, 1.0, 4.0]), version=st.one_of(st.none(), st.integers(0, 5)),
+        tags=st.lists(st.sampled_from("xyz"), max_size=2, unique=True).map(tuple),
+    )  # fmt: skip
+    def put(self, key: object, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> None:
+        self.value += 1
+        entry = self.cache._entries.get(key)
+        held_version = getattr(entry[0], "version", None) if entry is not None else None
+        taken = self.cache.put(key, self.value, ttl=ttl, version=version, tags=tags)
+        if version is not None and held_version is not None and held_version > version:
+            assert not taken
+        else:
+            assert taken
+            self.note(key, ttl, version, tags)
+
+    @rule(key=KEYS)
+    def get(self, key: object) -> None:
+        there = key in self.cache
+        assert self.cache.get(key, -1) == (self.truth[key][0] if there else -1)
+        if there:
+            value, end, _, version, tags = self.truth[key]
+            self.truth[key] = (value, end, self.now, version, tags)
+
+    @rule(key=KEYS, change=st.booleans())
+    def compare_and_set(self, key: object, change: bool) -> None:
+        there = key in self.cache
+        _, token = self.cache.read(key)
+        assert (token is not None) == there
+        if change:
+            self.put(key, None, None, ())
+        self.value += 1
+        taken = self.cache.put_if(key, self.value, token)
+        assert taken == (not change)
+        if taken:
+            self.note(key, None, None, ())
+
+    @rule(key=KEYS, before=st.one_of(st.none(), st.integers(0, 6)))
+    def invalidate(self, key: object, before: int | None) -> None:
+        there = key in self.cache
+        version = self.truth[key][3] if there else None
+        kept = before is not None and version is not None and version >= before
+        assert self.cache.invalidate(key, before=before) == (there and not kept)
+        assert (key in self.cache) == (there and kept)
+
+    @rule(tag=st.sampled_from("xyz"))
+    def invalidate_tag(self, tag: str) -> None:
+        self.cache.invalidate_tags(tag)
+        assert all(tag not in self.truth[key][4] for key in self.cache)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def sweep(self) -> None:
+        self.cache.sweep()
+        assert len(self.cache) == len(self.cache.items())
+
+    @rule(capacity=st.integers(1, 9))
+    def resize(self, capacity: int) -> None:
+        self.cache.resize(capacity)
+        self.capacity = capacity
+
+    @rule(name=POLICIES)
+    def swap(self, name: str) -> None:
+        before = sorted(map(repr, self.cache.items()))
+        self.cache.swap_policy(policy(name))
+        assert sorted(map(repr, self.cache.items())) == before
+
+    @rule(key=KEYS)
+    def pop(self, key: object) -> None:
+        there = key in self.cache
+        assert self.cache.pop(key, -1) == (self.truth[key][0] if there else -1)
+
+    @invariant()
+    def is_never_wrong(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        self.cache.validate()
+        for key, value in self.cache.items():
+            assert self.alive(key)
+            assert value == self.truth[key][0]
+        assert len(self.cache) <= self.capacity
+        tagged: dict[str, set[object]] = {}
+        for key, (held, _) in self.cache._entries.items():
+            for tag in getattr(held, "tags", ()):
+                tagged.setdefault(tag, set()).add(key)
+        assert self.cache._tagged == tagged
+        # Whatever was put in is there, or its removal was told, once.
+        inside = [(key, getattr(held, "value", held)) for key, (held, _) in self.cache._entries.items()]
+        assert sorted(map(repr, [*self.gone, *inside])) == sorted(map(repr, self.put_in))
+
+
+TestWithDates = WithDates.TestCase
+TestWithDates.settings = TestAgainstDict.settings

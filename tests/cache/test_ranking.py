@@ -3,12 +3,13 @@
 import gc
 import sys
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from kvpredict.cache.pinned import entry, open_pinned, pin
-from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTHING, PLACE, SLOT_MASK, TAKE, Ranking
+from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_MASK, TAKE, Ranking
 from kvpredict.core.jit import interpreted
 from kvpredict.policies import policy, policy_class, policy_names
 from tests.contracts.factories import make
@@ -17,16 +18,18 @@ from tests.strategies import zipf_mix
 POLICIES = [name for name in policy_names() if not policy_class(name).traits.oracle]
 
 
-def place(ranking: Ranking, key: int, size: int = 1, notes: np.ndarray = NOTHING, time: float = 0.0) -> float:
-    return ranking.serve(ranking.handle, PLACE, notes, time, time, key, size, 1.0)
+def place(ranking: Ranking, key: int, size: int = 1, notes: Sequence[float] = (), time: float = 0.0) -> float:
+    ranking.notes[: len(notes)] = notes
+    return ranking.serve(ranking.handle, PLACE, len(notes), time, time, key, size, 1.0)
 
 
 def take(ranking: Ranking, ticket: float) -> None:
-    ranking.serve(ranking.handle, TAKE, NOTHING, 0.0, 0.0, int(ticket) & SLOT_MASK, 0, 0.0)
+    ranking.serve(ranking.handle, TAKE, 0, 0.0, 0.0, int(ticket) & SLOT_MASK, 0, 0.0)
 
 
 def drain(ranking: Ranking, *notes: float) -> None:
-    ranking.serve(ranking.handle, DRAIN, np.array(notes), 0.0, 1.0, 0, 0, 0.0)
+    ranking.notes[: len(notes)] = notes
+    ranking.serve(ranking.handle, DRAIN, len(notes), 0.0, 1.0, 0, 0, 0.0)
 
 
 def test_a_hit_on_what_left_is_not_credited_to_the_next_tenant() -> None:
@@ -111,9 +114,9 @@ def test_any_policy_can_be_exchanged_for_sieve_and_back(name: str) -> None:
         if key not in ranking.host.key[live == 1]:  # a cache places only what is missing
             place(ranking, key, 1 + key % 3, time=float(i))
     live = ranking.host.live.copy()
-    order = ranking._eviction_order(1500.0)
+    order = ranking.eviction_order(1500.0)
     assert sorted(order.tolist()) == np.flatnonzero(live).tolist()
-    again = ranking._eviction_order(1500.0)
+    again = ranking.eviction_order(1500.0)
     assert order.tolist() == again.tolist()  # asking changes nothing
     sieve = ranking.carried_to(policy("sieve"), 30, 0, 1500.0)
     sieve.validate()
@@ -137,7 +140,7 @@ def test_a_call_keeps_the_gil() -> None:
         pytest.skip("interpreted code lets other threads in")
     ranking = Ranking(policy("lru"), 10, 10, 0)
     ticket = place(ranking, 1)
-    batch = np.full(5_000_000, ticket)
+    ranking.notes[:] = ticket
     turns = [0]
     stop = threading.Event()
 
@@ -151,7 +154,8 @@ def test_a_call_keeps_the_gil() -> None:
     spinner.start()
     try:
         before = turns[0]
-        ranking.serve(ranking.handle, DRAIN, batch, 0.0, 1.0, 0, 0, 0.0)
+        for _ in range(5000):
+            ranking.serve(ranking.handle, DRAIN, NOTES, 0.0, 1.0, 0, 0, 0.0)
         after = turns[0]
     finally:
         stop.set()
