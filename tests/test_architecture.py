@@ -20,7 +20,7 @@ LAYERS = [
     {"artifact"},
     {"policies"},
     {"simulate", "load"},
-    {"learn", "cache"},
+    {"learn", "cache", "llm"},
     {"tracking", "report"},
     {"pipelines"},
     {"cli", "conf"},
@@ -28,9 +28,10 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 ALLOWED_UP = {("load", "tracking"), ("cache", "load")}
 HEAVY = {
-    "torch": {"learn"},
-    "sklearn": {"learn"},
-    "lightgbm": {"learn"},
+    "torch": {"learn", "llm"},
+    "sklearn": {"learn", "llm"},
+    "lightgbm": {"learn", "llm"},
+    "transformers": {"llm"},
     "hydra": {"pipelines", "cli"},
     "omegaconf": {"pipelines", "cli"},
     "mlflow": {"tracking"},
@@ -40,7 +41,7 @@ HEAVY = {
 
 # Closer still: the only files that may.
 ONLY = {
-    "torch": {"learn/agent.py", "learn/mlp.py"},
+    "torch": {"learn/agent.py", "learn/mlp.py", "llm/kv_pool.py", "llm/prefix_cache.py", "llm/states.py"},
     "gymnasium": {"learn/env.py"},
 }
 
@@ -80,7 +81,7 @@ def test_imports_go_downward(path: Path) -> None:
             assert path.relative_to(ROOT).as_posix() in ONLY[package], f"{path.name} imports {package}"
         if package in HEAVY:
             assert part in HEAVY[package], f"{part} imports {package}"
-            if part in ("learn", "tracking"):
+            if part in ("learn", "llm", "tracking"):
                 assert not at_top, f"{path.name} imports {package} at its top level"
 
 

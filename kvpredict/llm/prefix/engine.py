@@ -1,0 +1,317 @@
+"""The engine: binds a policy's kernels into what servers do with blocks, one request after the other.
+
+``arrive`` looks a prompt up, pins its blocks and stores the missing ones; ``finish`` unpins them and notes the use;
+``store``, ``drop`` and ``evict`` serve hosts that decide themselves what is kept; ``replay`` runs requests by a clock.
+Everything goes through the same kernels, so hosts decide as the simulator does.
+
+A server's rules: a block counts only if all before it hit; blocks in use stay; only leaves go; what finds no room is
+computed and not kept. A block evicted from the device goes to the host tier where there is one, and comes back on use.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kvpredict.core.heap import heap_drop, heap_pop, heap_push, heap_update
+from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
+from kvpredict.llm.hints import HINTS
+from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
+from kvpredict.llm.prefix.pool import DIRTY, ahead, heap_of, standing, timer_of
+
+__all__ = ["Engine", "bind"]
+
+PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
+
+
+class Engine(NamedTuple):
+    """Compiled functions over a pool ``p``, a policy's state ``s`` and requests ``r``."""
+
+    arrive: Any  # (s, p, r, i, now, tiers, hits): fills hits[i]
+    finish: Any  # (s, p, r, i, now)
+    store: Any  # (s, p, c, node, now) -> bool
+    drop: Any  # (s, p, c, node, now)
+    evict: Any  # (s, p, c, now) -> node or -1, which is no longer held
+    relist: Any  # (s, p, c, now): rank everything anew
+    replay: Any
+
+
+def bind(policy: PrefixPolicy) -> Engine:
+    """Return the functions compiled for ``policy``'s kernels."""
+    return _bind(policy.kernels())
+
+
+@lru_cache(maxsize=64)
+def _bind(kernels: Kernels) -> Engine:
+    rank, until, told, ended, stored, evicted, worth, side, choose, traits = kernels
+    heaps, rankings = traits.heaps, traits.rankings
+
+    @lean_kernel
+    def listed(s, p, c, node):
+        return p.place[c * heaps + side(s, node), node] >= 0
+
+    @lean_subroutine
+    def expose(s, p, c, node, now):
+        which = p.follows[c]
+        heap_push(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
+                  p.order[node])  # fmt: skip
+        if p.timer_slots.shape[1] > 0:
+            when = min(until(s, p, node, which, now), ahead(p, node, now))
+            if when < np.inf:
+                heap_push(timer_of(p, c), node, when, p.order[node])
+
+    @lean_kernel
+    def hide(s, p, c, node):
+        heap_drop(heap_of(p, c * heaps + side(s, node)), node)
+        if p.timer_slots.shape[1] > 0 and p.timer_place[c, node] >= 0:
+            heap_drop(timer_of(p, c), node)
+
+    @lean_subroutine
+    def again(s, p, c, node, now):
+        """Rank a listed node anew."""
+        which = p.follows[c]
+        heap_update(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
+                    p.order[node])  # fmt: skip
+        if p.timer_slots.shape[1] > 0:
+            when = min(until(s, p, node, which, now), ahead(p, node, now))
+            timer = timer_of(p, c)
+            if p.timer_place[c, node] >= 0:
+                heap_drop(timer, node)
+            if when < np.inf:
+                heap_push(timer, node, when, p.order[node])
+
+    @lean_subroutine
+    def tick(s, p, c, now):
+        """Rank anew what has reached the time at which its rank changes."""
+        while p.timer_held[c, 0] > 0:
+            node = p.timer_slots[c, 0]
+            if p.timer_rank[c, node] > now:
+                break
+            again(s, p, c, node, now)
+
+    @lean_kernel
+    def refresh(s, p, now):
+        """Rank the dirty nodes anew."""
+        for k in range(min(p.count[1], DIRTY)):
+            node = p.dirty[k]
+            for c in range(p.used.size):
+                if p.resident[c, node] and listed(s, p, c, node):
+                    again(s, p, c, node, now)
+        p.count[1] = 0
+
+    @lean_kernel
+    def leave(s, p, c, node, now):
+        """Take a held node out of cache ``c``."""
+        if listed(s, p, c, node):
+            hide(s, p, c, node)
+        p.resident[c, node] = 0
+        p.used[c] -= 1
+        above = p.parent[node]
+        if above >= 0:
+            p.children[c, above] -= 1
+            if p.children[c, above] == 0 and p.resident[c, above] and p.running[above] == 0:
+                expose(s, p, c, above, now)
+
+    @lean_kernel
+    def enter(s, p, c, node, now):
+        """Put a node into a cache with room for it."""
+        p.resident[c, node] = 1
+        p.used[c] += 1
+        above = p.parent[node]
+        if above >= 0:
+            p.children[c, above] += 1
+            if p.children[c, above] == 1 and p.resident[c, above] and listed(s, p, c, above):
+                hide(s, p, c, above)
+        if p.running[node] == 0 and p.children[c, node] == 0:
+            expose(s, p, c, node, now)
+
+    @lean_kernel
+    def exposed(p, c):
+        total = p.held[c * heaps, 0]
+        if heaps > 1:
+            total += p.held[c * heaps + 1, 0]
+        return total
+
+    @lean_subroutine
+    def evict(s, p, c, now):
+        if exposed(p, c) == 0:
+            return -1
+        if p.timer_slots.shape[1] > 0:
+            tick(s, p, c, now)
+        node = choose(s, p, c, now)
+        leave(s, p, c, node, now)
+        evicted(s, p, c, node, now)
+        return node
+
+    @lean_subroutine
+    def demote(s, p, c, node, now):
+        """Put what was evicted from ``c`` into the tier below, if that has or finds room."""
+        if p.capacity[c] <= 0 or p.resident[c, node]:
+            return
+        while p.used[c] >= p.capacity[c]:
+            if evict(s, p, c, now) < 0:
+                return
+        enter(s, p, c, node, now)
+
+    @lean_kernel
+    def room(s, p, c, least, tiers, now):
+        """Make room for one block worth ``least``; return whether there is some."""
+        while p.used[c] >= p.capacity[c]:
+            if least < np.inf:
+                if exposed(p, c) == 0:
+                    return False
+                lowest = p.slots[c * heaps, 0]
+                if p.rank[c * heaps, lowest] >= least:
+                    return False
+            node = evict(s, p, c, now)
+            if node < 0:
+                return False
+            if c == 0 and tiers == 2:
+                demote(s, p, 1, node, now)
+        return True
+
+    @lean_subroutine
+    def keep(s, p, r, j, c, tiers, now):
+        """Store block ``r.node[j]`` in cache ``c``; return whether it is there now."""
+        node = r.node[j]
+        if p.resident[c, node]:
+            return True
+        if not room(s, p, c, worth(s, p, r, j, now), tiers, now):
+            return False
+        if c == 0 and tiers == 2 and p.resident[1, node]:  # it comes back up
+            leave(s, p, 1, node, now)
+        enter(s, p, c, node, now)
+        stored(s, p, c, node)
+        return True
+
+    @lean_subroutine
+    def arrive(s, p, r, i, now, tiers, hits):
+        low = r.start[i]
+        high = low + r.prompt[i]
+        told(s, p, r, i, now)
+        refresh(s, p, now)
+        for j in range(low, high):
+            node = r.node[j]
+            if p.running[node] == 0:
+                for c in range(p.used.size):
+                    if p.resident[c, node] and p.children[c, node] == 0:
+                        hide(s, p, c, node)
+            p.running[node] += 1
+        for c in range(p.used.size):
+            if c == 1 and tiers == 2:
+                continue
+            j = low
+            while j < high and p.resident[c, r.node[j]]:
+                j += 1
+            hits[i, c] = j - low
+            if c == 0 and tiers == 2:
+                while j < high and (p.resident[1, r.node[j]] or p.resident[0, r.node[j]]):
+                    # What the host tier holds counts if it can come back up.
+                    if not keep(s, p, r, j, 0, tiers, now):
+                        break
+                    j += 1
+                hits[i, 1] = j - low - hits[i, 0]
+            while j < high and keep(s, p, r, j, c, tiers, now):
+                j += 1
+
+    @lean_kernel
+    def heed(p, r, i, j, now):
+        """Note what a request's hints say of its block ``j``."""
+        node = r.node[j]
+        # The latest request decides, except that a pin holds for as long as it was given.
+        p.priority[node] = 0.0 if np.isnan(r.hint[i, PRIORITY]) else r.hint[i, PRIORITY]
+        p.expires[node] = np.inf if np.isnan(r.hint[i, TTL]) else now + r.hint[i, TTL]
+        if r.hint[i, PIN_SECONDS] > 0.0:
+            size = r.tokens[i, 0] / max(1, r.prompt[i])
+            if p.depth[node] * size < r.hint[i, PIN_TOKENS]:
+                p.pinned[node] = max(p.pinned[node], now + r.hint[i, PIN_SECONDS])
+
+    @lean_subroutine
+    def finish(s, p, r, i, now, tiers):
+        low = r.start[i]
+        middle = low + r.prompt[i]
+        high = r.start[i + 1]
+        for j in range(middle, high):  # blocks that generation filled
+            node = r.node[j]
+            if p.running[node] == 0:
+                for c in range(p.used.size):
+                    if p.resident[c, node] and p.children[c, node] == 0:
+                        hide(s, p, c, node)
+            p.running[node] += 1
+        for c in range(p.used.size):
+            if c == 1 and tiers == 2:
+                continue
+            j = middle
+            if j < high and (j == low or p.resident[c, r.node[j - 1]]):
+                while j < high and keep(s, p, r, j, c, tiers, now):
+                    j += 1
+        ended(s, p, r, i, now)
+        refresh(s, p, now)
+        for j in range(high - 1, low - 1, -1):
+            node = r.node[j]
+            if p.touches[node] == 0:
+                p.first[node] = now
+            p.touches[node] += 1
+            p.last[node] = now
+            p.order[node] = p.count[0]
+            p.count[0] += 1
+            if r.next_use.size > 0:
+                p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
+            heed(p, r, i, j, now)
+            p.running[node] -= 1
+            if p.running[node] == 0:
+                for c in range(p.used.size):
+                    if p.resident[c, node] and p.children[c, node] == 0:
+                        expose(s, p, c, node, now)
+
+    @lean_subroutine
+    def relist(s, p, c, now):
+        for side_row in range(c * heaps, (c + 1) * heaps):
+            # Ranks change while the heap is walked, so a node may be ranked twice: it gets the same rank.
+            for k in range(p.held[side_row, 0]):
+                again(s, p, c, p.slots[side_row, k], now)
+
+    @kernel
+    def replay(s, p, r, clock, first, last, server, tiers, hits, steer, shadows):
+        """Run requests ``first … last - 1``; requests still running stay in ``clock``."""
+        ends = clock
+        for i in range(first, last):
+            now = r.time[i]
+            while ends.held[0] > 0 and ends.priority[ends.slots[0]] <= now:
+                done = heap_pop(ends)
+                finish(s, p, r, done, ends.priority[done], tiers)
+            if rankings > 1 and now >= steer[2]:
+                steer[2] = now + steer[3]
+                lead(s, p, shadows, steer, now)
+            arrive(s, p, r, i, now, tiers, hits)
+            if rankings > 1:
+                # A shadow's hits, forgotten with the half-life steer[0].
+                fade = 0.5 ** ((now - steer[1]) / steer[0])
+                steer[1] = now
+                for k in range(shadows.size):
+                    shadows[k] = shadows[k] * fade + hits[i, p.used.size - shadows.size + k]
+            whole = r.tokens[i, 0]
+            known = whole * min(1.0, (hits[i, 0] + (hits[i, 1] if tiers == 2 else 0)) / max(1, r.prompt[i]))
+            busy = (server[0] * (whole - known) + server[1] * (whole * whole - known * known)
+                    + server[2] * r.tokens[i, 1])  # fmt: skip
+            heap_push(ends, i, now + busy, i)
+
+    @lean_kernel
+    def lead(s, p, shadows, steer, now):
+        """Let the serving cache follow the ranking whose shadow has hit most lately."""
+        best = p.follows[0]
+        least = shadows[best] * (1.0 + steer[4])
+        for k in range(shadows.size):
+            if shadows[k] > least:
+                best, least = k, shadows[k]
+        if best != p.follows[0]:
+            p.follows[0] = best
+            relist(s, p, 0, now)
+
+    arrive_k = kernel(lambda s, p, r, i, now, tiers, hits: arrive(s, p, r, i, now, tiers, hits))
+    finish_k = kernel(lambda s, p, r, i, now, tiers: finish(s, p, r, i, now, tiers))
+    evict_k = kernel(lambda s, p, c, now: evict(s, p, c, now))
+    relist_k = kernel(lambda s, p, c, now: relist(s, p, c, now))
+    drop_k = kernel(lambda s, p, c, node, now: leave(s, p, c, node, now))
+    enter_k = kernel(lambda s, p, c, node, now: enter(s, p, c, node, now))
+    return Engine(arrive_k, finish_k, enter_k, drop_k, evict_k, relist_k, replay)
