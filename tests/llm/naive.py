@@ -85,15 +85,16 @@ class NaiveServer:
         ids, nexts, prompt = self.blocks(i)
         for b in ids[prompt:]:
             self.running[b] = self.running.get(b, 0) + 1
-        if prompt == 0 or ids[prompt - 1] in self.tiers[0]:
-            for b, n in zip(ids[prompt:], nexts[prompt:], strict=True):
-                if not self.keep(b, n, now):
-                    break
         for b, n in zip(reversed(ids), reversed(nexts), strict=True):
             self.touches[b] = self.touches.get(b, 0) + 1
             self.order[b] = self.uses
             self.uses += 1
             self.next_use[b] = max(self.next_use.get(b, 0.0), n)
+        if prompt == 0 or ids[prompt - 1] in self.tiers[0]:
+            for b, n in zip(ids[prompt:], nexts[prompt:], strict=True):
+                if not self.keep(b, n, now):
+                    break
+        for b in ids:
             self.running[b] -= 1
 
     def run(self) -> list[tuple[int, int]]:

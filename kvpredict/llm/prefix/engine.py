@@ -44,7 +44,7 @@ def bind(policy: PrefixPolicy) -> Engine:
 @lru_cache(maxsize=64)
 def _bind(kernels: Kernels) -> Engine:
     rank, until, told, ended, stored, evicted, worth, side, choose, traits = kernels
-    heaps, rankings = traits.heaps, traits.rankings
+    heaps, rankings, late = traits.heaps, traits.rankings, traits.late
 
     @lean_kernel
     def listed(s, p, c, node):
@@ -171,12 +171,12 @@ def _bind(kernels: Kernels) -> Engine:
         return True
 
     @lean_subroutine
-    def keep(s, p, r, j, c, tiers, now):
+    def keep(s, p, r, j, c, least, tiers, now):
         """Store block ``r.node[j]`` in cache ``c``; return whether it is there now."""
         node = r.node[j]
         if p.resident[c, node]:
             return True
-        if not room(s, p, c, worth(s, p, r, j, now), tiers, now):
+        if not room(s, p, c, least, tiers, now):
             return False
         if c == 0 and tiers == 2 and p.resident[1, node]:  # it comes back up
             leave(s, p, 1, node, now)
@@ -207,11 +207,11 @@ def _bind(kernels: Kernels) -> Engine:
             if c == 0 and tiers == 2:
                 while j < high and (p.resident[1, r.node[j]] or p.resident[0, r.node[j]]):
                     # What the host tier holds counts if it can come back up.
-                    if not keep(s, p, r, j, 0, tiers, now):
+                    if not keep(s, p, r, j, 0, np.inf, tiers, now):
                         break
                     j += 1
                 hits[i, 1] = j - low - hits[i, 0]
-            while j < high and keep(s, p, r, j, c, tiers, now):
+            while not late and j < high and keep(s, p, r, j, c, worth(s, p, r, j, now), tiers, now):
                 j += 1
 
     @lean_kernel
@@ -238,13 +238,6 @@ def _bind(kernels: Kernels) -> Engine:
                     if p.resident[c, node] and p.children[c, node] == 0:
                         hide(s, p, c, node)
             p.running[node] += 1
-        for c in range(p.used.size):
-            if c == 1 and tiers == 2:
-                continue
-            j = middle
-            if j < high and (j == low or p.resident[c, r.node[j - 1]]):
-                while j < high and keep(s, p, r, j, c, tiers, now):
-                    j += 1
         ended(s, p, r, i, now)
         refresh(s, p, now)
         for j in range(high - 1, low - 1, -1):
@@ -258,6 +251,22 @@ def _bind(kernels: Kernels) -> Engine:
             if r.next_use.size > 0:
                 p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
             heed(p, r, i, j, now)
+        for c in range(p.used.size):
+            if c == 1 and tiers == 2:
+                continue
+            j = low if late else middle
+            if j == low or p.resident[c, r.node[j - 1]]:
+                while j < high:
+                    if late and not p.resident[c, r.node[j]]:
+                        node = r.node[j]
+                        least = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
+                    else:
+                        least = worth(s, p, r, j, now)
+                    if not keep(s, p, r, j, c, least, tiers, now):
+                        break
+                    j += 1
+        for j in range(high - 1, low - 1, -1):
+            node = r.node[j]
             p.running[node] -= 1
             if p.running[node] == 0:
                 for c in range(p.used.size):

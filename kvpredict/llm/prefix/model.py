@@ -23,6 +23,7 @@ __all__ = ["Model", "examples", "fit_model", "load_model", "no_model", "save_mod
 FORMAT = 1
 MOST = 400_000  # examples
 DEPTH = 8
+RATE, LEAST, FRACTION, L2 = 0.1, 50, 0.8, 1.0  # LightGBM's
 _JSON, _ARRAYS = "prefix_policy.json", "model.npz"
 
 
@@ -77,11 +78,11 @@ def fit_model(
             "objective": "binary",
             "num_leaves": leaves,
             "max_depth": DEPTH,
-            "learning_rate": 0.1,
-            "min_data_in_leaf": 50,
+            "learning_rate": RATE,
+            "min_data_in_leaf": LEAST,
             "max_bin": 63,
-            "feature_fraction": 0.8,
-            "lambda_l2": 1.0,
+            "feature_fraction": FRACTION,
+            "lambda_l2": L2,
             "seed": seed,
             "deterministic": True,
             "force_row_wise": True,

@@ -32,12 +32,14 @@ class Traits(NamedTuple):
 
     ``oracle``: needs the future. ``timed``: ranks change with time. ``heaps``: how many a cache. ``rankings``: how many
     rankings the policy has; with several, each runs in a shadow, and the cache that serves follows one of them.
+    ``late``: blocks are stored when their request ends, if they rank above the lowest, instead of when it arrives.
     """
 
     oracle: bool = False
     timed: bool = False
     heaps: int = 1
     rankings: int = 1
+    late: bool = False
 
 
 class Kernels(NamedTuple):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+import time as _t
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class Learned(PrefixPolicy):
     """
 
     name = "learned"
-    traits = Traits(timed=True, rankings=len(RANKINGS))
+    traits = Traits(timed=True, rankings=len(RANKINGS), late=True)
 
     model: Model | None = field(default=None, repr=False, compare=False, metadata={"config": False})
     every: float = 120.0
@@ -124,14 +125,16 @@ class Learned(PrefixPolicy):
             run(state, at, max(stop, min(at + 1, n)))
             at = max(stop, min(at + 1, n))
             if at < n:
+                _a=_t.time()
                 fresh = self.trained(state, float(times[at]), seed)
+                self.__dict__['_fit']=self.__dict__.get('_fit',0)+_t.time()-_a
                 trained += fresh is not state
                 state = fresh
                 while due <= times[at]:
                     due += self.every
                 for c in range(len(run.pool.used)):
                     run.engine.relist(state, run.pool, c, float(times[at]))
-        return {"trained": trained, "shadows": dict(zip(RANKINGS, run.shadows.tolist(), strict=True))}
+        return {"fit": self.__dict__.get("_fit",0), "trained": trained, "shadows": dict(zip(RANKINGS, run.shadows.tolist(), strict=True))}
 
     def trained(self, state: State, now: float, seed: int = 0) -> State:
         """Return the state with a model trained on all that ``state`` remembers; itself where that is too little."""
@@ -139,6 +142,7 @@ class Learned(PrefixPolicy):
         if model is None:
             return state
         state.ready[0] = 1
+        state.scored[:] = -2  # all rows are scored anew
         return state._replace(trees=model.trees)
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
