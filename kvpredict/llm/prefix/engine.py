@@ -309,10 +309,11 @@ def _bind(kernels: Kernels) -> Engine:
     def lead(s, p, shadows, steer, now):
         """Let the serving cache follow the ranking whose shadow has hit most lately."""
         best = p.follows[0]
-        least = shadows[best] * (1.0 + steer[4])
+        most = -1.0
         for k in range(shadows.size):
-            if shadows[k] > least:
-                best, least = k, shadows[k]
+            said = shadows[k] * (1.0 + (steer[4] if k == p.follows[0] else 0.0) + (steer[5] if k == steer[6] else 0.0))
+            if said > most:
+                best, most = k, said
         if best != p.follows[0]:
             p.follows[0] = best
             relist(s, p, 0, now)

@@ -109,7 +109,9 @@ def _node(tree: Mapping[str, Any]) -> Node:
     )
 
 
-def save_model(folder: str | Path, model: Model | None, settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> Path:
+def save_model(
+    folder: str | Path, model: Model | None, settings: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> Path:
     """Write a model (None: none yet), the settings of its policy and where it came from; nothing is pickled."""
     folder = Path(folder)
     model = model or no_model()
@@ -146,7 +148,9 @@ def load_model(folder: str | Path) -> tuple[Model, dict[str, Any]]:
         if content["format"] > FORMAT:
             raise ArtifactError(f"{folder} is in format {content['format']}, this kvpredict reads {FORMAT}: upgrade it")
         if content["features"] != [*FEATURES, "age_bin"] or content["edges"] != EDGES.tolist():
-            raise ArtifactError(f"{folder} was made for other features or age bins than this kvpredict's: train it anew")
+            raise ArtifactError(
+                f"{folder} was made for other features or age bins than this kvpredict's: train it anew"
+            )
         with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
             trees = Trees(**{name: np.ascontiguousarray(arrays[name]) for name in arrays.files})
         check(trees, len(FEATURES) + 1)

@@ -9,11 +9,11 @@ while it serves; ``fit_prefix`` gives it a first one.
 Rows are scored when one of their blocks becomes an unused leaf for the first time, since most never do.
 """
 
+import time as _t
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-import time as _t
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["RANKINGS", "Learned"]
 
-RANKINGS = ("lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_frequent")
+RANKINGS = ("lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_all")
+PREFERRED = RANKINGS.index("mean300")  # others must hit more by a margin: it was best on the development part
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
 
@@ -69,6 +70,8 @@ class Learned(PrefixPolicy):
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
         By what share another shadow must hit more than the one followed.
+    margin : float, default 0.03
+        By what share other shadows must hit more than the preferred ranking's.
     rows : int, default 65536
         Segments remembered, about four a request.
 
@@ -85,6 +88,7 @@ class Learned(PrefixPolicy):
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
+    margin: float = 0.03
     rows: int = 65536
     rounds: int = 80
     leaves: int = 15
@@ -99,7 +103,7 @@ class Learned(PrefixPolicy):
 
     @property
     def steer(self) -> tuple[float, ...]:
-        return (self.half_life, 0.0, 0.0, 1.0, self.favour)
+        return (self.half_life, 0.0, 0.0, 1.0, self.favour, self.margin, PREFERRED)
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:
         turns = make_turns(nodes, requests, self.rows)
@@ -125,16 +129,20 @@ class Learned(PrefixPolicy):
             run(state, at, max(stop, min(at + 1, n)))
             at = max(stop, min(at + 1, n))
             if at < n:
-                _a=_t.time()
+                _a = _t.time()
                 fresh = self.trained(state, float(times[at]), seed)
-                self.__dict__['_fit']=self.__dict__.get('_fit',0)+_t.time()-_a
+                self.__dict__["_fit"] = self.__dict__.get("_fit", 0) + _t.time() - _a
                 trained += fresh is not state
                 state = fresh
                 while due <= times[at]:
                     due += self.every
                 for c in range(len(run.pool.used)):
                     run.engine.relist(state, run.pool, c, float(times[at]))
-        return {"fit": self.__dict__.get("_fit",0), "trained": trained, "shadows": dict(zip(RANKINGS, run.shadows.tolist(), strict=True))}
+        return {
+            "fit": self.__dict__.get("_fit", 0),
+            "trained": trained,
+            "shadows": dict(zip(RANKINGS, run.shadows.tolist(), strict=True)),
+        }
 
     def trained(self, state: State, now: float, seed: int = 0) -> State:
         """Return the state with a model trained on all that ``state`` remembers; itself where that is too little."""
@@ -190,13 +198,15 @@ class Learned(PrefixPolicy):
         hazard = s.hazard[row]
         if which == 3:
             return gittins(hazard, age)
-        if which == 4:
-            return reuse_within(hazard, age, 300.0) / (age + 60.0)
+        within100 = reuse_within(hazard, age, 100.0) / (age + 60.0)
         if which == 5:
-            return reuse_within(hazard, age, 100.0) / (age + 60.0)
+            return within100
+        within300 = reuse_within(hazard, age, 300.0) / (age + 60.0)
+        if which == 4:
+            return within300
         if which == 6:
-            return np.sqrt(gittins(hazard, age) * reuse_within(hazard, age, 300.0) / (age + 60.0))
-        return np.sqrt(gittins(hazard, age) * frequent)
+            return np.sqrt(gittins(hazard, age) * within300)
+        return np.sqrt(np.sqrt(gittins(hazard, age) * within300 * within100 * 1e-3 * frequent))
 
     @staticmethod
     @lean_kernel
