@@ -68,8 +68,8 @@ def fit_continuation(
     continued = np.asarray(continued, bool)
     if len(texts) != len(continued) or len(texts) < 20 or continued.min() == continued.max():
         raise KvpredictError(
-            f"fit_continuation: needs 20 texts and more, as many answers, and both answers among them; got {len(texts)} "
-            f"texts and {len(continued)} answers"
+            f"fit_continuation: needs 20 texts and more, as many answers, and both answers among them; got "
+            f"{len(texts)} texts and {len(continued)} answers"
         )
     try:
         from sklearn.linear_model import LogisticRegression

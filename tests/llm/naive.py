@@ -50,11 +50,11 @@ class NaiveServer:
             self.tiers[1].add(victim)
         return True
 
-    def keep(self, block: int, next_use: float, now: float) -> bool:
+    def keep(self, block: int, next_use: float, now: float, bypass: bool = True) -> bool:
         if block in self.tiers[0]:
             return True
         while len(self.tiers[0]) >= self.capacity:
-            if not self.evict(0, now, -min(next_use, 1e10) if self.bypass else math.inf):
+            if not self.evict(0, now, -min(next_use, 1e10) if self.bypass and bypass else math.inf):
                 return False
         self.tiers[1].discard(block)
         self.tiers[0].add(block)
@@ -74,7 +74,7 @@ class NaiveServer:
         device = j
         if self.host:
             while j < prompt and (ids[j] in self.tiers[0] or ids[j] in self.tiers[1]):
-                if not self.keep(ids[j], nexts[j], now):
+                if not self.keep(ids[j], nexts[j], now, bypass=False):
                     break
                 j += 1
         self.hits.append((device, j - device))

@@ -19,7 +19,9 @@ from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
 from kvpredict.llm.prefix.pool import DIRTY, ahead, heap_of, standing, timer_of
 
-__all__ = ["Engine", "bind"]
+__all__ = ["EXTERN", "Engine", "bind"]
+
+EXTERN = 3  # tiers of a host that stores blocks itself
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
 
@@ -28,17 +30,23 @@ class Engine(NamedTuple):
     """Compiled functions over a pool ``p``, a policy's state ``s`` and requests ``r``."""
 
     arrive: Any  # (s, p, r, i, now, tiers, hits): fills hits[i]
-    finish: Any  # (s, p, r, i, now)
-    store: Any  # (s, p, c, node, now) -> bool
-    drop: Any  # (s, p, c, node, now)
+    finish: Any  # (s, p, r, i, now, tiers)
+    cancel: Any  # (s, p, r, i, now): the request ends and nothing is noted of it
+    put: Any  # (s, p, c, node, now): the host has stored a node, for which there is room
+    drop: Any  # (s, p, c, node, now): the host has taken a node out
     evict: Any  # (s, p, c, now) -> node or -1, which is no longer held
+    pin: Any  # (s, p, node)
+    unpin: Any  # (s, p, node, now)
     relist: Any  # (s, p, c, now): rank everything anew
+    follow: Any  # (s, p, shadows, steer, now, hits, i)
+    rank: Any  # (s, p, node, now) -> float, in the cache that serves
     replay: Any
 
 
-def bind(policy: PrefixPolicy) -> Engine:
-    """Return the functions compiled for ``policy``'s kernels."""
-    return _bind(policy.kernels())
+def bind(policy: PrefixPolicy, *, late: bool = False) -> Engine:
+    """Return the functions compiled for ``policy``'s kernels; with ``late`` blocks are stored at a request's end."""
+    kernels = policy.kernels()
+    return _bind(kernels._replace(traits=kernels.traits._replace(late=late or kernels.traits.late)))
 
 
 @lru_cache(maxsize=64)
@@ -106,6 +114,9 @@ def _bind(kernels: Kernels) -> Engine:
             hide(s, p, c, node)
         p.resident[c, node] = 0
         p.used[c] -= 1
+        if c < 2:
+            p.gone[p.count[2] % p.gone.size] = node
+            p.count[2] += 1
         above = p.parent[node]
         if above >= 0:
             p.children[c, above] -= 1
@@ -184,6 +195,23 @@ def _bind(kernels: Kernels) -> Engine:
         stored(s, p, c, node)
         return True
 
+    @lean_kernel
+    def seize(s, p, node):
+        """Count one more request that uses a node, which may not be evicted then."""
+        if p.running[node] == 0:
+            for c in range(p.used.size):
+                if p.resident[c, node] and p.children[c, node] == 0:
+                    hide(s, p, c, node)
+        p.running[node] += 1
+
+    @lean_kernel
+    def release(s, p, node, now):
+        p.running[node] -= 1
+        if p.running[node] == 0:
+            for c in range(p.used.size):
+                if p.resident[c, node] and p.children[c, node] == 0:
+                    expose(s, p, c, node, now)
+
     @lean_subroutine
     def arrive(s, p, r, i, now, tiers, hits):
         low = r.start[i]
@@ -191,12 +219,7 @@ def _bind(kernels: Kernels) -> Engine:
         told(s, p, r, i, now)
         refresh(s, p, now)
         for j in range(low, high):
-            node = r.node[j]
-            if p.running[node] == 0:
-                for c in range(p.used.size):
-                    if p.resident[c, node] and p.children[c, node] == 0:
-                        hide(s, p, c, node)
-            p.running[node] += 1
+            seize(s, p, r.node[j])
         for c in range(p.used.size):
             if c == 1 and tiers == 2:
                 continue
@@ -230,14 +253,9 @@ def _bind(kernels: Kernels) -> Engine:
     def finish(s, p, r, i, now, tiers):
         low = r.start[i]
         middle = low + r.prompt[i]
-        high = r.start[i + 1]
+        high = r.stop[i]
         for j in range(middle, high):  # blocks that generation filled
-            node = r.node[j]
-            if p.running[node] == 0:
-                for c in range(p.used.size):
-                    if p.resident[c, node] and p.children[c, node] == 0:
-                        hide(s, p, c, node)
-            p.running[node] += 1
+            seize(s, p, r.node[j])
         ended(s, p, r, i, now)
         refresh(s, p, now)
         for j in range(high - 1, low - 1, -1):
@@ -252,7 +270,7 @@ def _bind(kernels: Kernels) -> Engine:
                 p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
             heed(p, r, i, j, now)
         for c in range(p.used.size):
-            if c == 1 and tiers == 2:
+            if (c == 1 and tiers == 2) or (c == 0 and tiers == EXTERN):
                 continue
             j = low if late else middle
             if j == low or p.resident[c, r.node[j - 1]]:
@@ -266,44 +284,19 @@ def _bind(kernels: Kernels) -> Engine:
                         break
                     j += 1
         for j in range(high - 1, low - 1, -1):
-            node = r.node[j]
-            p.running[node] -= 1
-            if p.running[node] == 0:
-                for c in range(p.used.size):
-                    if p.resident[c, node] and p.children[c, node] == 0:
-                        expose(s, p, c, node, now)
+            release(s, p, r.node[j], now)
 
     @lean_subroutine
     def relist(s, p, c, now):
-        for side_row in range(c * heaps, (c + 1) * heaps):
-            # Ranks change while the heap is walked, so a node may be ranked twice: it gets the same rank.
-            for k in range(p.held[side_row, 0]):
-                again(s, p, c, p.slots[side_row, k], now)
-
-    @kernel
-    def replay(s, p, r, clock, first, last, server, tiers, hits, steer, shadows):
-        """Run requests ``first … last - 1``; requests still running stay in ``clock``."""
-        ends = clock
-        for i in range(first, last):
-            now = r.time[i]
-            while ends.held[0] > 0 and ends.priority[ends.slots[0]] <= now:
-                done = heap_pop(ends)
-                finish(s, p, r, done, ends.priority[done], tiers)
-            if rankings > 1 and now >= steer[2]:
-                steer[2] = now + steer[3]
-                lead(s, p, shadows, steer, now)
-            arrive(s, p, r, i, now, tiers, hits)
-            if rankings > 1:
-                # A shadow's hits, forgotten with the half-life steer[0].
-                fade = 0.5 ** ((now - steer[1]) / steer[0])
-                steer[1] = now
-                for k in range(shadows.size):
-                    shadows[k] = shadows[k] * fade + hits[i, p.used.size - shadows.size + k]
-            whole = r.tokens[i, 0]
-            known = whole * min(1.0, (hits[i, 0] + (hits[i, 1] if tiers == 2 else 0)) / max(1, r.prompt[i]))
-            busy = (server[0] * (whole - known) + server[1] * (whole * whole - known * known)
-                    + server[2] * r.tokens[i, 1])  # fmt: skip
-            heap_push(ends, i, now + busy, i)
+        for row in range(c * heaps, (c + 1) * heaps):
+            count = p.held[row, 0]
+            p.held[row, 0] = 0
+            for k in range(count):  # pushing the first k nodes anew leaves the places from k on as they are
+                node = p.slots[row, k]
+                p.place[row, node] = -1
+                if p.timer_slots.shape[1] > 0 and p.timer_place[c, node] >= 0:
+                    heap_drop(timer_of(p, c), node)
+                expose(s, p, c, node, now)
 
     @lean_kernel
     def lead(s, p, shadows, steer, now):
@@ -318,10 +311,78 @@ def _bind(kernels: Kernels) -> Engine:
             p.follows[0] = best
             relist(s, p, 0, now)
 
-    arrive_k = kernel(lambda s, p, r, i, now, tiers, hits: arrive(s, p, r, i, now, tiers, hits))
-    finish_k = kernel(lambda s, p, r, i, now, tiers: finish(s, p, r, i, now, tiers))
-    evict_k = kernel(lambda s, p, c, now: evict(s, p, c, now))
-    relist_k = kernel(lambda s, p, c, now: relist(s, p, c, now))
-    drop_k = kernel(lambda s, p, c, node, now: leave(s, p, c, node, now))
-    enter_k = kernel(lambda s, p, c, node, now: enter(s, p, c, node, now))
-    return Engine(arrive_k, finish_k, enter_k, drop_k, evict_k, relist_k, replay)
+    @lean_subroutine
+    def follow(s, p, shadows, steer, now, hits, i):
+        """Count request ``i``'s hits in the shadows, and choose whom to follow when it is time."""
+        fade = 0.5 ** ((now - steer[1]) / steer[0])
+        steer[1] = now
+        for k in range(shadows.size):
+            shadows[k] = shadows[k] * fade + hits[i, p.used.size - shadows.size + k]
+        if now >= steer[2]:
+            steer[2] = now + steer[3]
+            lead(s, p, shadows, steer, now)
+
+    @kernel
+    def replay(s, p, r, clock, first, last, server, tiers, hits, steer, shadows):
+        """Run requests ``first … last - 1``; requests still running stay in ``clock``."""
+        ends = clock
+        for i in range(first, last):
+            now = r.time[i]
+            while ends.held[0] > 0 and ends.priority[ends.slots[0]] <= now:
+                done = heap_pop(ends)
+                finish(s, p, r, done, ends.priority[done], tiers)
+            arrive(s, p, r, i, now, tiers, hits)
+            if rankings > 1:
+                follow(s, p, shadows, steer, now, hits, i)
+            whole = r.tokens[i, 0]
+            known = whole * min(1.0, (hits[i, 0] + (hits[i, 1] if tiers == 2 else 0)) / max(1, r.prompt[i]))
+            busy = (server[0] * (whole - known) + server[1] * (whole * whole - known * known)
+                    + server[2] * r.tokens[i, 1])  # fmt: skip
+            heap_push(ends, i, now + busy, i)
+
+    @kernel
+    def begin(s, p, r, i, now, tiers, hits):
+        arrive(s, p, r, i, now, tiers, hits)
+
+    @kernel
+    def end(s, p, r, i, now, tiers):
+        finish(s, p, r, i, now, tiers)
+
+    @kernel
+    def cancel(s, p, r, i, now):
+        for j in range(r.start[i] + r.prompt[i] - 1, r.start[i] - 1, -1):
+            release(s, p, r.node[j], now)
+
+    @kernel
+    def put(s, p, c, node, now):
+        enter(s, p, c, node, now)
+
+    @kernel
+    def drop(s, p, c, node, now):
+        leave(s, p, c, node, now)
+
+    @kernel
+    def pop(s, p, c, now):
+        return evict(s, p, c, now)
+
+    @kernel
+    def rerank(s, p, c, now):
+        relist(s, p, c, now)
+
+    @kernel
+    def pin(s, p, node):
+        seize(s, p, node)
+
+    @kernel
+    def unpin(s, p, node, now):
+        release(s, p, node, now)
+
+    @kernel
+    def steered(s, p, shadows, steer, now, hits, i):
+        follow(s, p, shadows, steer, now, hits, i)
+
+    @kernel
+    def valued(s, p, node, now):
+        return rank(s, p, node, p.follows[0], now) + standing(p, node, now)
+
+    return Engine(begin, end, cancel, put, drop, pop, pin, unpin, rerank, steered, valued, replay)

@@ -46,14 +46,16 @@ class Pool(NamedTuple):
     timer_place: np.ndarray  # int32 [c, n]
     timer_rank: np.ndarray  # float64 [c, n]
     timer_held: np.ndarray  # int64 [c, 1]
-    count: np.ndarray  # int64 [2]: uses so far; nodes in dirty
+    count: np.ndarray  # int64 [3]: uses so far; nodes in dirty; nodes in gone
     dirty: np.ndarray  # int32 [DIRTY]
+    gone: np.ndarray  # int32 [n], nodes that left a tier lately, a ring
 
 
 class Requests(NamedTuple):
     """``n`` requests as kernels see them; see ``RequestTrace``."""
 
-    start: np.ndarray  # int64 [n + 1]
+    start: np.ndarray  # int64 [n], where its blocks begin in node
+    stop: np.ndarray  # int64 [n], where they end
     node: np.ndarray  # int32 [m]
     prompt: np.ndarray  # int64 [n], blocks of the prompt
     time: np.ndarray  # float64 [n]
@@ -92,15 +94,17 @@ def make_pool(parent: np.ndarray, depth: np.ndarray, capacities: list[int], heap
         timer_place=np.full((c, timers), -1, np.int32),
         timer_rank=np.zeros((c, timers), np.float64),
         timer_held=np.zeros((c, 1), np.int64),
-        count=np.zeros(2, np.int64),
+        count=np.zeros(3, np.int64),
         dirty=np.zeros(DIRTY, np.int32),
+        gone=np.zeros(max(1, n), np.int32),
     )
 
 
 def no_requests(rows: int, blocks: int, hints: int) -> Requests:
     """Return room for ``rows`` requests of ``blocks`` blocks together."""
     return Requests(
-        np.zeros(rows + 1, np.int64),
+        np.zeros(rows, np.int64),
+        np.zeros(rows, np.int64),
         np.zeros(blocks, np.int32),
         np.zeros(rows, np.int64),
         np.zeros(rows, np.float64),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.core.errors import KvpredictError
+from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.heap import make_heap
 from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.engine import bind
@@ -26,6 +26,7 @@ def simulate_prefix(
     host_capacity: int = 0,
     warmup: float = 0.0,
     server: Server | None = None,
+    store: str = "arrival",
     seed: int = 0,
 ) -> PrefixResult:
     """Replay requests through ``policy`` and measure what the cache saves.
@@ -43,6 +44,9 @@ def simulate_prefix(
         Requests before it, a fraction (float below 1) or a count, are replayed and not counted.
     server : Server, optional
         Durations; default: ``Server()``.
+    store : {"arrival", "end"}, default "arrival"
+        When a request's new blocks enter the cache, as in vLLM, or once it is over and only if they rank above the
+        lowest there, as ``PrefixCache`` does it. ``learned`` always does the latter.
     seed : int, default 0
         Of a policy that learns while it runs.
 
@@ -63,6 +67,8 @@ def simulate_prefix(
         raise KvpredictError(f"capacity is a whole number of blocks, at least 1, got {capacity!r}")
     if int(host_capacity) != host_capacity or host_capacity < 0:
         raise KvpredictError(f"host_capacity is a whole number of blocks, at least 0, got {host_capacity!r}")
+    if store not in ("arrival", "end"):
+        raise unknown_name("store", store, ("arrival", "end"))
     n = len(trace)
     cut = round(warmup * n) if isinstance(warmup, float) and warmup < 1 else int(warmup)
     if not 0 <= cut <= n:
@@ -72,7 +78,7 @@ def simulate_prefix(
     shadows = traits.rankings if traits.rankings > 1 else 0
     total = int(capacity) + int(host_capacity)
     requests = compiled_requests(trace, traits.oracle)
-    engine = bind(policy)
+    engine = bind(policy, late=store == "end")
     _compile(engine, policy, requests, tiers)
     started = time.perf_counter()
     rows = [int(capacity)] + [int(host_capacity)] * (tiers - 1) + [total] * shadows
@@ -136,7 +142,8 @@ def compiled_requests(trace: RequestTrace, oracle: bool = False) -> Requests:
     for name, column in trace.hints.items():
         hint[:, HINTS.index(name)] = column
     return Requests(
-        np.ascontiguousarray(trace.starts, np.int64),
+        np.ascontiguousarray(trace.starts[:-1], np.int64),
+        np.ascontiguousarray(trace.starts[1:], np.int64),
         np.ascontiguousarray(trace.ids, np.int32),
         np.ascontiguousarray(trace.prompts, np.int64),
         np.ascontiguousarray(trace.times, np.float64),

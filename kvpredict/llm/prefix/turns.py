@@ -94,8 +94,9 @@ def note_arrival(t, p, r, i, now):
     low = r.start[i]
     high = low + r.prompt[i]
     places = t.number.size
-    t.number[i] = t.count[1]
-    t.count[1] += 1
+    number = t.count[1] + (i - t.count[1]) % places  # the next that has this place
+    t.number[i] = number
+    t.count[1] = number + 1
     known = 0
     while low + known < high and t.user[r.node[low + known]] >= 0:
         known += 1
@@ -142,7 +143,7 @@ def note_arrival(t, p, r, i, now):
 def write_segments(t, p, r, i, now):
     """Write a row for each segment of a request that has ended; before the pool notes its use."""
     low = r.start[i]
-    high = r.start[i + 1]
+    high = r.stop[i]
     middle = low + r.prompt[i]
     at = t.before[i] % t.number.size
     goes_on = t.before[i] >= 0 and t.number[at] == t.before[i]
@@ -204,7 +205,7 @@ def write_segments(t, p, r, i, now):
 def note_end(t, p, r, i, now):
     """Note the use of a request's blocks; after its segments are written and before the pool notes it."""
     low = r.start[i]
-    high = r.start[i + 1]
+    high = r.stop[i]
     for j in range(low, high):
         node = r.node[j]
         if p.touches[node] > 0:

@@ -72,7 +72,7 @@ class ARC(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def finish(s, p, r, i, now):
-        for j in range(r.start[i], r.start[i + 1]):
+        for j in range(r.start[i], r.stop[i]):
             node = r.node[j]
             if s.kept[node] == 1:
                 s.kept[node] = 2

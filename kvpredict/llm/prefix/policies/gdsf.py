@@ -57,7 +57,7 @@ class GDSF(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def finish(s, p, r, i, now):
-        for j in range(r.start[i], r.start[i + 1]):
+        for j in range(r.start[i], r.stop[i]):
             node = r.node[j]
             s.uses[node] += 1
             s.merit[node] = s.floor[0] + s.uses[node] * (1.0 + s.growth[0] * p.depth[node])

@@ -1,15 +1,14 @@
 """Learned: a hazard model says how long each block's reuse may take, and a guard decides whether to believe it.
 
-When a request ends, rows describe its segments (``turns``); a boosted model gives each row's hazard by age (``hazard``),
-and blocks are ranked by what that makes their space worth. Several rankings compete, from plain LRU to the Gittins
-index: each runs in a shadow that holds block numbers only, and the serving cache follows the one whose shadow has hit
-most lately. With a model of no use that is the best simple rule. The model is trained on all the past, again and again
-while it serves; ``fit_prefix`` gives it a first one.
+When a request ends, rows describe its segments (``turns``); a boosted model gives each row's hazard by age
+(``hazard``), and blocks are ranked by what that makes their space worth. Several rankings compete, from plain LRU to
+the Gittins index: each runs in a shadow that holds block numbers only, and the serving cache follows the one whose
+shadow has hit most lately. With a model of no use that is the best simple rule. The model is trained on all the past,
+again and again while it serves; a saved policy brings a first one.
 
 Rows are scored when one of their blocks becomes an unused leaf for the first time, since most never do.
 """
 
-import time as _t
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +69,7 @@ class Learned(PrefixPolicy):
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
         By what share another shadow must hit more than the one followed.
-    margin : float, default 0.03
+    margin : float, default 0.08
         By what share other shadows must hit more than the preferred ranking's.
     rows : int, default 65536
         Segments remembered, about four a request.
@@ -88,7 +87,7 @@ class Learned(PrefixPolicy):
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
-    margin: float = 0.03
+    margin: float = 0.08
     rows: int = 65536
     rounds: int = 80
     leaves: int = 15
@@ -122,27 +121,24 @@ class Learned(PrefixPolicy):
     def replay(self, run: Any, state: State, seed: int) -> dict[str, Any]:
         """Run a whole trace, training on the past on the way."""
         times = run.requests.time
-        n, at, trained = len(times), 0, 0
+        n, at, count, model = len(times), 0, 0, self.model
         due = times[0] + self.every if n and self.every else np.inf
         while at < n:
-            stop = int(np.searchsorted(times, due)) if due < np.inf else n
-            run(state, at, max(stop, min(at + 1, n)))
-            at = max(stop, min(at + 1, n))
-            if at < n:
-                _a = _t.time()
-                fresh = self.trained(state, float(times[at]), seed)
-                self.__dict__["_fit"] = self.__dict__.get("_fit", 0) + _t.time() - _a
-                trained += fresh is not state
-                state = fresh
-                while due <= times[at]:
-                    due += self.every
-                for c in range(len(run.pool.used)):
-                    run.engine.relist(state, run.pool, c, float(times[at]))
-        return {
-            "fit": self.__dict__.get("_fit", 0),
-            "trained": trained,
-            "shadows": dict(zip(RANKINGS, run.shadows.tolist(), strict=True)),
-        }
+            stop = min(n, max(at + 1, int(np.searchsorted(times, due)) if due < np.inf else n))
+            run(state, at, stop)
+            at = stop
+            if at < n and times[at] >= due:
+                now = float(times[at])
+                fresh = self.trained(state, now, seed)
+                if fresh is not state:
+                    state, count = fresh, count + 1
+                    model = replace(model or no_model(), trees=state.trees)
+                    for c in range(len(run.pool.used)):
+                        run.engine.relist(state, run.pool, c, now)
+                due = now + self.every
+        followed = RANKINGS[int(run.pool.follows[0])]
+        shadows = dict(zip(RANKINGS, run.shadows.tolist(), strict=True))
+        return {"trained": count, "shadows": shadows, "followed": followed, "model": model, "turns": state.turns}
 
     def trained(self, state: State, now: float, seed: int = 0) -> State:
         """Return the state with a model trained on all that ``state`` remembers; itself where that is too little."""

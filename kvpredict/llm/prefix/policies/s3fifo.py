@@ -82,7 +82,7 @@ class S3FIFO(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def finish(s, p, r, i, now):
-        for j in range(r.start[i], r.start[i + 1]):
+        for j in range(r.start[i], r.stop[i]):
             node = r.node[j]
             if s.uses[node] < 3:
                 s.uses[node] += 1

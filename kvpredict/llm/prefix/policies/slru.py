@@ -63,7 +63,7 @@ class SLRU(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def finish(s, p, r, i, now):
-        for j in range(r.start[i], r.start[i + 1]):
+        for j in range(r.start[i], r.stop[i]):
             node = r.node[j]
             if s.kept[node] == 1:
                 s.kept[node] = 2

@@ -53,7 +53,7 @@ class TailLRU(PrefixPolicy):
     @lean_kernel
     def finish(s, p, r, i, now):
         low = r.start[i]
-        high = r.start[i + 1]
+        high = r.stop[i]
         known = 0
         while low + known < high and p.touches[r.node[low + known]] > 0:
             known += 1

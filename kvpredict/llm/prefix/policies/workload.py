@@ -71,14 +71,14 @@ class Workload(PrefixPolicy):
     @lean_kernel
     def finish(s, p, r, i, now):
         turn = 0
-        for j in range(r.start[i], r.start[i + 1]):
+        for j in range(r.start[i], r.stop[i]):
             if p.touches[r.node[j]] == 0:
                 break
             turn = s.turn[r.node[j]] + 1 if j > r.start[i] else 0  # a prompt's first block is shared by many
         turn = min(turn, TURNS - 1)
         kind = 0 if np.isnan(r.hint[i, KIND]) else int(abs(r.hint[i, KIND])) % KINDS
         sort = kind * TURNS + turn
-        for j in range(r.start[i], r.start[i + 1]):
+        for j in range(r.start[i], r.stop[i]):
             s.sort[r.node[j]] = sort
             s.turn[r.node[j]] = turn
             seen = s.seen[sort]

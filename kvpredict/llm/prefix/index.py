@@ -1,0 +1,342 @@
+"""PrefixIndex: the prefix policies for a live server, whose blocks are known by hash and come without end.
+
+It numbers blocks as they appear, forgets those that no cache holds when numbers run out, and drives the same kernels as
+the simulator: what was measured is what is served. Memory is bounded by the capacity. Hosts that keep tensors call
+``begin`` and ``end`` for each request and then ask what is held; engines that keep their own books call ``put``,
+``drop``, ``pin``, ``unpin``, ``pop`` and ``used``. Calls must come from one thread at a time.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.hints import HINTS
+from kvpredict.llm.prefix.engine import EXTERN, bind
+from kvpredict.llm.prefix.policies.learned import Learned
+from kvpredict.llm.prefix.policy import PrefixPolicy
+from kvpredict.llm.prefix.pool import make_pool, no_requests
+from kvpredict.llm.prefix.simulate import as_prefix_policy
+
+__all__ = ["PrefixIndex"]
+
+ROOM = 12  # nodes remembered for each block held
+
+
+class PrefixIndex:
+    """Which blocks to keep, by hash.
+
+    Parameters
+    ----------
+    capacity : int
+        Blocks on the device.
+    policy : str or PrefixPolicy, default "lru"
+    host_capacity : int, default 0
+        Blocks in the host tier.
+    requests : int, default 256
+        Requests in progress at once.
+    clock : callable, default ``time.monotonic``
+        Seconds; every call may give its own time instead.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        policy: str | PrefixPolicy = "lru",
+        *,
+        host_capacity: int = 0,
+        requests: int = 256,
+        clock: Any = time.monotonic,
+    ) -> None:
+        if int(capacity) != capacity or capacity < 1 or host_capacity < 0 or requests < 1:
+            raise KvpredictError(
+                f"capacity and requests must be whole numbers of at least 1 and host_capacity of at least 0, "
+                f"got {capacity}, {requests}, {host_capacity}"
+            )
+        self.policy = as_prefix_policy(policy)
+        if self.policy.traits.oracle:
+            raise KvpredictError(f"policy {self.policy.name!r} needs the future; a server cannot use it")
+        self.clock = clock
+        self.tiers = 2 if host_capacity else 1
+        total = int(capacity) + int(host_capacity)
+        shadows = self.policy.traits.rankings if self.policy.traits.rankings > 1 else 0
+        rows = [int(capacity), int(host_capacity)][: self.tiers] + [total] * shadows
+        nodes = ROOM * total + 1024 + 1  # odd, and unlike any other size in a state
+        self._engine = bind(self.policy, late=True)
+        self.pool = make_pool(np.full(nodes, -1), np.zeros(nodes), rows, self.policy.traits.heaps, True)
+        self.pool.follows[len(rows) - shadows :] = np.arange(shadows)
+        self.requests = no_requests(requests, requests * 256, len(HINTS))
+        self.state = self.policy.state(nodes, total, requests)
+        self.hits = np.zeros((requests, max(2, len(rows))), np.int32)
+        self._shadows = np.zeros(shadows)
+        self._steer = np.array(getattr(self.policy, "steer", np.zeros(7)), np.float64)
+        ordered = (self.pool.slots, self.pool.timer_slots, self.pool.gone)  # by place, not by node
+        by_node = _by_node((self.pool, self.state), nodes)
+        self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]
+        self._node: OrderedDict[int, int] = OrderedDict()  # hash to node, in the order of their last use
+        self.hash = np.zeros(nodes, np.int64)
+        self._below = np.zeros(nodes, np.int32)  # known children
+        self._free = list(range(nodes - 1, -1, -1))
+        self._room = np.full(requests, 256)
+        self._busy: set[int] = set()
+        self._count = 0
+        self._trained = -np.inf
+        self.evictions = 0
+
+    def __len__(self) -> int:
+        """Return how many blocks the device holds."""
+        return int(self.pool.used[0])
+
+    def __contains__(self, block: int) -> bool:
+        node = self._node.get(int(block), -1)
+        return node >= 0 and bool(self.pool.resident[0, node])
+
+    def node(self, block: int, parent: int | None = None) -> int:
+        """Return the number of a block, which gets one if it has none; ``parent`` is the hash before it."""
+        block = int(block)
+        node = self._node.get(block, -1)
+        if node >= 0:
+            self._node.move_to_end(block)
+            return node
+        above = self._node.get(int(parent), -1) if parent is not None else -1
+        if not self._free:
+            self._recycle(above)
+        node = self._free.pop()
+        self._node[block] = node
+        self.hash[node] = block
+        self.pool.parent[node] = above
+        self.pool.depth[node] = self.pool.depth[above] + 1 if above >= 0 else 0
+        if above >= 0:
+            self._below[above] += 1
+        return node
+
+    def begin(
+        self,
+        blocks: Sequence[int],
+        input_tokens: int,
+        *,
+        session: int | None = None,
+        hints: Mapping[str, float] | None = None,
+        now: float | None = None,
+    ) -> tuple[int, int, int]:
+        """Start a request with these prompt blocks: look them up and pin them.
+
+        Returns
+        -------
+        A ticket for ``end`` or ``cancel``, and the numbers of blocks found on the device and, after them, in the host
+        tier; the latter have moved to the device.
+        """
+        now = self.clock() if now is None else now
+        ticket = self._ticket(len(blocks) + 64)
+        r = self.requests
+        r.prompt[ticket] = len(blocks)
+        r.time[ticket] = now
+        r.tokens[ticket] = (input_tokens, 0.0)
+        r.session[ticket] = -1 if session is None else session
+        r.hint[ticket] = np.nan
+        for name, value in (hints or {}).items():
+            r.hint[ticket, HINTS.index(name)] = value
+        self._extend(ticket, blocks)
+        # Two tiers: what is found in the host's moves up here.
+        self._engine.arrive(self.state, self.pool, r, ticket, now, self.tiers, self.hits)
+        if len(self._shadows):
+            self._engine.follow(self.state, self.pool, self._shadows, self._steer, now, self.hits, ticket)
+        self._busy.add(ticket)
+        return ticket, int(self.hits[ticket, 0]), int(self.hits[ticket, 1]) if self.tiers == 2 else 0
+
+    def end(
+        self,
+        ticket: int,
+        generated: Sequence[int] = (),
+        output_tokens: int = 0,
+        *,
+        hints: Mapping[str, float] | None = None,
+        now: float | None = None,
+        tiers: int | None = None,
+    ) -> None:
+        """End a request that filled the blocks ``generated``: note the use, unpin, and store what the policy wants."""
+        now = self.clock() if now is None else now
+        r = self.requests
+        r.tokens[ticket, 1] = output_tokens
+        for name, value in (hints or {}).items():
+            r.hint[ticket, HINTS.index(name)] = value
+        self._extend(ticket, generated)
+        self._engine.finish(self.state, self.pool, self.requests, ticket, now, tiers or self.tiers)
+        self._busy.discard(ticket)
+        self._maybe_train(now)
+
+    def cancel(self, ticket: int, now: float | None = None) -> None:
+        """End a request of which nothing is to be noted or stored."""
+        now = self.clock() if now is None else now
+        self._engine.cancel(self.state, self.pool, self.requests, ticket, now)
+        self._busy.discard(ticket)
+
+    def used(self, blocks: Sequence[int], prompt_blocks: int, tokens: tuple[int, int], **about: Any) -> None:
+        """Note a request in one call, for engines that store blocks themselves."""
+        begun, ended = about.get("times", (None, None))
+        session, hints = about.get("session"), about.get("hints")
+        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun)
+        self.end(ticket, blocks[prompt_blocks:], tokens[1], now=ended, tiers=EXTERN)
+
+    def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
+        """Note that the engine has stored a block."""
+        now = self.clock() if now is None else now
+        node = self.node(block, parent)
+        if self.pool.resident[0, node]:
+            return
+        if self.pool.touches[node] == 0:  # until its request ends it is the newest
+            self.pool.last[node] = now
+            self.pool.order[node] = self.pool.count[0]
+            self.pool.count[0] += 1
+        self._engine.put(self.state, self.pool, 0, node, now)
+
+    def drop(self, block: int, now: float | None = None) -> None:
+        """Note that the engine has dropped a block."""
+        node = self._node.get(int(block), -1)
+        if node >= 0 and self.pool.resident[0, node]:
+            self._engine.drop(self.state, self.pool, 0, node, self.clock() if now is None else now)
+
+    def pin(self, block: int) -> None:
+        """Keep a block from eviction until ``unpin``; calls nest."""
+        node = self._node.get(int(block), -1)
+        if node >= 0:
+            self._engine.pin(self.state, self.pool, node)
+
+    def unpin(self, block: int, now: float | None = None) -> None:
+        """Undo one ``pin``."""
+        node = self._node.get(int(block), -1)
+        if node >= 0 and self.pool.running[node] > 0:
+            self._engine.unpin(self.state, self.pool, node, self.clock() if now is None else now)
+
+    def pop(self, now: float | None = None) -> int | None:
+        """Choose a block to evict, and note that it is gone; None where everything is pinned."""
+        node = self._engine.evict(self.state, self.pool, 0, self.clock() if now is None else now)
+        if node < 0:
+            return None
+        self.evictions += 1
+        return int(self.hash[node])
+
+    def rank(self, block: int, now: float | None = None) -> float | None:
+        """Return what a known block is worth, lower goes first; None for an unknown one."""
+        node = self._node.get(int(block), -1)
+        if node < 0:
+            return None
+        return float(self._engine.rank(self.state, self.pool, node, self.clock() if now is None else now))
+
+    def held(self, tier: int = 0) -> Iterator[int]:
+        """Yield the hashes of the blocks in a tier."""
+        for node in np.flatnonzero(self.pool.resident[tier]):
+            yield int(self.hash[node])
+
+    def gone(self) -> list[int]:
+        """Return the nodes that left a tier since the last call, each once."""
+        count = min(int(self.pool.count[2]), len(self.pool.gone))
+        self.pool.count[2] = 0
+        return list(dict.fromkeys(self.pool.gone[:count].tolist()))
+
+    def train(self, now: float | None = None) -> bool:
+        """Train a learned policy on what it remembers; return whether there was enough."""
+        now = self.clock() if now is None else now
+        if not isinstance(self.policy, Learned):
+            return False
+        fresh = self.policy.trained(self.state, now)
+        if fresh is self.state:
+            return False
+        self.state = fresh
+        for c in range(len(self.pool.used)):
+            self._engine.relist(self.state, self.pool, c, now)
+        return True
+
+    def _maybe_train(self, now: float) -> None:
+        every = getattr(self.policy, "every", 0.0)
+        if not every:
+            return
+        if self._trained == -np.inf:
+            self._trained = now
+        if now - self._trained >= every:
+            self._trained = now
+            self.train(now)
+
+    def _ticket(self, blocks: int) -> int:
+        """Return a free place for a request, with room for ``blocks``."""
+        places = len(self._room)
+        if len(self._busy) >= places:
+            raise KvpredictError(f"{places} requests are in progress, which is all there is room for: raise requests=")
+        while self._count % places in self._busy:
+            self._count += 1
+        ticket = self._count % places
+        self._count += 1
+        if self._room[ticket] < blocks or not self.requests.stop[ticket]:
+            self._rebuild(ticket, blocks)
+        start = self.requests.start[ticket]
+        self.requests.stop[ticket] = start
+        return ticket
+
+    def _rebuild(self, ticket: int, blocks: int) -> None:
+        """Give every place its room, and this one more if it needs more."""
+        if self._room[ticket] < blocks:
+            self._room[ticket] = 2 * blocks
+        r = self.requests
+        starts = np.concatenate([[0], np.cumsum(self._room)])
+        node = np.zeros(int(starts[-1]) + 1, np.int32)
+        for k in range(len(self._room)):
+            length = int(r.stop[k] - r.start[k])
+            node[starts[k] : starts[k] + length] = r.node[r.start[k] : r.stop[k]]
+            r.stop[k] = starts[k] + length
+        r.start[:] = starts[:-1]
+        self.requests = r._replace(node=node)
+
+    def _extend(self, ticket: int, blocks: Sequence[int]) -> None:
+        r = self.requests
+        held = int(r.stop[ticket] - r.start[ticket])
+        if held + len(blocks) > self._room[ticket]:
+            self._rebuild(ticket, held + len(blocks))
+            r = self.requests
+        at = int(r.stop[ticket])
+        before = int(self.hash[r.node[at - 1]]) if held else None
+        for block in blocks:
+            r.node[at] = self.node(block, before)
+            before = int(block)
+            at += 1
+        r.stop[ticket] = at
+
+    def _recycle(self, above: int) -> None:
+        """Forget the longest unused nodes that nothing holds: a sixteenth of all."""
+        wanted = max(1, len(self.hash) // 16)
+        kept: list[tuple[int, int]] = []
+        while wanted and self._node:
+            block, node = self._node.popitem(last=False)
+            if self.pool.running[node] or self.pool.resident[:, node].any() or self._below[node] or node == above:
+                kept.append((block, node))
+                if len(kept) > len(self.hash):
+                    break
+                continue
+            parent = self.pool.parent[node]
+            if parent >= 0:
+                self._below[parent] -= 1
+            for array, axis, value in self._blank:
+                if axis == 0:
+                    array[node] = value
+                else:
+                    array[:, node] = value
+            self._free.append(node)
+            wanted -= 1
+        for block, node in reversed(kept):
+            self._node[block] = node
+            self._node.move_to_end(block, last=False)
+        if not self._free:
+            raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
+
+
+def _by_node(value: Any, nodes: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the arrays with one entry a node, and which axis that is."""
+    if isinstance(value, np.ndarray):
+        for axis in range(value.ndim):
+            if value.shape[axis] == nodes:
+                yield value, axis
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _by_node(item, nodes)
