@@ -13,7 +13,8 @@ import kvpredict
 ROOT = Path(kvpredict.__file__).parent
 
 # Layers from the bottom; a module imports from its own part and from lower layers. ``load`` belongs to the caller's
-# side of artifact and policies; its way to MLflow is the one upward step, taken inside a function.
+# side of artifact and policies; its ways to MLflow and to prefix policies are upward steps, taken inside functions, as
+# is the simulator's way to the prefix cache's.
 LAYERS = [
     {"core"},
     {"trace", "features", "scorers"},
@@ -21,12 +22,13 @@ LAYERS = [
     {"policies"},
     {"simulate", "load"},
     {"learn", "cache", "llm"},
+    {"training"},
     {"tracking", "report"},
     {"pipelines"},
     {"cli", "conf"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-ALLOWED_UP = {("load", "tracking"), ("cache", "load")}
+ALLOWED_UP = {("load", "tracking"), ("cache", "load"), ("simulate", "llm"), ("load", "llm")}
 HEAVY = {
     "torch": {"learn", "llm"},
     "sklearn": {"learn", "llm"},

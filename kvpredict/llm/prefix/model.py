@@ -24,6 +24,7 @@ FORMAT = 1
 MOST = 400_000  # examples
 DEPTH = 8
 RATE, LEAST, FRACTION, L2 = 0.1, 50, 0.8, 1.0  # LightGBM's
+BAGS = 1
 _JSON, _ARRAYS = "prefix_policy.json", "model.npz"
 
 
@@ -73,39 +74,42 @@ def fit_model(
         import lightgbm
     except ImportError as error:
         raise MissingExtra(f'training needs LightGBM: pip install "kvpredict[train]" ({error})') from error
-    booster = lightgbm.train(
-        {
-            "objective": "binary",
-            "num_leaves": leaves,
-            "max_depth": DEPTH,
-            "learning_rate": RATE,
-            "min_data_in_leaf": LEAST,
-            "max_bin": 63,
-            "feature_fraction": FRACTION,
-            "lambda_l2": L2,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": 1,
-            "verbosity": -1,
-        },
-        lightgbm.Dataset(x, y, weight=weight),
-        num_boost_round=rounds,
-    )
-    gain = booster.feature_importance("gain")
+    data = lightgbm.Dataset(x, y, weight=weight, params={"max_bin": 63, "verbosity": -1}, free_raw_data=False)
+    roots, gain = [], np.zeros(x.shape[1])
+    for bag in range(BAGS):  # averages several, which differ by the features that each tree may use
+        booster = lightgbm.train(
+            {
+                "objective": "binary",
+                "num_leaves": leaves,
+                "max_depth": DEPTH,
+                "learning_rate": RATE,
+                "min_data_in_leaf": LEAST,
+                "max_bin": 63,
+                "feature_fraction": FRACTION,
+                "lambda_l2": L2,
+                "seed": BAGS * seed + bag,
+                "deterministic": True,
+                "force_row_wise": True,
+                "num_threads": 1,
+                "verbosity": -1,
+            },
+            data,
+            num_boost_round=rounds,
+        )
+        gain += booster.feature_importance("gain")
+        roots += [_node(tree["tree_structure"], 1.0 / BAGS) for tree in booster.dump_model()["tree_info"]]
     shares = dict(zip((*FEATURES, "age_bin"), (gain / max(gain.sum(), 1e-9)).tolist(), strict=True))
-    roots = [_node(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
     return Model(make_trees(roots), shares)
 
 
-def _node(tree: Mapping[str, Any]) -> Node:
+def _node(tree: Mapping[str, Any], weight: float) -> Node:
     if "split_feature" not in tree:
-        return Node(value=tree["leaf_value"])
+        return Node(value=weight * tree["leaf_value"])
     return Node(
         feature=tree["split_feature"],
         threshold=tree["threshold"],
-        left=_node(tree["left_child"]),
-        right=_node(tree["right_child"]),
+        left=_node(tree["left_child"], weight),
+        right=_node(tree["right_child"], weight),
     )
 
 

@@ -69,7 +69,7 @@ class Learned(PrefixPolicy):
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
         By what share another shadow must hit more than the one followed.
-    margin : float, default 0.08
+    margin : float, default 0.05
         By what share other shadows must hit more than the preferred ranking's.
     rows : int, default 65536
         Segments remembered, about four a request.
@@ -87,7 +87,7 @@ class Learned(PrefixPolicy):
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
-    margin: float = 0.08
+    margin: float = 0.05
     rows: int = 65536
     rounds: int = 80
     leaves: int = 15
