@@ -304,7 +304,9 @@ def _bind(kernels: Kernels) -> Engine:
         best = p.follows[0]
         most = -1.0
         for k in range(shadows.size):
-            said = shadows[k] * (1.0 + (steer[4] if k == p.follows[0] else 0.0) + (steer[5] if k == steer[6] else 0.0))
+            said = shadows[k] * (1.0 + steer[4] if k == p.follows[0] else 1.0)
+            if k >= steer[7] and k != steer[6]:
+                said /= 1.0 + steer[5]
             if said > most:
                 best, most = k, said
         if best != p.follows[0]:

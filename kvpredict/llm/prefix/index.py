@@ -72,7 +72,7 @@ class PrefixIndex:
         self.state = self.policy.state(nodes, total, requests)
         self.hits = np.zeros((requests, max(2, len(rows))), np.int32)
         self._shadows = np.zeros(shadows)
-        self._steer = np.array(getattr(self.policy, "steer", np.zeros(7)), np.float64)
+        self._steer = np.array(getattr(self.policy, "steer", np.zeros(8)), np.float64)
         ordered = (self.pool.slots, self.pool.timer_slots, self.pool.gone)  # by place, not by node
         by_node = _by_node((self.pool, self.state), nodes)
         self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]

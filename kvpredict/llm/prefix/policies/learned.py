@@ -26,7 +26,8 @@ from kvpredict.scorers.trees import Trees, score_batch
 __all__ = ["RANKINGS", "Learned"]
 
 RANKINGS = ("lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_all")
-PREFERRED = RANKINGS.index("mean300")  # others must hit more by a margin: it was best on the development part
+SIMPLE = 3  # of them need no model
+PREFERRED = RANKINGS.index("mean300")  # best of the learned ones on the development part
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
 
@@ -69,8 +70,8 @@ class Learned(PrefixPolicy):
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
         By what share another shadow must hit more than the one followed.
-    margin : float, default 0.05
-        By what share other shadows must hit more than the preferred ranking's.
+    margin : float, default 0.2
+        By what share the other learned rankings must hit more than the preferred one; the simple ones need no margin.
     rows : int, default 65536
         Segments remembered, about four a request.
 
@@ -87,7 +88,7 @@ class Learned(PrefixPolicy):
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
-    margin: float = 0.05
+    margin: float = 0.2
     rows: int = 65536
     rounds: int = 80
     leaves: int = 15
@@ -102,7 +103,7 @@ class Learned(PrefixPolicy):
 
     @property
     def steer(self) -> tuple[float, ...]:
-        return (self.half_life, 0.0, 0.0, 1.0, self.favour, self.margin, PREFERRED)
+        return (self.half_life, 0.0, 0.0, 1.0, self.favour, self.margin, PREFERRED, SIMPLE)
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:
         turns = make_turns(nodes, requests, self.rows)
