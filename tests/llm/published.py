@@ -23,7 +23,7 @@ class Context:
 
 
 class OffloadManager:
-    """What ``CPUOffloadingManager`` does with its policy for each request, in its two signatures."""
+    """What ``CPUOffloadingManager`` does with its policy for each request, in its signatures; ``touch`` is the oldest."""
 
     def __init__(self, capacity: int, make: Callable[[int], Any], version: str) -> None:
         self.policy, self.capacity, self.version = make(capacity), capacity, version
@@ -39,13 +39,15 @@ class OffloadManager:
             self.policy.get(key).ref_cnt += 1
         if self.version == "0.33":
             self.policy.on_request_access(keys, context)
-        else:
+        elif self.version == "touch":
             self.policy.touch(keys, context)
         for key in keys[:hits]:  # complete_load
             self.policy.get(key).ref_cnt -= 1
             self.policy.mark_evictable(key)
         missing = [key for key in keys if self.policy.get(key) is None]
         short = len(missing) - (self.capacity - self.used)
+        if self.version == "0.32" and missing:
+            self.policy.on_store_miss(missing, context)
         if short > 0:  # prepare_store
             arguments = (short, set(keys), context, hits) if self.version == "0.33" else (short, set(keys))
             evicted = self.policy.evict(*arguments)
@@ -64,6 +66,8 @@ class OffloadManager:
         assert self.used <= self.capacity
         if self.version == "0.33":
             self.policy.on_request_finished(context)
+        elif self.version == "0.32":
+            self.policy.on_request_finished([keys], set(missing), set(keys[:hits]), context)
         return hits
 
 

@@ -2,8 +2,8 @@
 
 ``lmcache/v1/storage_backend/cache_policy/base_policy.py``. LMCache names chunks one by one and not by request; a
 prompt's chunks come in its order, so a chunk new to the policy follows the one seen before it within ``PAUSE`` seconds,
-and a pause, or a chunk that does not follow, ends a request. ``install`` puts the policy into LMCache's ``POLICY_MAPPING``
-under the name ``kvpredict``.
+and a pause, or a chunk that does not follow, ends a request. ``install`` puts the policy into LMCache's
+``POLICY_MAPPING`` under the name ``kvpredict``.
 """
 
 import time

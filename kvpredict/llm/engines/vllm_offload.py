@@ -2,7 +2,7 @@
 
 vLLM 0.32 and 0.33, ``vllm/v1/kv_offload/cpu/policies/base.py``. The two differ in what they call, so extra arguments
 are taken and optional hooks stand by: ``evict(n, protected)`` or ``evict(n, protected, request, resident)``;
-``on_store_miss``, ``on_request_access``, ``on_request_finished``. vLLM calls ``touch`` with the keys of a request in
+``on_store_miss``, ``on_request_access``, ``on_request_finished`` (with the request alone, or with its keys before it). vLLM calls ``touch`` with the keys of a request in
 the order of its prompt; that order is where the adapter learns which block follows which.
 
 Select it with ``--kv-transfer-config`` by ``"eviction_policy": "KvpredictPolicy"`` and ``"cache_policy_module_path":
@@ -104,13 +104,17 @@ class KvpredictPolicy(_Base):  # type: ignore[misc, valid-type]
         """Nothing to note."""
 
     def on_store_miss(self, keys: Any, req_context: Any = None) -> None:
-        """Take no notice: ``insert`` tells what is stored."""
+        """Note which keys are about to be stored, and in which order."""
+        self.safely(self._note, list(keys), req_context)
 
     def on_request_access(self, keys: Iterable[Any], req_context: Any = None) -> None:
         self.touch(keys, req_context)
 
-    def on_request_finished(self, req_context: Any = None, *_: Any, **__: Any) -> None:
-        self.safely(self._finish, _request(req_context))
+    def on_request_finished(self, *arguments: Any, **named: Any) -> None:
+        """Take ``(request,)`` or ``(key_groups, inserted, reused, request)``."""
+        context = named.get("req_context", arguments[-1] if arguments else None)
+        groups = named.get("key_groups", arguments[0] if len(arguments) > 1 else ())
+        self.safely(self._ended, groups, context)
 
     # What the policy is told
 
@@ -137,6 +141,15 @@ class KvpredictPolicy(_Base):  # type: ignore[misc, valid-type]
             self._hints[request] = hints
         while len(self._open) > OPEN:
             self._finish(next(iter(self._open)))
+
+    def _ended(self, groups: Iterable[Iterable[Any]], context: Any) -> None:
+        for keys in groups:  # the whole request, first block first
+            chain = list(keys)
+            for key in reversed(chain):
+                if key in self.blocks:
+                    self.blocks.move_to_end(key)
+            self._note(chain, context)
+        self._finish(_request(context))
 
     def _finish(self, request: Any) -> None:
         assert self.index is not None

@@ -13,12 +13,18 @@ import os
 import time
 from typing import Any
 
+from llvmlite.binding import ffi  # type: ignore[import-untyped]
+
 from kvpredict.llm.engines.guard import POLICY, Safely, lenient_hints, policy_from_environment
 from kvpredict.llm.engines.vllm_offload import key_number
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.request_files import RequestLog
 
 __all__ = ["LOG", "Books", "register"]
+
+# vLLM for CPU looks through the attributes of all loaded modules for an instance dictionary; llvmlite's library object,
+# which comes with Numba, answers any name with a C function, and vLLM 0.32 fails on that. So it gets one.
+ffi.lib._fntab.setdefault("__dict__", {})
 
 LOG = "KVPREDICT_REQUEST_LOG"
 
@@ -168,11 +174,14 @@ def _install(block_pool: Any, manager: Any) -> None:
     def noted_blocks(self: Any, request: Any, blocks: Any, *positional: Any, **named: Any) -> Any:
         result = cache_full_blocks(self, request, blocks, *positional, **named)
         books = self.free_block_queue.books
-        books.safely(_note_full, books, request, blocks, named.get("num_full_blocks"))
+        ratio = max(1, named.get("block_size", self.hash_block_size) // self.hash_block_size)
+        books.safely(_note_full, books, request, blocks, named.get("num_full_blocks"), ratio)
         return result
 
     def noted_free(self: Any, request: Any, *positional: Any, **named: Any) -> Any:
         result = free(self, request, *positional, **named)
+        if not request.is_finished():  # preempted: it will come back
+            return result
         books = self.block_pool.free_block_queue.books
         size = next((g.kv_cache_spec.block_size for g in self.kv_cache_config.kv_cache_groups), 16)
         books.safely(books.ended, request, size)
@@ -183,8 +192,8 @@ def _install(block_pool: Any, manager: Any) -> None:
     manager.KVCacheManager.free = noted_free
 
 
-def _note_full(books: Books, request: Any, blocks: Any, count: int | None) -> None:
-    hashes = [key_number(bytes(h) if isinstance(h, bytes) else h) for h in request.block_hashes]
+def _note_full(books: Books, request: Any, blocks: Any, count: int | None, ratio: int) -> None:
+    hashes = [key_number(h) for h in request.block_hashes[ratio - 1 :: ratio]]
     full = len(hashes) if count is None else min(count, len(hashes))
     books.seen(request, hashes[:full])
     for k, block in enumerate(blocks[:full]):
