@@ -23,7 +23,7 @@ class Context:
 
 
 class OffloadManager:
-    """What ``CPUOffloadingManager`` does with its policy for each request, in its signatures; ``touch`` is the oldest."""
+    """What ``CPUOffloadingManager`` does with its policy for each request; version ``touch`` is the oldest."""
 
     def __init__(self, capacity: int, make: Callable[[int], Any], version: str) -> None:
         self.policy, self.capacity, self.version = make(capacity), capacity, version

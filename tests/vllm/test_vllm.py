@@ -27,7 +27,7 @@ def served(policy: str | None, blocks: int = BLOCKS, log: str | None = None, see
                     "VLLM_CPU_KVCACHE_SPACE": "1"}  # fmt: skip
     environment |= {"KVPREDICT_PREFIX_POLICY": policy} if policy else {}
     environment |= {"KVPREDICT_REQUEST_LOG": log} if log else {}
-    command = [sys.executable, "-m", "tests.vllm.workload", "prefix", str(ROUNDS), str(seed), str(blocks)]
+    command = [sys.executable, "-m", "tests.vllm.workload", str(ROUNDS), str(seed), str(blocks)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]

@@ -1,6 +1,6 @@
 """One engine run: serve a workload in a real vLLM and print what happened, as JSON.
 
-    python -m tests.vllm.workload prefix|offload ROUNDS SEED
+    python -m tests.vllm.workload ROUNDS SEED BLOCKS
 
 The environment chooses the policy. The model is a two-layer Llama with dummy weights; prompts are token ids: a shared
 system prompt, conversations that return, and scans of prompts that come once.
@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,16 +41,15 @@ def rounds(count: int, seed: int) -> list[list[list[int]]]:
     return out
 
 
-def main(tier: str, count: int, seed: int, blocks: int) -> None:
+def main(count: int, seed: int, blocks: int) -> None:
     from vllm import LLM, SamplingParams
 
     folder = Path(tempfile.mkdtemp())
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    more: dict[str, Any] = {}
     llm = LLM(
         model=str(folder), load_format="dummy", skip_tokenizer_init=True, enforce_eager=True, dtype="float32", seed=0,
-        max_model_len=1024, block_size=BLOCK, num_gpu_blocks_override=blocks, max_num_seqs=8, enable_prefix_caching=True,
-        disable_log_stats=True, **more,
+        max_model_len=1024, block_size=BLOCK, num_gpu_blocks_override=blocks, max_num_seqs=8,
+        enable_prefix_caching=True, disable_log_stats=True,
     )  # fmt: skip
     sampling = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True, detokenize=False)
     hits = asked = 0
@@ -77,4 +75,4 @@ def main(tier: str, count: int, seed: int, blocks: int) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(*map(int, sys.argv[1:4]))

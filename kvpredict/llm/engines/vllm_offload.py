@@ -1,9 +1,10 @@
 """vLLM's CPU offload tier: ``KvpredictPolicy`` is a ``CachePolicy`` for ``CPUOffloadingManager``.
 
-vLLM 0.32 and 0.33, ``vllm/v1/kv_offload/cpu/policies/base.py``. The two differ in what they call, so extra arguments
-are taken and optional hooks stand by: ``evict(n, protected)`` or ``evict(n, protected, request, resident)``;
-``on_store_miss``, ``on_request_access``, ``on_request_finished`` (with the request alone, or with its keys before it). vLLM calls ``touch`` with the keys of a request in
-the order of its prompt; that order is where the adapter learns which block follows which.
+vLLM 0.32 and 0.33, ``vllm/v1/kv_offload/cpu/policies/base.py``. Versions differ in what they call, so extra arguments
+are taken and optional hooks stand by: ``evict(n, protected)`` with or without the request and the number of resident
+blocks; ``on_store_miss``, ``on_request_access``, ``on_request_finished`` with the request alone or with its keys before
+it. vLLM names the keys of a request in the order of its prompt; that is where the adapter learns which block follows
+which.
 
 Select it with ``--kv-transfer-config`` by ``"eviction_policy": "KvpredictPolicy"`` and ``"cache_policy_module_path":
 "kvpredict.llm.engines.vllm_offload"``; ``$KVPREDICT_PREFIX_POLICY`` names the policy.
