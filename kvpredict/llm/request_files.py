@@ -149,7 +149,7 @@ def _records(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _rows(source: Source, parse: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for where, record in _records(source):
         try:
             row = parse(record)
@@ -185,7 +185,7 @@ def _events(source: Source) -> list[dict[str, Any]]:
         text = value if isinstance(value, int) else int(str(value), 16)
         return (text + 2**63) % 2**64 - 2**63
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for where, record in _records(source):
         for event in record.get("events", []):
             try:

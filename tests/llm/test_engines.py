@@ -137,7 +137,7 @@ def test_sglang_plugin_replaces_the_strategy_and_listens(monkeypatch: pytest.Mon
     cache = Cache("lru")
     assert cache.cache_finished_req(Request(), is_insert=False) == "inserted False"
     assert isinstance(cache.eviction_strategy, sglang.KvpredictStrategy)
-    assert int(cache.eviction_strategy.index.pool.count[0]) == 3  # blocks of 64 tokens, used once
+    assert int(cache.eviction_strategy.index.pool.tally[0]) == 3  # blocks of 64 tokens, used once
 
 
 def test_lmcache_evicts_what_is_worth_least() -> None:

@@ -17,7 +17,7 @@ from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
 try:
-    from lmcache.v1.storage_backend.cache_policy.base_policy import (  # type: ignore[import-not-found]
+    from lmcache.v1.storage_backend.cache_policy.base_policy import (
         BaseCachePolicy as _Base,
     )
 except ImportError:
@@ -28,7 +28,7 @@ __all__ = ["KvpredictCachePolicy", "install"]
 PAUSE = 0.5  # seconds
 
 
-class KvpredictCachePolicy(_Base):  # type: ignore[misc, valid-type]
+class KvpredictCachePolicy(_Base):
     """Evicts chunks by a kvpredict prefix policy, and by LRU after an error in it.
 
     Parameters
@@ -131,6 +131,6 @@ class KvpredictCachePolicy(_Base):  # type: ignore[misc, valid-type]
 
 def install() -> None:
     """Put the policy into LMCache under the name ``kvpredict``."""
-    from lmcache.v1.storage_backend import cache_policy  # type: ignore[import-not-found]
+    from lmcache.v1.storage_backend import cache_policy
 
     cache_policy.POLICY_MAPPING["kvpredict"] = KvpredictCachePolicy

@@ -18,14 +18,14 @@ from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
 try:
-    from sglang.srt.mem_cache.evict_policy import EvictionStrategy as _Base  # type: ignore[import-not-found]
+    from sglang.srt.mem_cache.evict_policy import EvictionStrategy as _Base
 except ImportError:
     _Base = object
 
 __all__ = ["KvpredictStrategy", "register"]
 
 
-class KvpredictStrategy(_Base):  # type: ignore[misc, valid-type]
+class KvpredictStrategy(_Base):
     """Priority by a kvpredict prefix policy.
 
     Parameters

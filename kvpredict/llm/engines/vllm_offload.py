@@ -21,7 +21,7 @@ from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
 try:
-    from vllm.v1.kv_offload.cpu.policies.base import CachePolicy as _Base  # type: ignore[import-not-found]
+    from vllm.v1.kv_offload.cpu.policies.base import CachePolicy as _Base
 except ImportError:  # the class is used and tested without vLLM too
     _Base = object
 
@@ -38,7 +38,7 @@ def key_number(key: Any) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
-class KvpredictPolicy(_Base):  # type: ignore[misc, valid-type]
+class KvpredictPolicy(_Base):
     """Evicts by a kvpredict prefix policy, and by LRU after an error in it.
 
     Parameters
@@ -173,19 +173,17 @@ class KvpredictPolicy(_Base):  # type: ignore[misc, valid-type]
         for number in pinned:
             index.pin(number)
         chosen: list[Any] = []
-        parents = {}
         try:
             while len(chosen) < n:
-                number = index.pop()
-                if number is None:
+                popped = index.pop()
+                if popped is None:
                     break
-                chosen.append(by_number[number])
-                parents[number] = None
+                chosen.append(by_number[popped])
         finally:
             for number in pinned:
                 index.unpin(number)
-        for number in parents:
-            index.put(number)  # until ``evict`` takes it out for good
+        for key in chosen:
+            index.put(key_number(key))  # until ``evict`` takes it out for good
         if len(chosen) < n:  # inner blocks whose descendants are in use
             rest = sorted((k for k in free if k not in set(chosen)), key=lambda k: index.rank(key_number(k)) or 0.0)
             chosen += rest[: n - len(chosen)]

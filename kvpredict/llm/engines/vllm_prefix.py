@@ -120,19 +120,19 @@ def register() -> None:
     """Install the plugin; called by vLLM in each of its processes."""
     if POLICY not in os.environ:
         return
-    from vllm.v1.core import block_pool, kv_cache_manager  # type: ignore[import-not-found]
+    from vllm.v1.core import block_pool, kv_cache_manager
 
     _install(block_pool, kv_cache_manager)
 
 
 def _install(block_pool: Any, manager: Any) -> None:
     """Put subclass and wrappers into vLLM's modules, once."""
-    Queue = block_pool.FreeKVCacheBlockQueue
+    Queue: Any = block_pool.FreeKVCacheBlockQueue
     if getattr(Queue, "kvpredict", False):
         return
     Pool = block_pool.BlockPool
 
-    class LearnedQueue(Queue):  # type: ignore[misc, valid-type]
+    class LearnedQueue(Queue):
         kvpredict = True
 
         def __init__(self, blocks: Any) -> None:
@@ -141,7 +141,7 @@ def _install(block_pool: Any, manager: Any) -> None:
 
         def popleft_n(self, n: int) -> list[Any]:
             if not self.books.safely.works:
-                return super().popleft_n(n)  # type: ignore[no-any-return]
+                return super().popleft_n(n)
             return [self.popleft() for _ in range(n)]
 
         def popleft(self) -> Any:

@@ -100,12 +100,12 @@ def _bind(kernels: Kernels) -> Engine:
     @lean_kernel
     def refresh(s, p, now):
         """Rank the dirty nodes anew."""
-        for k in range(min(p.count[1], DIRTY)):
+        for k in range(min(p.tally[1], DIRTY)):
             node = p.dirty[k]
             for c in range(p.used.size):
                 if p.resident[c, node] and listed(s, p, c, node):
                     again(s, p, c, node, now)
-        p.count[1] = 0
+        p.tally[1] = 0
 
     @lean_kernel
     def leave(s, p, c, node, now):
@@ -115,8 +115,8 @@ def _bind(kernels: Kernels) -> Engine:
         p.resident[c, node] = 0
         p.used[c] -= 1
         if c < 2:
-            p.gone[p.count[2] % p.gone.size] = node
-            p.count[2] += 1
+            p.gone[p.tally[2] % p.gone.size] = node
+            p.tally[2] += 1
         above = p.parent[node]
         if above >= 0:
             p.children[c, above] -= 1
@@ -264,8 +264,8 @@ def _bind(kernels: Kernels) -> Engine:
                 p.first[node] = now
             p.touches[node] += 1
             p.last[node] = now
-            p.order[node] = p.count[0]
-            p.count[0] += 1
+            p.order[node] = p.tally[0]
+            p.tally[0] += 1
             if r.next_use.size > 0:
                 p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
             heed(p, r, i, j, now)

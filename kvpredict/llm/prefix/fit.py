@@ -47,7 +47,7 @@ def fit_prefix(
     model = fit_model(turns, now, least=policy.first, rounds=policy.rounds, leaves=policy.leaves, seed=seed)
     if model is None:
         raise KvpredictError(
-            f"{trace.name}: too little to learn from in {len(trace)} requests ({int(turns.count[0])} segments, at "
+            f"{trace.name}: too little to learn from in {len(trace)} requests ({int(turns.tally[0])} segments, at "
             f"least {policy.first} are needed, and some reuse). Give a longer trace"
         )
     _, y, _ = examples(turns, now, seed)

@@ -189,8 +189,8 @@ class PrefixIndex:
             return
         if self.pool.touches[node] == 0:  # until its request ends it is the newest
             self.pool.last[node] = now
-            self.pool.order[node] = self.pool.count[0]
-            self.pool.count[0] += 1
+            self.pool.order[node] = self.pool.tally[0]
+            self.pool.tally[0] += 1
         self._engine.put(self.state, self.pool, 0, node, now)
 
     def drop(self, block: int, now: float | None = None) -> None:
@@ -233,8 +233,8 @@ class PrefixIndex:
 
     def gone(self) -> list[int]:
         """Return the nodes that left a tier since the last call, each once."""
-        count = min(int(self.pool.count[2]), len(self.pool.gone))
-        self.pool.count[2] = 0
+        count = min(int(self.pool.tally[2]), len(self.pool.gone))
+        self.pool.tally[2] = 0
         return list(dict.fromkeys(self.pool.gone[:count].tolist()))
 
     def train(self, now: float | None = None) -> bool:

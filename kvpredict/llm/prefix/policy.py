@@ -123,10 +123,7 @@ class PrefixPolicy:
 
     def kernels(self) -> Kernels:
         """Return the compiled functions; a host compiles one loop for each distinct tuple."""
-        return Kernels(
-            *(getattr(self, name) for name in Kernels._fields[:-1]),
-            self.traits,
-        )
+        return Kernels._make((*(getattr(self, name) for name in Kernels._fields[:-1]), self.traits))
 
     def state(self, nodes: int, capacity: int, requests: int) -> Any:
         """Make the state of an empty cache.

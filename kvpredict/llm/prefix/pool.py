@@ -46,7 +46,7 @@ class Pool(NamedTuple):
     timer_place: np.ndarray  # int32 [c, n]
     timer_rank: np.ndarray  # float64 [c, n]
     timer_held: np.ndarray  # int64 [c, 1]
-    count: np.ndarray  # int64 [3]: uses so far; nodes in dirty; nodes in gone
+    tally: np.ndarray  # int64 [3]: uses so far; nodes in dirty; nodes in gone
     dirty: np.ndarray  # int32 [DIRTY]
     gone: np.ndarray  # int32 [n], nodes that left a tier lately, a ring
 
@@ -94,7 +94,7 @@ def make_pool(parent: np.ndarray, depth: np.ndarray, capacities: list[int], heap
         timer_place=np.full((c, timers), -1, np.int32),
         timer_rank=np.zeros((c, timers), np.float64),
         timer_held=np.zeros((c, 1), np.int64),
-        count=np.zeros(3, np.int64),
+        tally=np.zeros(3, np.int64),
         dirty=np.zeros(DIRTY, np.int32),
         gone=np.zeros(max(1, n), np.int32),
     )

@@ -56,7 +56,7 @@ class Turns(NamedTuple):
     reused: np.ndarray  # float64 [m], inf: not yet
     blocks: np.ndarray  # float32 [m], blocks in the segment
     stamp: np.ndarray  # int64 [m], running number of the row in this place, -1
-    count: np.ndarray  # int64 [3]: rows so far; requests so far; sessions in the table
+    tally: np.ndarray  # int64 [3]: rows so far; requests so far; sessions in the table
 
 
 def make_turns(nodes: int, requests: int, rows: int) -> Turns:
@@ -84,7 +84,7 @@ def make_turns(nodes: int, requests: int, rows: int) -> Turns:
         reused=np.full(m, np.inf),
         blocks=np.zeros(m, np.float32),
         stamp=np.full(m, -1, np.int64),
-        count=np.zeros(3, np.int64),
+        tally=np.zeros(3, np.int64),
     )
 
 
@@ -94,9 +94,9 @@ def note_arrival(t, p, r, i, now):
     low = r.start[i]
     high = low + r.prompt[i]
     places = t.number.size
-    number = t.count[1] + (i - t.count[1]) % places  # the next that has this place
+    number = t.tally[1] + (i - t.tally[1]) % places  # the next that has this place
     t.number[i] = number
-    t.count[1] = number + 1
+    t.tally[1] = number + 1
     known = 0
     while low + known < high and t.user[r.node[low + known]] >= 0:
         known += 1
@@ -111,12 +111,12 @@ def note_arrival(t, p, r, i, now):
         at = table_get(t.sessions, session)
         if at >= 0:
             before = t.number[at]
-        elif t.count[2] >= places:  # forget all: the next turn of each is found by its blocks
+        elif t.tally[2] >= places:  # forget all: the next turn of each is found by its blocks
             for k in range(t.sessions.values.size):
                 t.sessions.values[k] = -1
-            t.count[2] = 0
+            t.tally[2] = 0
         if at < 0:
-            t.count[2] += 1
+            t.tally[2] += 1
         table_put(t.sessions, session, np.int32(i))
     elif known > 1:
         before = t.user[r.node[low + known - 1]]
@@ -132,10 +132,10 @@ def note_arrival(t, p, r, i, now):
         fork = r.node[low + known - 1]
         tail = t.heir[fork]
         if tail >= 0 and t.kids[fork] == 1 and t.user[tail] == t.user[fork]:
-            while tail >= 0 and p.running[tail] == 0 and p.count[1] < DIRTY:
+            while tail >= 0 and p.running[tail] == 0 and p.tally[1] < DIRTY:
                 t.dead[tail] = 1
-                p.dirty[p.count[1]] = tail
-                p.count[1] += 1
+                p.dirty[p.tally[1]] = tail
+                p.tally[1] += 1
                 tail = t.heir[tail] if t.kids[tail] == 1 else -1
 
 
@@ -158,8 +158,8 @@ def write_segments(t, p, r, i, now):
             stop += 1
         j = first + (stop - first) // 2
         node = r.node[j]
-        number = t.count[0]
-        t.count[0] += 1
+        number = t.tally[0]
+        t.tally[0] += 1
         row = number % t.stamp.size
         x = t.x[row]
         x[0] = j - low

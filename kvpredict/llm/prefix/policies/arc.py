@@ -22,7 +22,7 @@ __all__ = ["ARC"]
 class State(NamedTuple):
     kept: np.ndarray  # uint8 [n], 0 not stored, 1 stored and not used yet, 2 used once (T1), 3 used again (T2)
     gone: np.ndarray  # int64 [2, n], a node's number in the order of evictions from T1 and from T2, -1: none
-    count: np.ndarray  # int64 [2], evictions from each
+    tally: np.ndarray  # int64 [2], evictions from each
     held: np.ndarray  # int64 [2], nodes in each
     target: np.ndarray  # float64 [1], of T1
 
@@ -59,7 +59,7 @@ class ARC(PrefixPolicy):
         again = -1
         for k in range(2):
             window = p.capacity[0] - s.held[k]
-            if s.gone[k, node] >= 0 and s.count[k] - s.gone[k, node] <= window:
+            if s.gone[k, node] >= 0 and s.tally[k] - s.gone[k, node] <= window:
                 again = k
             s.gone[k, node] = -1
         if again == 0:
@@ -87,8 +87,8 @@ class ARC(PrefixPolicy):
         k = 1 if s.kept[node] == 3 else 0
         if s.kept[node] > 0:
             s.held[k] -= 1
-        s.gone[k, node] = s.count[k]
-        s.count[k] += 1
+        s.gone[k, node] = s.tally[k]
+        s.tally[k] += 1
         s.kept[node] = 0
 
     @staticmethod

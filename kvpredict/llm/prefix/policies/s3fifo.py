@@ -18,7 +18,7 @@ from kvpredict.llm.prefix.pool import heap_of, standing
 
 __all__ = ["S3FIFO"]
 
-STORED, GONE, SMALL = 0, 1, 2  # places in State.count
+STORED, GONE, SMALL = 0, 1, 2  # places in State.tally
 
 
 class State(NamedTuple):
@@ -26,7 +26,7 @@ class State(NamedTuple):
     uses: np.ndarray  # int8 [n], since it was stored, the storing request left out; at most 3
     since: np.ndarray  # int64 [n], its number in the order of storing
     gone: np.ndarray  # int64 [n], its number in the order of evictions from the small queue, -1: no ghost
-    count: np.ndarray  # int64 [3]
+    tally: np.ndarray  # int64 [3]
     share: np.ndarray  # float64 [1]
 
 
@@ -71,13 +71,13 @@ class S3FIFO(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def stored(s, p, c, node):
-        known = s.gone[node] >= 0 and s.count[GONE] - s.gone[node] <= (1.0 - s.share[0]) * p.capacity[0]
+        known = s.gone[node] >= 0 and s.tally[GONE] - s.gone[node] <= (1.0 - s.share[0]) * p.capacity[0]
         s.main[node] = 1 if known else 0
-        s.count[SMALL] += 0 if known else 1
+        s.tally[SMALL] += 0 if known else 1
         s.gone[node] = -1
         s.uses[node] = -1
-        s.since[node] = s.count[STORED]
-        s.count[STORED] += 1
+        s.since[node] = s.tally[STORED]
+        s.tally[STORED] += 1
 
     @staticmethod
     @lean_kernel
@@ -91,9 +91,9 @@ class S3FIFO(PrefixPolicy):
     @lean_kernel
     def evicted(s, p, c, node, now):
         if not s.main[node]:
-            s.count[SMALL] -= 1
-            s.gone[node] = s.count[GONE]
-            s.count[GONE] += 1
+            s.tally[SMALL] -= 1
+            s.gone[node] = s.tally[GONE]
+            s.tally[GONE] += 1
 
     @staticmethod
     @lean_kernel
@@ -101,22 +101,22 @@ class S3FIFO(PrefixPolicy):
         small = heap_of(p, 2 * c)
         main = heap_of(p, 2 * c + 1)
         while True:
-            if small.held[0] > 0 and (s.count[SMALL] > s.share[0] * p.capacity[0] or main.held[0] == 0):
+            if small.held[0] > 0 and (s.tally[SMALL] > s.share[0] * p.capacity[0] or main.held[0] == 0):
                 node = heap_lowest(small)
                 if s.uses[node] <= 0:
                     return node
                 heap_drop(small, node)
                 s.main[node] = 1
                 s.uses[node] = 0
-                s.count[SMALL] -= 1
-                s.since[node] = s.count[STORED]
-                s.count[STORED] += 1
+                s.tally[SMALL] -= 1
+                s.since[node] = s.tally[STORED]
+                s.tally[STORED] += 1
                 heap_push(main, node, float(s.since[node]) + standing(p, node, now), p.order[node])
             else:
                 node = heap_lowest(main)
                 if s.uses[node] <= 0:
                     return node
                 s.uses[node] -= 1
-                s.since[node] = s.count[STORED]
-                s.count[STORED] += 1
+                s.since[node] = s.tally[STORED]
+                s.tally[STORED] += 1
                 heap_update(main, node, float(s.since[node]) + standing(p, node, now), p.order[node])

@@ -88,5 +88,5 @@ class SLRU(PrefixPolicy):
             heap_drop(hot, node)
             s.kept[node] = 2
             s.protected[0] -= 1
-            heap_push(cold, node, float(p.count[0]) + standing(p, node, now), p.order[node])
+            heap_push(cold, node, float(p.tally[0]) + standing(p, node, now), p.order[node])
         return heap_lowest(cold) if cold.held[0] > 0 else heap_lowest(hot)
