@@ -45,9 +45,7 @@ class KvpredictCachePolicy(_Base):
     ) -> None:
         self.safely = Safely("LMCache")
         self.chunk_tokens = chunk_tokens
-        self.index: PrefixIndex | None = self.safely(
-            lambda: PrefixIndex(capacity, policy or policy_from_environment(), requests=8)
-        )
+        self.index: PrefixIndex | None = self.safely(lambda: PrefixIndex(capacity, policy or policy_from_environment()))
         self._chain: list[int] = []
         self._follows: dict[int, int | None] = {}
         self._seen = self._begun = 0.0

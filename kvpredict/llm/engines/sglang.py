@@ -41,9 +41,7 @@ class KvpredictStrategy(_Base):
     def __init__(self, policy: str | PrefixPolicy | None = None, capacity: int = 65536, block_size: int = 64) -> None:
         self.block_size = block_size
         self.safely = Safely("SGLang radix cache")
-        self.index: PrefixIndex | None = self.safely(
-            lambda: PrefixIndex(capacity, policy or policy_from_environment(), requests=8)
-        )
+        self.index: PrefixIndex | None = self.safely(lambda: PrefixIndex(capacity, policy or policy_from_environment()))
 
     def get_priority(self, node: Any, now_time: float | None = None) -> tuple[int, float]:
         """Return the rank of a node: known blocks by worth, above unknown ones by their last use."""

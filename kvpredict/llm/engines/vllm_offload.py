@@ -61,7 +61,7 @@ class KvpredictPolicy(_Base):
         self.index: PrefixIndex | None = self.safely(self._make, policy)
 
     def _make(self, policy: str | PrefixPolicy | None) -> PrefixIndex:
-        return PrefixIndex(self.cache_capacity, policy or policy_from_environment(), requests=8)
+        return PrefixIndex(self.cache_capacity, policy or policy_from_environment())
 
     # What vLLM calls
 

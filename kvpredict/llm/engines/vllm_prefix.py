@@ -38,7 +38,7 @@ class Books:
         self.number: dict[int, int] = {}  # block id to hash
         self.requests: dict[str, tuple[float, list[int]]] = {}  # arrival, hashes in order
         self.index: PrefixIndex | None = self.safely(
-            lambda: PrefixIndex(blocks, policy_from_environment(), requests=1024)
+            lambda: PrefixIndex(blocks, policy_from_environment(), requests=4096)
         )
         self.log: RequestLog | None = None
 

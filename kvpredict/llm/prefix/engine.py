@@ -1,8 +1,8 @@
 """The engine: binds a policy's kernels into what servers do with blocks, one request after the other.
 
 ``arrive`` looks a prompt up, pins its blocks and stores the missing ones; ``finish`` unpins them and notes the use;
-``store``, ``drop`` and ``evict`` serve hosts that decide themselves what is kept; ``replay`` runs requests by a clock.
-Everything goes through the same kernels, so hosts decide as the simulator does.
+``put``, ``drop`` and ``evict`` serve hosts that store blocks themselves; ``replay`` runs requests by a clock.
+Everything goes through the same kernels, so hosts decide as the simulator does; that is why they stand in one file.
 
 A server's rules: a block counts only if all before it hit; blocks in use stay; only leaves go; what finds no room is
 computed and not kept. A block evicted from the device goes to the host tier where there is one, and comes back on use.

@@ -24,6 +24,7 @@ from kvpredict.llm.prefix.simulate import as_prefix_policy
 __all__ = ["PrefixIndex"]
 
 ROOM = 12  # nodes remembered for each block held
+PLACES = 4096  # requests remembered
 
 
 class PrefixIndex:
@@ -64,13 +65,14 @@ class PrefixIndex:
         total = int(capacity) + int(host_capacity)
         shadows = self.policy.traits.rankings if self.policy.traits.rankings > 1 else 0
         rows = [int(capacity), int(host_capacity)][: self.tiers] + [total] * shadows
-        nodes = ROOM * total + 1024 + 1  # odd, and unlike any other size in a state
+        nodes = ROOM * total + 1025  # odd, and so unlike any other size in a state
         self._engine = bind(self.policy, late=True)
         self.pool = make_pool(np.full(nodes, -1), np.zeros(nodes), rows, self.policy.traits.heaps, True)
         self.pool.follows[len(rows) - shadows :] = np.arange(shadows)
-        self.requests = no_requests(requests, requests * 256, len(HINTS))
-        self.state = self.policy.state(nodes, total, requests)
-        self.hits = np.zeros((requests, max(2, len(rows))), np.int32)
+        places = max(requests, PLACES)  # those that are over are remembered as turns of their sessions
+        self.requests = no_requests(places, 4096, len(HINTS))
+        self.state = self.policy.state(nodes, total, places)
+        self.hits = np.zeros((places, max(2, len(rows))), np.int32)
         self._shadows = np.zeros(shadows)
         self._steer = np.array(getattr(self.policy, "steer", np.zeros(8)), np.float64)
         ordered = (self.pool.slots, self.pool.timer_slots, self.pool.gone)  # by place, not by node
@@ -80,9 +82,11 @@ class PrefixIndex:
         self.hash = np.zeros(nodes, np.int64)
         self._below = np.zeros(nodes, np.int32)  # known children
         self._free = list(range(nodes - 1, -1, -1))
-        self._room = np.full(requests, 256)
+        self._most = requests
+        self._room = np.zeros(places, np.int64)
+        self._top = 0
         self._busy: set[int] = set()
-        self._count = 0
+        self._tally = 0
         self._trained = -np.inf
         self.evictions = 0
 
@@ -262,38 +266,49 @@ class PrefixIndex:
 
     def _ticket(self, blocks: int) -> int:
         """Return a free place for a request, with room for ``blocks``."""
+        if len(self._busy) >= self._most:
+            raise KvpredictError(
+                f"{self._most} requests are in progress, which is all there is room for: raise requests="
+            )
         places = len(self._room)
-        if len(self._busy) >= places:
-            raise KvpredictError(f"{places} requests are in progress, which is all there is room for: raise requests=")
-        while self._count % places in self._busy:
-            self._count += 1
-        ticket = self._count % places
-        self._count += 1
-        if self._room[ticket] < blocks or not self.requests.stop[ticket]:
-            self._rebuild(ticket, blocks)
-        start = self.requests.start[ticket]
-        self.requests.stop[ticket] = start
+        while self._tally % places in self._busy:
+            self._tally += 1
+        ticket = self._tally % places
+        self._tally += 1
+        self.requests.start[ticket] = self.requests.stop[ticket] = 0
+        self._give_room(ticket, blocks)
         return ticket
 
-    def _rebuild(self, ticket: int, blocks: int) -> None:
-        """Give every place its room, and this one more if it needs more."""
-        if self._room[ticket] < blocks:
-            self._room[ticket] = 2 * blocks
+    def _give_room(self, ticket: int, room: int) -> None:
+        """Move a request's blocks to where there is room for so many."""
+        if self._top + room > len(self.requests.node):
+            self._compact(room)
         r = self.requests
-        starts = np.concatenate([[0], np.cumsum(self._room)])
-        node = np.zeros(int(starts[-1]) + 1, np.int32)
-        for k in range(len(self._room)):
-            length = int(r.stop[k] - r.start[k])
-            node[starts[k] : starts[k] + length] = r.node[r.start[k] : r.stop[k]]
-            r.stop[k] = starts[k] + length
-        r.start[:] = starts[:-1]
+        held = r.node[r.start[ticket] : r.stop[ticket]].copy()
+        r.start[ticket], r.stop[ticket] = self._top, self._top + len(held)
+        r.node[self._top : self._top + len(held)] = held
+        self._room[ticket] = room
+        self._top += room
+
+    def _compact(self, more: int) -> None:
+        """Keep only the blocks of requests in progress, and see that ``more`` fit after them."""
+        r = self.requests
+        busy = sorted(self._busy, key=lambda k: int(r.start[k]))
+        total = int(sum(self._room[k] for k in busy)) + more
+        node = np.zeros(max(len(r.node), 2 * total), np.int32)
+        self._top = 0
+        for k in busy:
+            held = r.node[r.start[k] : r.stop[k]]
+            node[self._top : self._top + len(held)] = held
+            r.start[k], r.stop[k] = self._top, self._top + len(held)
+            self._top += int(self._room[k])
         self.requests = r._replace(node=node)
 
     def _extend(self, ticket: int, blocks: Sequence[int]) -> None:
         r = self.requests
         held = int(r.stop[ticket] - r.start[ticket])
         if held + len(blocks) > self._room[ticket]:
-            self._rebuild(ticket, held + len(blocks))
+            self._give_room(ticket, 2 * (held + len(blocks)))
             r = self.requests
         at = int(r.stop[ticket])
         before = int(self.hash[r.node[at - 1]]) if held else None
