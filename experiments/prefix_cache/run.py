@@ -114,7 +114,7 @@ def shrink(trace: RequestTrace, rows: Rows, options: argparse.Namespace) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=Path, help="folder with mooncake/conversation_trace.head60.jsonl")
-    parser.add_argument("--requests", type=int, default=2500, help="requests of each generated trace")
+    parser.add_argument("--requests", type=int, default=1500, help="requests of each generated trace")
     parser.add_argument("--all", action="store_true", help="compute rows again that are there")
     options = parser.parse_args()
     rows = Rows(HERE / "results.csv", COLUMNS, KEY)
@@ -123,8 +123,10 @@ def main() -> None:
         ["trace", "fraction", "hint", "lru_capacity", "learned_capacity", "smaller"],
         ["trace", "fraction", "hint"],
     )
-    for part, trace in made(options):
+    traces = list(made(options))
+    for part, trace in traces:
         run(part, trace, rows, options)
+    for part, trace in traces:
         if part == "test" and trace.texts is None:
             shrink(trace, smaller, options)
     tables.write(HERE, list(rows.rows.values()), list(smaller.rows.values()))

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.hints import HINTS
-from kvpredict.llm.prefix.engine import EXTERN, bind
+from kvpredict.llm.prefix.engine import CANCEL, DROP, EVICT, EXTERN, PIN, PUT, RANK, RELIST, UNPIN, bind
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.pool import make_pool, no_requests
@@ -145,9 +145,7 @@ class PrefixIndex:
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, blocks)
         # Two tiers: what is found in the host's moves up here.
-        self._engine.arrive(self.state, self.pool, r, ticket, now, self.tiers, self.hits)
-        if len(self._shadows):
-            self._engine.follow(self.state, self.pool, self._shadows, self._steer, now, self.hits, ticket)
+        self._engine.begin(self.state, self.pool, r, ticket, now, self.tiers, self.hits, self._steer, self._shadows)
         self._busy.add(ticket)
         return ticket, int(self.hits[ticket, 0]), int(self.hits[ticket, 1]) if self.tiers == 2 else 0
 
@@ -168,14 +166,14 @@ class PrefixIndex:
         for name, value in (hints or {}).items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, generated)
-        self._engine.finish(self.state, self.pool, self.requests, ticket, now, tiers or self.tiers)
+        self._engine.end(self.state, self.pool, self.requests, ticket, now, tiers or self.tiers)
         self._busy.discard(ticket)
         self._maybe_train(now)
 
     def cancel(self, ticket: int, now: float | None = None) -> None:
         """End a request of which nothing is to be noted or stored."""
         now = self.clock() if now is None else now
-        self._engine.cancel(self.state, self.pool, self.requests, ticket, now)
+        self._act(CANCEL, ticket, now)
         self._busy.discard(ticket)
 
     def used(self, blocks: Sequence[int], prompt_blocks: int, tokens: tuple[int, int], **about: Any) -> None:
@@ -195,29 +193,29 @@ class PrefixIndex:
             self.pool.last[node] = now
             self.pool.order[node] = self.pool.tally[0]
             self.pool.tally[0] += 1
-        self._engine.put(self.state, self.pool, 0, node, now)
+        self._act(PUT, node, now)
 
     def drop(self, block: int, now: float | None = None) -> None:
         """Note that the engine has dropped a block."""
         node = self._node.get(int(block), -1)
         if node >= 0 and self.pool.resident[0, node]:
-            self._engine.drop(self.state, self.pool, 0, node, self.clock() if now is None else now)
+            self._act(DROP, node, now)
 
     def pin(self, block: int) -> None:
         """Keep a block from eviction until ``unpin``; calls nest."""
         node = self._node.get(int(block), -1)
         if node >= 0:
-            self._engine.pin(self.state, self.pool, node)
+            self._act(PIN, node, 0.0)
 
     def unpin(self, block: int, now: float | None = None) -> None:
         """Undo one ``pin``."""
         node = self._node.get(int(block), -1)
         if node >= 0 and self.pool.running[node] > 0:
-            self._engine.unpin(self.state, self.pool, node, self.clock() if now is None else now)
+            self._act(UNPIN, node, now)
 
     def pop(self, now: float | None = None) -> int | None:
         """Choose a block to evict, and note that it is gone; None where everything is pinned."""
-        node = self._engine.evict(self.state, self.pool, 0, self.clock() if now is None else now)
+        node = int(self._act(EVICT, 0, now))
         if node < 0:
             return None
         self.evictions += 1
@@ -228,7 +226,7 @@ class PrefixIndex:
         node = self._node.get(int(block), -1)
         if node < 0:
             return None
-        return float(self._engine.rank(self.state, self.pool, node, self.clock() if now is None else now))
+        return self._act(RANK, node, now)
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
@@ -251,8 +249,12 @@ class PrefixIndex:
             return False
         self.state = fresh
         for c in range(len(self.pool.used)):
-            self._engine.relist(self.state, self.pool, c, now)
+            self._act(RELIST, c, now)
         return True
+
+    def _act(self, what: int, i: int, now: float | None) -> float:
+        now = self.clock() if now is None else now
+        return float(self._engine.act(what, self.state, self.pool, self.requests, i, now))
 
     def _maybe_train(self, now: float) -> None:
         every = getattr(self.policy, "every", 0.0)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvpredict.core.jit import lean_kernel, lean_subroutine
+from kvpredict.llm.prefix.engine import RELIST
 from kvpredict.llm.prefix.hazard import BINS, age_step, gittins, reuse_within
 from kvpredict.llm.prefix.model import Model, fit_model, load_model, no_model, save_model
 from kvpredict.llm.prefix.policy import PrefixPolicy, Traits, require
@@ -135,7 +136,7 @@ class Learned(PrefixPolicy):
                     state, count = fresh, count + 1
                     model = replace(model or no_model(), trees=state.trees)
                     for c in range(len(run.pool.used)):
-                        run.engine.relist(state, run.pool, c, now)
+                        run.engine.act(RELIST, state, run.pool, run.requests, c, now)
                 due = now + self.every
         followed = RANKINGS[int(run.pool.follows[0])]
         shadows = dict(zip(RANKINGS, run.shadows.tolist(), strict=True))
