@@ -18,8 +18,9 @@ def write(folder: Path, rows: Sequence[Row], smaller: Sequence[Row]) -> None:
     book = _Book(rows)
     into_readme(folder, "conversation", _conversation(book))
     into_readme(folder, "accuracy", _accuracy(book))
-    into_readme(folder, "shrink", _shrink(smaller))
-    into_readme(folder, "generated", _generated(book))
+    into_readme(folder, "shrink", _shrink(smaller) if smaller else "Not computed yet.")
+    generated = _generated(book)
+    into_readme(folder, "generated", generated if generated.count("\n") > 2 else "Not computed yet.")
     into_readme(folder, "server", _server(book))
     _plot(folder / "plot.svg", book)
 
@@ -69,6 +70,8 @@ def _conversation(book: _Book) -> str:
     out = []
     for part in ("test", "development"):
         lines = []
+        if not all(len(book.hits(CONVERSATION, part, f, "learned")) for f in FRACTIONS):
+            continue
         for policy, hint in book.policies(CONVERSATION, part):
             if policy in ("lru", "belady"):
                 continue
@@ -113,7 +116,7 @@ def _generated(book: _Book) -> str:
     lines = []
     for trace in ("chat", "agent", "rag", "batch", "mixed"):
         found = book.policies(trace, "test")
-        if not found:
+        if not all(len(book.hits(trace, "test", f, "learned")) for f in FRACTIONS):
             continue
         simple = [p for p, h in found if h == "none" and p not in ("learned", "belady")]
         best = [max(book.closed(trace, "test", p)[k][0] for p in simple) for k in range(4)]
