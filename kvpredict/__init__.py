@@ -15,12 +15,16 @@ from kvpredict.simulate import simulate
 if TYPE_CHECKING:
     from kvpredict.cache import Cache, cached
     from kvpredict.core.errors import ArtifactError, KvpredictError, MissingExtra, TraceError, UnknownName
-    from kvpredict.learn import fit, learner, learner_names
+    from kvpredict.learn import learner, learner_names
+    from kvpredict.llm.prefix_cache import PrefixCache
+    from kvpredict.llm.request_files import read_requests
+    from kvpredict.llm.requests import RequestTrace
     from kvpredict.load import load_policy
     from kvpredict.policies import policy, policy_names
     from kvpredict.simulate import Result, miss_ratio_curve, sweep
     from kvpredict.trace import Trace, read_trace
     from kvpredict.trace.recorder import Recorder
+    from kvpredict.training import fit
 
 __version__ = "0.1.0"
 
@@ -30,19 +34,22 @@ _PUBLIC = {
     "Cache": "kvpredict.cache",
     "KvpredictError": "kvpredict.core.errors",
     "MissingExtra": "kvpredict.core.errors",
+    "PrefixCache": "kvpredict.llm.prefix_cache",
     "Recorder": "kvpredict.trace.recorder",
+    "RequestTrace": "kvpredict.llm.requests",
     "Result": "kvpredict.simulate",
     "Trace": "kvpredict.trace",
     "TraceError": "kvpredict.core.errors",
     "UnknownName": "kvpredict.core.errors",
     "cached": "kvpredict.cache",
-    "fit": "kvpredict.learn",
+    "fit": "kvpredict.training",
     "learner": "kvpredict.learn",
     "learner_names": "kvpredict.learn",
     "load_policy": "kvpredict.load",
     "miss_ratio_curve": "kvpredict.simulate",
     "policy": "kvpredict.policies",
     "policy_names": "kvpredict.policies",
+    "read_requests": "kvpredict.llm.request_files",
     "read_trace": "kvpredict.trace",
     "sweep": "kvpredict.simulate",
 }
@@ -52,7 +59,9 @@ __all__ = [
     "Cache",
     "KvpredictError",
     "MissingExtra",
+    "PrefixCache",
     "Recorder",
+    "RequestTrace",
     "Result",
     "Trace",
     "TraceError",
@@ -65,6 +74,7 @@ __all__ = [
     "miss_ratio_curve",
     "policy",
     "policy_names",
+    "read_requests",
     "read_trace",
     "simulate",
     "sweep",

@@ -1,6 +1,7 @@
 """Load a saved policy from a folder or from an MLflow store."""
 
 from pathlib import Path
+from typing import Any
 
 from kvpredict.artifact import load_artifact
 from kvpredict.core.errors import ArtifactError, KvpredictError
@@ -9,8 +10,8 @@ from kvpredict.policies.learned import Learned
 __all__ = ["load_policy"]
 
 
-def load_policy(source: str | Path) -> Learned:
-    """Return the policy saved in a folder, or registered in MLflow.
+def load_policy(source: str | Path) -> Any:
+    """Return the policy saved in a folder, or registered in MLflow; a prefix policy where one was saved.
 
     Parameters
     ----------
@@ -27,6 +28,10 @@ def load_policy(source: str | Path) -> Learned:
         from kvpredict.tracking import download_policy
 
         source = download_policy(source)
+    if (Path(source) / "prefix_policy.json").is_file():
+        from kvpredict.llm.prefix.policies.learned import Learned as LearnedPrefix
+
+        return LearnedPrefix.load(source)
     artifact, settings = load_artifact(source)
     name = settings.pop("name", None)
     if name != Learned.name:

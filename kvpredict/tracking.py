@@ -371,7 +371,8 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
 
     figures = ("object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second", "write_ratio")
     for row in result.get("policies", []):
-        for figure in figures:
+        of_prefixes = ("prefix_hit_ratio", "token_hit_ratio", "ttft_p50", "ttft_p90")
+        for figure in (*figures, *of_prefixes):
             add(f"{row['policy']}/{figure}", row.get(figure), row["capacity"])
             if row["policy"] == result.get("subject"):
                 add(figure, row.get(figure))

@@ -13,24 +13,27 @@ import kvpredict
 ROOT = Path(kvpredict.__file__).parent
 
 # Layers from the bottom; a module imports from its own part and from lower layers. ``load`` belongs to the caller's
-# side of artifact and policies; its way to MLflow is the one upward step, taken inside a function.
+# side of artifact and policies; its ways to MLflow and to prefix policies are upward steps, taken inside functions, as
+# is the simulator's way to the prefix cache's.
 LAYERS = [
     {"core"},
     {"trace", "features", "scorers"},
     {"artifact"},
     {"policies"},
     {"simulate", "load"},
-    {"learn", "cache"},
+    {"learn", "cache", "llm"},
+    {"training"},
     {"tracking", "report"},
     {"pipelines"},
     {"cli", "conf"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-ALLOWED_UP = {("load", "tracking"), ("cache", "load")}
+ALLOWED_UP = {("load", "tracking"), ("cache", "load"), ("simulate", "llm"), ("load", "llm")}
 HEAVY = {
-    "torch": {"learn"},
-    "sklearn": {"learn"},
-    "lightgbm": {"learn"},
+    "torch": {"learn", "llm"},
+    "sklearn": {"learn", "llm"},
+    "lightgbm": {"learn", "llm"},
+    "transformers": {"llm"},
     "hydra": {"pipelines", "cli"},
     "omegaconf": {"pipelines", "cli"},
     "mlflow": {"tracking"},
@@ -43,7 +46,7 @@ HEAVY = {
 
 # Closer still: the only files that may.
 ONLY = {
-    "torch": {"learn/agent.py", "learn/mlp.py"},
+    "torch": {"learn/agent.py", "learn/mlp.py", "llm/kv_pool.py", "llm/prefix_cache.py", "llm/states.py"},
     "gymnasium": {"learn/env.py"},
 }
 
@@ -83,7 +86,7 @@ def test_imports_go_downward(path: Path) -> None:
             assert path.relative_to(ROOT).as_posix() in ONLY[package], f"{path.name} imports {package}"
         if package in HEAVY:
             assert part in HEAVY[package], f"{part} imports {package}"
-            if part in ("learn", "tracking", "cache"):
+            if part in ("learn", "llm", "tracking", "cache"):
                 assert not at_top, f"{path.name} imports {package} at its top level"
 
 

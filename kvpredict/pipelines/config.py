@@ -20,6 +20,8 @@ __all__ = [
     "Fit",
     "Ingest",
     "Inspect",
+    "PrefixSimulate",
+    "PrefixTrain",
     "Report",
     "Simulate",
     "Tracking",
@@ -90,6 +92,31 @@ class Inspect:
 
 
 @dataclass
+class PrefixTrain:
+    name: str = "prefix_train"
+    split: float = 0.5
+    policies: list[str] = field(default_factory=lambda: ["all"])
+    every: float = 120.0
+    host: float = 0.0
+    hint_accuracy: float | None = None
+    mix: str = "mixed"
+    requests: int = 4000
+    register: bool = False
+
+
+@dataclass
+class PrefixSimulate:
+    name: str = "prefix_simulate"
+    warmup: float = 0.5
+    policies: list[str] = field(default_factory=lambda: ["all"])
+    policy: str | None = None
+    host: float = 0.0
+    hint_accuracy: float | None = None
+    mix: str = "mixed"
+    requests: int = 4000
+
+
+@dataclass
 class Columns:
     key: str | None = None
     time: str | None = None
@@ -144,7 +171,14 @@ class Config:
     seed: int = 0
 
 
-PIPELINES: dict[str, type] = {"train": Train, "simulate": Simulate, "ingest": Ingest, "inspect": Inspect}
+PIPELINES: dict[str, type] = {
+    "train": Train,
+    "simulate": Simulate,
+    "ingest": Ingest,
+    "inspect": Inspect,
+    "prefix_train": PrefixTrain,
+    "prefix_simulate": PrefixSimulate,
+}
 
 # Values that are one of a few words: checked here, since a schema's type is only ``str``.
 _WORDS = {
@@ -267,7 +301,15 @@ def _check(config: Config) -> None:
         for fraction in getattr(getattr(config, group), name, []):
             if not 0 < fraction <= 1:
                 raise ConfigError(f"{path} has {fraction}: expected numbers above 0 and at most 1")
-    for path, least in (("report.best", 0), ("report.windows", 1), ("pipeline.split", 0), ("pipeline.warmup", 0)):
+    for path, least in (
+        ("report.best", 0),
+        ("report.windows", 1),
+        ("pipeline.split", 0),
+        ("pipeline.warmup", 0),
+        ("pipeline.host", 0),
+        ("pipeline.every", 0),
+        ("pipeline.requests", 1),
+    ):
         group, name = path.split(".")
         number: Any = getattr(getattr(config, group), name, least)
         if number < least:

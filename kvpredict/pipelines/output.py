@@ -10,7 +10,7 @@ from typing import Any
 
 from kvpredict.pipelines.files import write_text
 
-__all__ = ["as_json", "print_comparison", "print_facts", "print_sweep", "write_files"]
+__all__ = ["as_json", "print_comparison", "print_facts", "print_prefixes", "print_sweep", "write_files"]
 
 
 def as_json(value: Any) -> Any:
@@ -59,6 +59,31 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         cells = [f"{row['capacity']:,}"] if len(capacities) > 1 else []
         style = "bold green" if row["policy"] == "learned" else "dim" if row["oracle"] else None
         table.add_row(*cells, *_cells(row), style=style)
+    _print(table)
+
+
+def print_prefixes(result: Mapping[str, Any]) -> None:
+    """Print the table of prefix policies."""
+    trace, rows = result["trace"], result["policies"]
+    table = _table(
+        f"{trace['name']}: {result['split']['compared_on']:,} requests compared, "
+        f"{rows[0]['capacity']:,} blocks of {trace['block_size']} tokens"
+    )
+    table.add_column("policy")
+    headings = ("prefix-hit\nratio", "prefill tokens\nsaved", "LRU-Belady\ngap closed", "TTFT\nP50, s", "P90", "P99")
+    for heading in (*headings, "requests/s"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        style = "bold green" if row["policy"] == "learned" else "dim" if row["oracle"] else None
+        table.add_row(
+            row["policy"],
+            _ratio(row["prefix_hit_ratio"]),
+            f"{row['token_hit_ratio']:.1%}",
+            "" if row["gap_closed"] is None else f"{row['gap_closed']:.1%}",
+            *(f"{row[name]:.3f}" for name in ("ttft_p50", "ttft_p90", "ttft_p99")),
+            f"{row['requests_per_second']:,.0f}",
+            style=style,
+        )
     _print(table)
 
 

@@ -18,14 +18,16 @@ LARGEST = 2**62  # units; sums of sizes stay below 2**63
 
 
 def simulate(
-    trace: Trace,
-    policy: str | Policy,
+    trace: Any,
+    policy: Any,
     capacity: int,
     *,
     unit: str = "objects",
     warmup: float = 0.0,
     seed: int = 0,
-) -> Result:
+    semantics: str = "objects",
+    **server: Any,
+) -> Any:
     """Replay ``trace`` through ``policy`` and count its misses.
 
     Parameters
@@ -41,10 +43,13 @@ def simulate(
         Requests before it, a fraction (float below 1) or a count, are replayed and not counted.
     seed : int, default 0
         Seed of a stochastic policy.
+    semantics : {"objects", "prefix"}, default "objects"
+        With "prefix" the trace is a ``RequestTrace``, replayed with an LLM server's rules, ``capacity`` is blocks, and
+        further arguments go to ``kvpredict.llm.prefix.simulate_prefix``.
 
     Returns
     -------
-    Result
+    Result, or PrefixResult with ``semantics="prefix"``
 
     Raises
     ------
@@ -55,6 +60,14 @@ def simulate(
     >>> simulate(trace, "lru", capacity=2).hits
     2
     """
+    if semantics == "prefix":
+        from kvpredict.llm.prefix import simulate_prefix
+
+        return simulate_prefix(trace, policy, capacity, warmup=warmup, seed=seed, **server)
+    if semantics != "objects":
+        raise unknown_name("semantics", semantics, ["objects", "prefix"])
+    for name in server:
+        raise unknown_name("argument of simulate", name, ["unit", "warmup", "seed", "semantics"])
     policy = as_policy(policy)
     check_trace(trace)
     if unit not in ("objects", "bytes"):

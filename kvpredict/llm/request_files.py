@@ -1,0 +1,283 @@
+"""read_requests: a file of LLM requests, whoever wrote it, as a ``RequestTrace``; only hashes of content come out.
+
+Five kinds of JSON lines are told apart by their first line: Mooncake's and Qwen-Bailian's traces; ``RequestLog``, which
+the engine adapters write; vLLM's KV events; and logs of chat requests as the OpenAI API takes them, which need a
+tokenizer. Any of them may be compressed with gzip, xz, zstd or bzip2.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvpredict.core.errors import KvpredictError, TraceError
+from kvpredict.llm.blocks import block_hashes
+from kvpredict.llm.hints import FINISH, HINTS, hints_of
+from kvpredict.llm.requests import RequestTrace
+from kvpredict.trace.read import read_trace
+from kvpredict.trace.readers._source import Source
+
+__all__ = ["RequestLog", "read_requests"]
+
+Tokenize = Callable[[str], Sequence[int]]
+
+
+def read_requests(
+    path: str | os.PathLike[str],
+    *,
+    block_size: int | None = None,
+    tokenize: Tokenize | None = None,
+    continues: Callable[[str], float] | None = None,
+    on_error: str = "raise",
+) -> RequestTrace:
+    """Read a file of requests.
+
+    Parameters
+    ----------
+    path : str or path
+    block_size : int, optional
+        Tokens a block. Default: the format's (512 Mooncake, 16 Bailian and chat logs, else what the file says).
+    tokenize : callable of str to a sequence of int, optional
+        For chat logs: a tokenizer's ``encode``. Neither text nor tokens are kept.
+    continues : callable of str to float, optional
+        For chat logs: probability that the session goes on, from the last message (``continuation.Continuation``).
+    on_error : {"raise", "skip"}, default "raise"
+        What to do about lines that do not fit.
+
+    Raises
+    ------
+    TraceError
+        On a file that is missing, damaged or of none of these kinds: names the file, the line, and what was expected.
+    """
+    with Source(path, on_error, progress=False) as source:
+        first = _first(source)
+        name = Path(os.fspath(path)).name.partition(".")[0]
+        if "hash_ids" in first:
+            return RequestTrace.from_trace(read_trace(path, on_error=on_error), block_size)
+        if "events" in first:
+            rows = _events(source)
+        elif "blocks" in first:
+            rows = _log(source)
+        elif "messages" in first:
+            if tokenize is None:
+                raise TraceError(f"{source.path} holds chat requests: give tokenize=, such as a tokenizer's encode")
+            rows = _chats(source, tokenize, block_size or 16, continues)
+        else:
+            raise TraceError(
+                f"{source.path}, line 1: expected a request with hash_ids, blocks, events or messages, "
+                f"found the fields {', '.join(sorted(first)) or 'of no JSON object'}"
+            )
+        found = sorted(rows, key=lambda row: row["time"])
+    if not found:
+        raise TraceError(f"{path} holds no request")
+    return _trace(found, int(block_size or found[0].get("block_size") or 16), name)
+
+
+class RequestLog:
+    """Appends one line a request to a file that ``read_requests`` reads; made for engine adapters.
+
+    Parameters
+    ----------
+    path : str or path
+    block_size : int
+        Tokens a block.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], block_size: int) -> None:
+        self.block_size = block_size
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - as long as the engine runs; whole lines
+
+    def write(
+        self,
+        time: float,
+        blocks: Sequence[int],
+        *,
+        prompt_blocks: int,
+        input_tokens: int,
+        output_tokens: int,
+        session: int | None = None,
+        hints: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write a request that has ended: ``time`` is its arrival in seconds, ``blocks`` 64-bit ids."""
+        row: dict[str, Any] = {
+            "time": time,
+            "block_size": self.block_size,
+            "blocks": [int(b) for b in blocks],
+            "prompt_blocks": prompt_blocks,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+        }
+        if session is not None:
+            row["session"] = session
+        if hints:
+            row["hints"] = dict(hints)
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _first(source: Source) -> Mapping[str, Any]:
+    line = source.head.data.split(b"\n", 1)[0]
+    if b"\n" not in source.head.data and not source.head.whole:
+        raise TraceError(f"{source.path}, line 1: no end of line within {len(source.head.data)} bytes")
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {}
+
+
+def _records(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for lines in source.lines():
+        for i, line in enumerate(lines.data.split(b"\n")):
+            if not line.strip():
+                continue
+            where = f"line {lines.first + i}"
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("not an object")
+            except (ValueError, RecursionError) as error:
+                source.faults.bad(where, f"expected a JSON object, found {line[:60]!r} ({error})")
+                continue
+            yield where, record
+
+
+def _rows(source: Source, parse: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for where, record in _records(source):
+        try:
+            row = parse(record)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, KvpredictError) as error:
+            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            source.faults.bad(where, f"the request does not fit: {what}")
+            source.faults.weigh(len(rows))
+            continue
+        if row is not None:
+            rows.append(row)
+    source.faults.report(len(rows))
+    return rows
+
+
+def _log(source: Source) -> list[dict[str, Any]]:
+    def parse(record: Mapping[str, Any]) -> dict[str, Any]:
+        row = dict(record)
+        row["time"] = _time(row["time"])
+        row["blocks"] = np.array(row["blocks"], np.int64)
+        if not 0 <= int(row["prompt_blocks"]) <= len(row["blocks"]):
+            raise ValueError(f"prompt_blocks is {row['prompt_blocks']} of {len(row['blocks'])} blocks")
+        row["hints"] = hints_of({"kvpredict": row["hints"]}) if row.get("hints") else {}
+        return row
+
+    return _rows(source, parse)
+
+
+def _events(source: Source) -> list[dict[str, Any]]:
+    """Return a request for each run of blocks that vLLM stored; events leave out what was hit and who asked."""
+    above: dict[int, int | None] = {}
+
+    def number(value: Any) -> int:
+        text = value if isinstance(value, int) else int(str(value), 16)
+        return (text + 2**63) % 2**64 - 2**63
+
+    rows: list[dict[str, Any]] = []
+    for where, record in _records(source):
+        for event in record.get("events", []):
+            try:
+                if event.get("type") != "BlockStored":
+                    continue
+                before = event.get("parent_block_hash")
+                parent = None if before is None else number(before)
+                for value in event["block_hashes"]:
+                    above[number(value)] = parent
+                    parent = number(value)
+                chain: list[int] = []
+                while parent is not None and len(chain) < 2**20:
+                    chain.append(parent)
+                    parent = above.get(parent)
+                size = int(event["block_size"])
+                rows.append(
+                    {
+                        "time": _time(record["ts"]),
+                        "blocks": np.array(chain[::-1], np.int64),
+                        "block_size": size,
+                        "prompt_blocks": len(chain),
+                        "input_tokens": len(chain) * size,
+                        "output_tokens": 0,
+                    }
+                )
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                source.faults.bad(where, f"the KV event does not fit: {error!r}")
+    return rows
+
+
+def _chats(
+    source: Source, tokenize: Tokenize, block_size: int, continues: Callable[[str], float] | None
+) -> list[dict[str, Any]]:
+    sessions: dict[str, int] = {}
+
+    def parse(record: Mapping[str, Any]) -> dict[str, Any]:
+        messages = record["messages"]
+        # The roles' marks stand for a chat template: they keep messages apart, and prefixes of turns alike.
+        text = [f"<|{m['role']}|>{_content(m.get('content'))}" for m in messages]
+        tokens = [int(t) for part in text for t in tokenize(part)]
+        usage = record.get("usage") or {}
+        named = record.get("session_id") or record.get("conversation_id")
+        hints = hints_of(record.get("kv_transfer_params"))
+        if record.get("finish_reason") in FINISH:
+            hints.setdefault("finish", float(FINISH.index(record["finish_reason"])))
+        if continues is not None and messages:
+            hints.setdefault("continues", continues(_content(messages[-1].get("content"))))
+        when = next((record[k] for k in ("timestamp", "time", "created") if k in record), None)
+        return {
+            "time": _time(when),
+            "blocks": block_hashes(tokens, block_size),
+            "prompt_blocks": len(tokens) // block_size,
+            "block_size": block_size,
+            "input_tokens": len(tokens),
+            "output_tokens": int(usage.get("completion_tokens") or 0),
+            "session": None if named is None else sessions.setdefault(str(named), len(sessions)),
+            "hints": hints,
+        }
+
+    return _rows(source, parse)
+
+
+def _content(content: Any) -> str:
+    """Return the text of a message, whose content may be a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", part.get("type", ""))) for part in content)
+    return "" if content is None else str(content)
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).timestamp()
+    if value is None or isinstance(value, bool) or not np.isfinite(float(value)):
+        raise ValueError(f"expected a time in seconds or in ISO format, found {value!r}")
+    return float(value)
+
+
+def _trace(rows: list[dict[str, Any]], block_size: int, name: str) -> RequestTrace:
+    hints = {}
+    for hint in HINTS:
+        if any(hint in (row.get("hints") or {}) for row in rows):
+            hints[hint] = np.array([(row.get("hints") or {}).get(hint, np.nan) for row in rows], np.float64)
+    given = [row.get("session") for row in rows]
+    sessions = np.array([-1 if s is None else int(s) for s in given], np.int64)
+    return RequestTrace.from_lists(
+        [row["time"] for row in rows],
+        [row["blocks"] for row in rows],
+        block_size,
+        [int(row["input_tokens"]) for row in rows],
+        [int(row["output_tokens"]) for row in rows],
+        prompt_blocks=np.array([int(row["prompt_blocks"]) for row in rows], np.int64),
+        sessions=sessions if (sessions >= 0).any() else None,
+        hints=hints,
+        name=name,
+    )

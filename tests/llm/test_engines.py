@@ -1,0 +1,206 @@
+"""Engine adapters against their published interfaces; the real engines are tested by ``make test-vllm``."""
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvpredict.llm.engines import lmcache, sglang
+from kvpredict.llm.engines.guard import POLICY, Safely, policy_from_environment
+from kvpredict.llm.engines.vllm_offload import KvpredictPolicy, key_number
+from kvpredict.llm.prefix.index import PrefixIndex
+from kvpredict.llm.prefix.policies.learned import Learned
+from kvpredict.llm.prefix.policies.lfu import LFU
+from tests.llm.published import Chunk, OffloadManager, TreeNode
+
+
+def scans(rounds: int = 60) -> list[tuple[list[bytes], str]]:
+    """Return requests of a few hot conversations, between prompts that come once."""
+    out = []
+    for r in range(rounds):
+        hot = r % 3
+        out.append(([b"%d-%d" % (hot, k) for k in range(6)], f"hot{r}"))
+        out += [([b"s%d-%d-%d" % (r, s, k) for k in range(4)], f"scan{r}-{s}") for s in range(4)]
+    return out
+
+
+def hit_ratio(manager: OffloadManager) -> float:
+    requests = scans()
+    return sum(manager.serve(keys, name) for keys, name in requests) / sum(len(keys) for keys, _ in requests)
+
+
+@pytest.mark.parametrize("version", ["touch", "0.32", "0.33"])
+def test_vllm_offload_tier_takes_the_policy(version: str) -> None:
+    lru, lfu = (OffloadManager(30, lambda c, p=p: KvpredictPolicy(c, p), version) for p in ("lru", "lfu"))
+    assert hit_ratio(lfu) > hit_ratio(lru) + 0.1
+    for manager in (lru, lfu):
+        policy = manager.policy
+        assert policy.safely.works
+        assert sorted(map(key_number, policy.blocks)) == sorted(policy.index.held())
+        assert (policy.index.pool.running == 0).all() or version == "touch"  # requests not told to have ended
+        assert len(policy._open) <= 128
+        policy.clear()
+        assert len(policy.index) == 0
+
+
+@pytest.mark.parametrize("version", ["touch", "0.32", "0.33"])
+def test_vllm_eviction_is_atomic_and_respects_what_is_in_use(version: str) -> None:
+    manager = OffloadManager(8, lambda c: KvpredictPolicy(c, "lru"), version)
+    manager.serve([b"a", b"b", b"c", b"d"], "1")
+    manager.serve([b"e", b"f", b"g", b"h"], "2")
+    policy = manager.policy
+    for key in (b"c", b"d"):
+        policy.get(key).ref_cnt = 1
+    assert policy.evict(7, set()) is None
+    assert policy.evict(5, {b"a", b"b"}) is None
+    assert len(policy.blocks) == len(policy.index) == 8
+    assert {key for key, _ in policy.evict(6, set())} == {b"a", b"b", b"e", b"f", b"g", b"h"}
+    assert sorted(policy.index.held()) == sorted(map(key_number, (b"c", b"d")))
+    policy.remove(b"c")
+    assert policy.get(b"c") is None
+
+
+class Broken(LFU):
+    name = "broken"
+
+    def state(self, nodes: int, capacity: int, requests: int) -> Any:
+        raise RuntimeError("this policy is broken")
+
+
+@pytest.mark.parametrize("when", ["start", "later"])
+def test_an_error_in_the_policy_falls_back_to_lru_once_logged_and_counted(
+    when: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("this policy is broken")
+
+    with caplog.at_level(logging.ERROR, "kvpredict.llm"):
+        manager = OffloadManager(30, lambda c: KvpredictPolicy(c, Broken() if when == "start" else "lfu"), "0.33")
+        if when == "later":
+            manager.serve([b"x", b"y"], "first")
+            monkeypatch.setattr(PrefixIndex, "pop", failing)
+        broken = hit_ratio(manager)
+    assert manager.policy.safely.failures == 1
+    assert sum("plain LRU decides" in record.message for record in caplog.records) == 1
+    monkeypatch.undo()
+    assert broken == pytest.approx(hit_ratio(OffloadManager(30, lambda c: KvpredictPolicy(c, "lru"), "0.33")), abs=0.02)
+
+
+def test_vllm_hints_reach_the_policy() -> None:
+    manager = OffloadManager(8, lambda c: KvpredictPolicy(c, "lru"), "0.33")
+    manager.serve([b"a", b"b"], "1", {"kvpredict": {"priority": 1.0}})
+    for k in range(10):
+        manager.serve([b"s%d" % k, b"t%d" % k], f"scan{k}")
+    assert manager.policy.get(b"a") is not None
+    assert manager.policy.get(b"b") is not None
+    manager.serve([b"q"], "bad", {"kvpredict": {"prioriti": 1.0}})  # a client's mistake must not end the policy
+    assert manager.policy.safely.works
+
+
+def test_sglang_priorities_rank_leaves() -> None:
+    strategy = sglang.KvpredictStrategy("lfu", capacity=64, block_size=4)
+    rng = np.random.default_rng(0)
+    hot, cold = (rng.integers(0, 100, 12).tolist() for _ in range(2))
+    for _ in range(3):
+        strategy.observe(hot, 8)
+    strategy.observe(cold, 8, {"continues": 0.2})
+    root = TreeNode(None, None, 0.0)
+    start = TreeNode(hot[:4], root, 1.0)
+    nodes = [TreeNode(hot[4:], start, 1.0), TreeNode(cold, root, 9.0), TreeNode([5, 5, 5, 5], root, 99.0)]
+    often, once, unknown = (strategy.get_priority(node) for node in nodes)
+    assert unknown < once < often
+    assert strategy.get_priority(TreeNode([1], root, 3.0)) == (0, 3.0)  # shorter than a block
+    strategy.index = None
+    assert strategy.get_priority(nodes[0]) == (0, 1.0)  # SGLang's LRU
+    assert strategy.safely.failures == 1
+
+
+def test_sglang_plugin_replaces_the_strategy_and_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cache:
+        def __init__(self, policy: str) -> None:
+            self.eviction_strategy = policy
+
+        def cache_finished_req(self, req: Any, is_insert: bool = True) -> str:
+            return f"inserted {is_insert}"
+
+    class Request:
+        origin_input_ids, output_ids, sampling_params = list(range(128)), list(range(64)), None
+
+    monkeypatch.setenv(POLICY, "lfu")
+    sglang._install(Cache)
+    sglang._install(Cache)  # once
+    cache = Cache("lru")
+    assert cache.cache_finished_req(Request(), is_insert=False) == "inserted False"
+    assert isinstance(cache.eviction_strategy, sglang.KvpredictStrategy)
+    assert int(cache.eviction_strategy.index.pool.tally[0]) == 3  # blocks of 64 tokens, used once
+
+
+def test_lmcache_evicts_what_is_worth_least() -> None:
+    def serve(policy: lmcache.KvpredictCachePolicy) -> float:
+        held, hits, asked = policy.init_mutable_mapping(), 0, 0
+        for keys, _ in scans():
+            policy._seen = -10.0  # requests are seconds apart
+            found = 0
+            while found < len(keys) and keys[found] in held:
+                policy.update_on_hit(keys[found], held)
+                found += 1
+            for key in keys[found:]:
+                if key in held:
+                    continue
+                while len(held) >= 30:
+                    (victim,) = policy.get_evict_candidates(held, 1)
+                    del held[victim]
+                    policy.update_on_force_evict(victim)
+                held[key] = Chunk(0)
+                policy.update_on_put(key)
+            hits, asked = hits + found, asked + len(keys)
+        assert policy.safely.works
+        return hits / asked
+
+    lru, lfu = (serve(lmcache.KvpredictCachePolicy(p, capacity=30)) for p in ("lru", "lfu"))
+    assert lfu > lru + 0.1
+
+
+def test_lmcache_falls_back_to_lru() -> None:
+    policy = lmcache.KvpredictCachePolicy(Broken(), capacity=30)
+    held = policy.init_mutable_mapping()
+    for key in ("a", "b", "c"):
+        held[key] = Chunk(0)
+        policy.update_on_put(key)
+    policy.update_on_hit("a", held)
+    assert policy.get_evict_candidates(held, 2) == ["b", "c"]
+    assert policy.safely.failures == 1
+
+
+def test_the_policy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(POLICY, raising=False)
+    assert policy_from_environment().name == "lru"
+    monkeypatch.setenv(POLICY, "gdsf")
+    assert policy_from_environment().name == "gdsf"
+    Learned(every=7.0).save(tmp_path)
+    monkeypatch.setenv(POLICY, str(tmp_path))
+    assert policy_from_environment().every == 7.0
+
+
+def test_adapters_import_without_their_engines() -> None:
+    code = "import kvpredict.llm.engines.vllm_prefix as p; p.register(); import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_a_block_costs_less_than_two_microseconds_to_rank_and_evict() -> None:
+    index = PrefixIndex(4000, "lru", requests=8)
+    chains = [list(range(100 * k, 100 * k + 100)) for k in range(80)]
+    for turn in range(2):  # the first compiles
+        started = time.perf_counter()
+        for chain in chains:
+            index.used([b + turn * 10**6 for b in chain], 100, (1600, 0), times=(turn, turn))
+        seconds = time.perf_counter() - started
+    assert seconds / 8000 < 20e-6  # numbering in Python included; benchmarks/prefix.py has the parts
+    assert Safely("x").works

@@ -1,0 +1,118 @@
+"""Readers of requests: what comes out of each kind of file, and what is said of a bad one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvpredict.core.errors import KvpredictError, TraceError
+from kvpredict.llm.blocks import block_hashes
+from kvpredict.llm.request_files import RequestLog, read_requests
+from kvpredict.llm.requests import RequestTrace
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "traces"
+
+
+def test_mooncake_and_bailian() -> None:
+    moon, qwen = (read_requests(FIXTURES / f"{name}.jsonl") for name in ("mooncake", "bailian"))
+    assert (moon.block_size, qwen.block_size) == (512, 16)
+    assert qwen.sessions.tolist() == [159, 160, 159]
+    assert qwen.continued.tolist() == [True, False, False]
+    assert qwen.prompts.tolist() == [3, 2, 4]
+    assert qwen.parent[qwen.ids].tolist() == [-1, qwen.ids[0], qwen.ids[1], -1, qwen.ids[0], -1, *qwen.ids[5:8]]
+
+
+def write(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_chat_logs_keep_hashes_only(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "x" * 30}
+    first = [system, {"role": "user", "content": "secret question"}]
+    second = [*first, {"role": "assistant", "content": "an answer"}, {"role": "user", "content": [{"text": "more"}]}]
+    path = write(
+        tmp_path / "log.jsonl",
+        {"timestamp": "2026-01-01T00:00:10+00:00", "messages": second, "session_id": "a", "finish_reason": "stop"},
+        {"timestamp": 1767225600, "messages": first, "session_id": "a", "usage": {"completion_tokens": 7}},
+    )
+    trace = read_requests(
+        path, tokenize=lambda text: text.encode(), block_size=8, continues=lambda text: len(text) / 100
+    )
+    assert trace.times.tolist() == [1767225600, 1767225610]
+    assert trace.output_tokens.tolist() == [7, 0]
+    assert trace.sessions.tolist() == [1 - 1, 0]
+    assert trace.hints["continues"].tolist() == [0.15, 0.04]
+    assert np.isnan(trace.hints["finish"][0])
+    shared = trace.prompts[0]  # the first prompt's full blocks begin the second
+    assert trace.blocks[:shared].tolist() == trace.blocks[shared : 2 * shared].tolist()
+    assert "secret" not in repr(vars(trace))
+
+
+def test_request_log_comes_back_as_written(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path / "log.jsonl", block_size=16)
+    blocks = block_hashes(range(64), 16)
+    log.write(5.0, blocks, prompt_blocks=3, input_tokens=50, output_tokens=14, session=3, hints={"continues": 0.5})
+    log.write(9.0, blocks[:2], prompt_blocks=2, input_tokens=33, output_tokens=0)
+    log.close()
+    trace = read_requests(tmp_path / "log.jsonl")
+    assert trace.block_size == 16
+    assert trace.blocks.tolist() == [*blocks, *blocks[:2]]
+    assert trace.prompts.tolist() == [3, 2]
+    assert trace.sessions.tolist() == [3, -1]
+    assert trace.hints["continues"].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
+
+
+def test_kv_events_give_chains(tmp_path: Path) -> None:
+    def stored(parent: object, *hashes: object) -> dict:
+        return {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent, "block_size": 16}
+
+    path = write(
+        tmp_path / "events.jsonl",
+        {"ts": 1.0, "events": [stored(None, 11, 12)]},
+        {"ts": 2.0, "events": [{"type": "BlockRemoved", "block_hashes": [12]}, stored(11, "ff")]},
+    )
+    trace = read_requests(path)
+    assert trace.blocks.tolist() == [11, 12, 11, 255]
+    assert trace.starts.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages": []}', "give tokenize="),
+        ('{"blocks": [1], "time": 0}', "line 1: the request does not fit: 'prompt_blocks' is missing"),
+        ('{"blocks": [1], "time": null, "prompt_blocks": 1}', "expected a time"),
+        ('{"blocks": [1], "time": 1, "prompt_blocks": 2}', "prompt_blocks is 2 of 1"),
+        ('{"x": 1}', "found the fields x"),
+        ("[1]", "no JSON object"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(line + "\n")
+    with pytest.raises(TraceError, match=message) as caught:
+        read_requests(tmp_path / "bad.jsonl")
+    assert "bad.jsonl" in str(caught.value)
+
+
+def test_ids_of_a_blocks_own_tokens_are_chained() -> None:
+    trace = RequestTrace.from_lists([0, 1], [[1, 9], [2, 9]], 16)  # 9 after 1 is another prefix than 9 after 2
+    assert trace.unique == 4
+    assert trace.parent[trace.ids].tolist() == [-1, trace.ids[0], -1, trace.ids[2]]
+    assert trace.depth[trace.ids].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": [1.0, 0.0]}, "sort the requests"),
+        ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
+        ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
+        ({"block_size": 0}, "at least 1 token"),
+    ],
+)
+def test_traces_that_contradict_themselves(change: dict, message: str) -> None:
+    whole = {"times": [0.0, 1.0], "blocks": [[1], [2]], "block_size": 16, **change}
+    with pytest.raises(KvpredictError, match=message):
+        RequestTrace.from_lists(**whole)

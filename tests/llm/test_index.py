@@ -1,0 +1,128 @@
+"""The live index: it decides as the simulator does, forgets without harm, and keeps its books."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.hints import HINTS
+from kvpredict.llm.prefix import Server, prefix_policy, simulate_prefix
+from kvpredict.llm.prefix.index import PrefixIndex
+from kvpredict.llm.requests import RequestTrace
+from kvpredict.llm.workloads import generate_requests
+from tests.llm.draws import request_traces
+from tests.llm.test_simulate import check_pool
+
+
+def drive(index: PrefixIndex, trace: RequestTrace, server: Server) -> list[tuple[int, int]]:
+    """Serve a trace as the simulator does; return the hits of each request on the device and in the host tier."""
+    a, b, c = server.coefficients()
+    running: list[tuple[float, int, int]] = []
+    out = []
+
+    def end(until: float) -> None:
+        while running and min(running)[0] <= until:
+            when, i, ticket = min(running)
+            running.remove((when, i, ticket))
+            low, high = trace.starts[i], trace.starts[i + 1]
+            generated = trace.blocks[low + trace.prompts[i] : high]
+            index.end(ticket, generated.tolist(), int(trace.output_tokens[i]), now=when)
+
+    for i in range(len(trace)):
+        now = float(trace.times[i])
+        end(now)
+        low = trace.starts[i]
+        hints = {n: v[i] for n, v in trace.hints.items() if not np.isnan(v[i])}
+        ticket, device, host = index.begin(
+            trace.blocks[low : low + trace.prompts[i]].tolist(),
+            int(trace.input_tokens[i]),
+            session=None if trace.sessions is None else int(trace.sessions[i]),
+            hints=hints,
+            now=now,
+        )
+        out.append((device, host))
+        whole = float(trace.input_tokens[i])
+        known = whole * min(1.0, (device + host) / max(1, int(trace.prompts[i])))
+        busy = a * (whole - known) + b * (whole**2 - known**2) + c * float(trace.output_tokens[i])
+        running.append((now + busy, i, ticket))
+    end(np.inf)
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    trace=request_traces(),
+    policy=st.sampled_from(["lru", "lfu", "s3fifo"]),
+    capacity=st.integers(1, 12),
+    host=st.sampled_from([0, 0, 3]),
+)
+def test_decides_as_the_simulator_does(trace: RequestTrace, policy: str, capacity: int, host: int) -> None:
+    server = Server(decode_seconds=0.5)
+    index = PrefixIndex(capacity, policy, host_capacity=host, requests=64)
+    got = drive(index, trace, server)
+    expected = simulate_prefix(trace, policy, capacity, host_capacity=host, server=server, store="end").hit_blocks
+    assert got == [(row[0], row[1] if host else 0) for row in expected.tolist()]
+    check_pool(index.pool, index.policy.traits.heaps)
+
+
+def test_learned_serves_what_was_simulated() -> None:
+    trace = generate_requests("chat", requests=700, seed=4, block_size=128)
+    policy = prefix_policy("learned", every=100.0, first=100)
+    first = simulate_prefix(trace, policy, 300)
+    assert first.info["trained"] > 0
+    index = PrefixIndex(300, prefix_policy("learned", every=0.0, model=first.info["model"]), requests=1024)
+    got = drive(index, trace, Server())
+    frozen = simulate_prefix(trace, prefix_policy("learned", every=0.0, model=first.info["model"]), 300)
+    assert [device for device, _ in got] == frozen.hit_blocks[:, 0].tolist()
+
+
+def test_memory_is_bounded_and_forgetting_does_no_harm() -> None:
+    trace = generate_requests("mixed", requests=1500, seed=6, block_size=256)
+    index = PrefixIndex(200, "lru", requests=512)
+    assert trace.unique > 1.5 * len(index.hash)
+    got = drive(index, trace, Server())
+    assert len(index._node) <= len(index.hash)
+    check_pool(index.pool, 1)
+    assert len(index._node) + len(index._free) == len(index.hash)
+    expected = simulate_prefix(trace, "lru", 200, store="end").hit_blocks[:, 0]
+    assert [device for device, _ in got] == expected.tolist()
+
+
+def test_long_and_many_requests() -> None:
+    index = PrefixIndex(50, "lru", requests=2)
+    first, *_ = index.begin(list(range(1000)), 16_000, now=0.0)
+    second, *_ = index.begin(list(range(2000, 2010)), 160, now=0.0)
+    with pytest.raises(KvpredictError, match="raise requests="):
+        index.begin([1], 16, now=0.0)
+    index.end(first, list(range(5000, 5500)), 8000, now=1.0)
+    index.cancel(second, now=1.0)
+    assert len(index) == 50
+    assert (index.pool.running == 0).all()
+    assert sorted(index.held()) == list(range(50))
+    check_pool(index.pool, 1)
+
+
+def test_engines_that_keep_their_own_books() -> None:
+    index = PrefixIndex(4, "lru", requests=4)
+    for block, parent in ((1, None), (2, 1), (3, None)):
+        index.put(block, parent, now=0.0)
+    index.used([1, 2], 2, (32, 0), times=(1.0, 2.0))
+    assert sorted(index.held()) == [1, 2, 3]
+    assert 2 in index
+    assert index.rank(3, now=3.0) < index.rank(2, now=3.0)
+    assert index.rank(99) is None
+    index.pin(3)
+    assert index.pop(now=3.0) == 2  # the leaf of the chain; 1 has a child, 3 is in use
+    index.unpin(3, now=3.0)
+    index.drop(1, now=3.0)
+    assert index.pop(now=3.0) == 3
+    assert index.pop(now=3.0) is None
+    assert HINTS[0] == "continues"
+
+
+def test_oracles_and_empty_caches_are_refused() -> None:
+    with pytest.raises(KvpredictError, match="needs the future"):
+        PrefixIndex(4, "belady")
+    with pytest.raises(KvpredictError, match="at least 1"):
+        PrefixIndex(0)

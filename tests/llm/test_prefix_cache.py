@@ -1,0 +1,147 @@
+"""The cache of real tensors: the same logits as without it, bounded memory, nothing left pinned."""
+
+import numpy as np
+import pytest
+
+from kvpredict.core.errors import KvpredictError
+
+torch = pytest.importorskip("torch", reason="needs the LLM packages")
+transformers = pytest.importorskip("transformers", reason="needs the LLM packages")
+
+from kvpredict.llm.prefix_cache import PrefixCache  # noqa: E402
+from kvpredict.llm.states import StateCache  # noqa: E402
+
+pytestmark = pytest.mark.llm
+
+
+@pytest.fixture(scope="module")
+def model() -> "transformers.PreTrainedModel":
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def prompts(count: int, seed: int = 0) -> list[list[int]]:
+    """Return prompts that share prefixes of many lengths."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 97, 60).tolist()
+    return [base[: rng.integers(1, 60)] + rng.integers(0, 97, rng.integers(1, 12)).tolist() for _ in range(count)]
+
+
+def plain(model: "transformers.PreTrainedModel", prompt: list[int], count: int) -> tuple[list[int], "torch.Tensor"]:
+    with torch.inference_mode():
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False,
+            return_dict_in_generate=True, output_logits=True, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+    return out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits)
+
+
+@pytest.mark.parametrize(("capacity", "host"), [(1000, 0), (6, 0), (6, 5)])
+@pytest.mark.parametrize("policy", ["lru", "lfu"])
+def test_logits_are_those_without_the_cache(
+    model: "transformers.PreTrainedModel", capacity: int, host: int, policy: str
+) -> None:
+    cache = PrefixCache(model, capacity, host_capacity=host, block_size=4, policy=policy)
+    saved = 0
+    for turn in range(6):
+        asked = prompts(3, seed=turn % 2 + 10)
+        for prompt, answer in zip(asked, cache.generate(asked, 5, keep_logits=True), strict=True):
+            tokens, logits = plain(model, prompt, 5)
+            assert answer.tokens == tokens
+            torch.testing.assert_close(answer.logits, logits, rtol=1e-5, atol=1e-5)
+            saved += answer.cached_tokens
+    assert saved == cache.cached_tokens
+    assert saved > 0 or capacity == 6  # LRU may lose everything in so small a cache
+    assert len(cache.index) <= capacity
+
+
+def test_the_same_prompt_again_computes_one_block_and_keeps_the_bits(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 100, block_size=4)
+    prompt = prompts(1)[0][:17]
+    cold, warm = (cache.generate([prompt], 1, keep_logits=True)[0] for _ in range(2))
+    assert (cold.cached_tokens, warm.cached_tokens) == (0, 16)
+    with torch.inference_mode():  # what the pool holds is what a prefill of that shape computes, to the bit
+        own = model(torch.tensor([prompt]), use_cache=True).past_key_values
+        ticket, found, _ = cache.index.begin(_hashes(prompt), 17)
+        start = cache.index.requests.start[ticket]
+        for layer, values in enumerate(cache.store.read(cache.index.requests.node[start : start + found].tolist())):
+            joined = values.permute(1, 2, 0, 3, 4).reshape(2, 2, 16, 8)
+            assert torch.equal(joined[0], own.layers[layer].keys[0, :, :16])
+            assert torch.equal(joined[1], own.layers[layer].values[0, :, :16])
+        cache.index.cancel(ticket)
+
+
+def _hashes(prompt: list[int]) -> list[int]:
+    from kvpredict.llm.blocks import block_hashes
+
+    return block_hashes(prompt, 4).tolist()
+
+
+def test_memory_is_bounded_and_comes_back(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 8, host_capacity=4, block_size=4)
+    before = cache.bytes
+    for turn in range(10):
+        cache.generate(prompts(4, seed=turn), 3)
+        pool = cache.store.pool
+        assert len(pool.free[0]) + len(cache.store.slot[0]) == 8
+        assert len(pool.free[1]) + len(cache.store.slot[1]) == 4
+        held = np.flatnonzero(cache.index.pool.resident[0])
+        assert sorted(cache.store.slot[0]) == held.tolist()
+        assert sorted(cache.store.slot[1]) == np.flatnonzero(cache.index.pool.resident[1]).tolist()
+    assert cache.bytes == before == 12 * 3 * 2 * 2 * 4 * 8 * 4
+    assert (cache.index.pool.running == 0).all()
+
+
+def test_an_error_on_the_way_leaves_nothing_pinned(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 50, block_size=4)
+    cache.generate(prompts(2), 2)
+    with pytest.raises(IndexError):
+        cache.generate([prompts(1)[0], [*prompts(1)[0], 10_000]], 2)  # no such token
+    assert (cache.index.pool.running == 0).all()
+    tokens, _ = plain(model, prompts(1)[0], 2)
+    assert cache.generate([prompts(1)[0]], 2)[0].tokens == tokens
+
+
+def test_generation_stops_at_the_end_token(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 50, block_size=4)
+    prompt = prompts(1)[0]
+    tokens, _ = plain(model, prompt, 8)
+    stop = tokens[3]
+    assert cache.generate([prompt], 8, eos=stop)[0].tokens == tokens[: tokens.index(stop) + 1]
+
+
+def test_mistakes_are_named(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 50, block_size=4)
+    with pytest.raises(KvpredictError, match="at least one token"):
+        cache.generate([[]])
+    with pytest.raises(KvpredictError, match="params has 1 entries for 2"):
+        cache.generate([[1], [2]], params=[{}])
+    with pytest.raises(KvpredictError, match="between 0 and 1"):
+        cache.generate([[1]], params=[{"continues": 2.0}])
+    with pytest.raises(KvpredictError, match="block_size"):
+        PrefixCache(model, 50, block_size=0)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("host", [0, 3])
+def test_recurrent_states_by_prefix(kind: str, host: int) -> None:
+    torch.manual_seed(1)
+    rnn = getattr(torch.nn, kind)(12, 10, num_layers=2, batch_first=True)
+    table = torch.nn.Embedding(97, 12)
+    cache = StateCache(rnn, table, 4, host_capacity=host, block_size=4)
+    for turn in range(4):
+        for prompt in prompts(5, seed=turn % 2):
+            out, state = cache.run(prompt)
+            with torch.inference_mode():
+                expected, after = rnn(table(torch.tensor([prompt])))
+            torch.testing.assert_close(out, expected[:, -out.shape[1] :])
+            torch.testing.assert_close(state, after)
+    assert cache.cached_tokens > 0
+    assert len(cache.store.slot[0]) == 4
+    assert (cache.index.pool.running == 0).all()
