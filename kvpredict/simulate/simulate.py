@@ -1,7 +1,7 @@
 """The simulator: a whole trace through a policy in one compiled call."""
 
 import time
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -17,6 +17,28 @@ __all__ = ["as_policy", "check_trace", "replay_arguments", "simulate", "whole_ca
 LARGEST = 2**62  # units; sums of sizes stay below 2**63
 
 
+@overload
+def simulate(
+    trace: Trace,
+    policy: str | Policy,
+    capacity: int,
+    *,
+    unit: str = "objects",
+    warmup: float = 0.0,
+    seed: int = 0,
+    semantics: Literal["objects"] = "objects",
+) -> Result: ...
+@overload
+def simulate(
+    trace: Any,
+    policy: Any,
+    capacity: int,
+    *,
+    warmup: float = 0.0,
+    seed: int = 0,
+    semantics: Literal["prefix"],
+    **server: Any,
+) -> Any: ...
 def simulate(
     trace: Any,
     policy: Any,
