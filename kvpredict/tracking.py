@@ -369,12 +369,12 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
         if isinstance(value, int | float) and value == value and abs(value) != float("inf"):
             points.append(Metric(key, float(value), now, step))
 
-    figures = ("object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second")
+    figures = ("object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second", "write_ratio")
     for row in result.get("policies", []):
         for figure in figures:
-            add(f"{row['policy']}/{figure}", row[figure], row["capacity"])
+            add(f"{row['policy']}/{figure}", row.get(figure), row["capacity"])
             if row["policy"] == result.get("subject"):
-                add(figure, row[figure])
+                add(figure, row.get(figure))
     for key, value in ((result.get("learned") or {}).get("metrics") or {}).items():
         add(f"learned/{key}", value)
     for name, curve in ((result.get("learned") or {}).get("curves") or {}).items():
@@ -384,6 +384,12 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
         for figure in figures[:2]:
             for start, value in zip(series["start"], series[figure], strict=True):
                 add(f"windows/{series['policy']}/{figure}", value, start)
+    for account in result.get("accounts", []):
+        for key, value in account["counts"].items():
+            add(f"{account['policy']}/{key}", value)
+        for key, values in account["series"].items():
+            for request, value in zip(account["series"]["request"], values, strict=True):
+                add(f"windows/{account['policy']}/{key}", value, request)
     for curve in result.get("curves", []):
         for figure in figures[:2]:
             for capacity, value in zip(curve["capacity"], curve[figure], strict=True):

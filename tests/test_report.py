@@ -128,6 +128,16 @@ def test_every_plot_is_an_svg_with_its_own_names(result: dict[str, Any]) -> None
         assert policy in texts
 
 
+def test_the_guard_is_drawn_where_a_policy_gives_an_account(result: dict[str, Any]) -> None:
+    series = {"request": [0, 100, 200], "leader": ["lru", "arc", "lru"], "lambda": [3.0, 1.5, None]}
+    result["accounts"] = [{"policy": "guarded", "counts": {"fits": 3}, "series": series}]
+    plots = draw(result)
+    text = "".join(ElementTree.fromstring(plots["guarded"]).itertext())
+    for words in ("arc led", "lru led", "lambda"):
+        assert words in text
+    assert "who led" in page(result)[1].text
+
+
 def test_drawing_twice_gives_the_same_bytes(result: dict[str, Any]) -> None:
     assert page(result)[0] == page(result)[0]
 

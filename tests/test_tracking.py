@@ -83,6 +83,13 @@ def make_run(
                 "byte_miss_ratio": [None] * windows,
             }
         ],
+        "accounts": [
+            {
+                "policy": "guarded",
+                "counts": {"fits": 3, "led_lru": 7},
+                "series": {"request": [128, 256], "leader": ["lru", "arc"], "lambda": [3.0, 1.5]},
+            }
+        ],
         "curves": [{"policy": "lru", "capacity": [1, 2], "object_miss_ratio": [0.9, 0.8], "byte_miss_ratio": [1, 1]}],
         "config": {"seed": 7, "fit": {"extra": ["op"], "rows": 10}, "trace": {"path": "x" * 7000}},
     }
@@ -114,6 +121,9 @@ def test_a_run_holds_params_metrics_series_data_set_and_files(store: str, client
     assert [m.step for m in client.get_metric_history(logged.run_id, "curve/lru/object_miss_ratio")] == [1, 2]
     learning = client.get_metric_history(logged.run_id, "training/hit_ratio")
     assert [(m.step, m.value) for m in learning] == [(1, 0.1), (2, 0.2)]
+    assert (metrics["guarded/fits"], metrics["guarded/led_lru"]) == (3, 7)
+    moved = client.get_metric_history(logged.run_id, "windows/guarded/lambda")
+    assert [(m.step, m.value) for m in moved] == [(128, 3.0), (256, 1.5)]
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("orders", "ab" * 16)
     assert "/data/orders.csv" in data.dataset.source

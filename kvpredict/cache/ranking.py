@@ -47,9 +47,12 @@ class Ranking:
     slots : int
         The most objects at once.
     seed : int
+    aside : bool, default False
+        Whether the owner trains the policy (``trainer``), which else trains itself when it places an object.
     """
 
-    def __init__(self, policy: Policy, capacity: int, slots: int, seed: int) -> None:
+    def __init__(self, policy: Policy, capacity: int, slots: int, seed: int, aside: bool = False) -> None:
+        self.aside = aside
         host = make_host(capacity, slots, len(policy.extra))
         state = policy.state(capacity, seed, slots)
         self._assemble(policy, state, host, np.zeros(slots, np.int32), np.zeros(2, np.int64), untapped())
@@ -69,9 +72,11 @@ class Ranking:
         kind = None if interpreted() else numba.typeof(self._pinned.value)
         self.serve = _serve(bind(policy), kind)
         # Read one item at a time on every put; a memoryview does that several times faster than an array.
-        columns = (host.counts, host.victims, host.size, host.hint, self.notes)
+        self.trainer = policy.trainer(state) if self.aside else None
+        due = self.trainer.due if self.trainer else np.zeros(1, np.int64)
+        columns = (host.counts, host.victims, host.size, host.hint, self.notes, due)
         views: Any = [memoryview(column) for column in columns]  # type: ignore
-        self.counts, self.victims, self.sizes, self.hints, self.slip = views
+        self.counts, self.victims, self.sizes, self.hints, self.slip, self.due = views
 
     @property
     def slots(self) -> int:
@@ -90,7 +95,9 @@ class Ranking:
 
     def tapped(self, tap: np.ndarray) -> None:
         """Write the accesses that the policy sees into ``tap`` from now on."""
+        training = self.trainer, self.due  # which may be under way
         self._assemble(self.policy, self.state, self.host, self.generation, self.tally, tap)
+        self.trainer, self.due = training
 
     def room_without_slot(self, size: int) -> bool:
         """Tell whether an object of ``size`` units fits and only a slot is missing for it."""
@@ -99,6 +106,7 @@ class Ranking:
     def empty(self, seed: int) -> "Ranking":
         """Return a ranking with nothing in it; tickets of this one stay invalid in it."""
         fresh = object.__new__(Ranking)
+        fresh.aside = self.aside
         policy, host = self.policy, make_host(self.capacity, self.slots, len(self.policy.extra))
         state = policy.state(self.capacity, seed, self.slots)
         fresh._assemble(policy, state, host, self.generation.copy(), self.tally, self.tap)
@@ -118,8 +126,11 @@ class Ranking:
         generation = np.zeros(slots, np.int32)
         generation[: self.generation.size] = self.generation
         carried = object.__new__(Ranking)
+        carried.aside = self.aside
         carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tally, self.tap)
         _filler(policy.kernels(), len(policy.extra))(carried.state, host, self.eviction_order(time), time)
+        if policy == self.policy:
+            policy.inherit(carried.state, self.state)
         return carried
 
     def eviction_order(self, time: float) -> np.ndarray:
@@ -148,7 +159,7 @@ class Ranking:
 
     def compile(self, policy: Policy) -> None:
         """Make the machine code that ``carried_to(policy)`` needs, so that it holds nobody up."""
-        Ranking(self.policy, 1, 1, 0).carried_to(policy, 1, 0, 0.0)
+        Ranking(self.policy, 1, 1, 0, self.aside).carried_to(policy, 1, 0, 0.0)
 
     def validate(self) -> None:
         """Assert that slots, counts and the policy's own structure agree. For tests."""

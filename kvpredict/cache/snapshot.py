@@ -25,6 +25,7 @@ from kvpredict.cache.expiry import NEVER, Held
 from kvpredict.cache.loading import Failure
 from kvpredict.cache.ranking import DRAIN, SLOT_BITS, SLOT_MASK, TAKE
 from kvpredict.cache.stats import Marks
+from kvpredict.cache.training import BEGUN
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["Restored", "load_snapshot", "save_snapshot"]
@@ -177,6 +178,8 @@ def _put_back(cache: Cache[Any, Any], kept: dict[str, Any], rows: list[Any], awa
     for name, saved in zip(HOST, kept["host"], strict=True):
         getattr(ranking.host, name)[...] = saved
     ranking.generation[...] = kept["generation"]
+    if ranking.due[0] == BEGUN:  # training had begun, and did not end with the process
+        ranking.due[0] = 1
     base, shift = cache._clock, kept["clock"] + away - float(cache._clock())
     cache._clock = lambda: base() + shift
     cache._told = now = kept["clock"] + away

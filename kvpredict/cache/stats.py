@@ -4,6 +4,8 @@ Every few seconds the counts are put aside with the time; a window is the differ
 """
 
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = ["Marks", "Stats"]
@@ -23,6 +25,7 @@ class Stats(NamedTuple):
     ``refreshes`` are loads in the background that came back with a value. ``negative_hits`` are those of ``hits`` that
     found a failure kept by ``Loads(negative_ttl=…)``; ``stale_served`` are values handed out past their time because a
     load failed or took too long. ``size`` and ``capacity`` are in units: entries, or what the weigher returns.
+    ``policy`` is what the policy itself counts: how often ``guarded`` was trained, who led and for how long …
     """
 
     hits: int
@@ -43,6 +46,7 @@ class Stats(NamedTuple):
     refreshes: int = 0
     load_refusals: int = 0
     load_seconds: float = 0.0
+    policy: Mapping[str, float] = MappingProxyType({})
     marks: "tuple[tuple[float, Stats], ...]" = ()  # earlier counts, each with its age in seconds
 
     @property
@@ -59,7 +63,7 @@ class Stats(NamedTuple):
         """
         for age, earlier in reversed(self.marks):
             if age >= seconds:
-                kept = {"entries", "size", "capacity", "marks"}
+                kept = {"entries", "size", "capacity", "policy", "marks"}
                 change = {
                     name: getattr(self, name) - getattr(earlier, name) for name in self._fields if name not in kept
                 }

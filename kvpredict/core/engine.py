@@ -18,6 +18,7 @@ from kvpredict.core.policy import Event, Kernels, Policy
 __all__ = ["Engine", "Host", "bind", "extra_reader", "make_host"]
 
 CAPACITY, USED, FREE, VICTIMS = 0, 1, 2, 3  # indices into Host.counts
+REFUSED, HIT, ADMITTED = 0, 1, 2  # what replay says of each request
 
 
 class Host(NamedTuple):
@@ -43,6 +44,7 @@ class Engine(NamedTuple):
     passed over.
     ``take(s, h, slot)``: the owner deletes the entry in ``slot``.
     ``replay(s, h, ids, keys, sizes, times, hints, extra, slot_of, out)``: run a trace; see ``simulate``.
+    ``out[i]``: 1 for a hit; 2 for a miss that was admitted, 0 for one that was not.
     """
 
     place: Callable[..., int]
@@ -145,10 +147,10 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
                 read_extra(extra, i),
             )
             if slot >= 0:
-                out[i] = 1
+                out[i] = HIT
                 on_hit(s, slot, e)
                 continue
-            out[i] = 0
+            out[i] = REFUSED
             if e.size > capacity or not admit(s, e):
                 continue
             while used + e.size > capacity or free_count == 0:
@@ -165,6 +167,7 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
             slot_of[ref] = slot
             used += e.size
             insert(s, slot, e)
+            out[i] = ADMITTED
 
     return Engine(place, drain, take, replay)
 

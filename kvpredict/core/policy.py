@@ -10,6 +10,7 @@ compiled by Numba, act on them. A host (simulator, in-process cache, KV cache) m
 - when the owner deletes or expires an entry: ``remove(s, slot)``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import kernel
 
-__all__ = ["Event", "Kernels", "Policy", "Traits", "always_admit", "require"]
+__all__ = ["Event", "Kernels", "Policy", "Trainer", "Traits", "always_admit", "require"]
 
 
 class Event(NamedTuple):
@@ -61,6 +62,22 @@ class Kernels(NamedTuple):
     evict: Any
     insert: Any
     remove: Any
+
+
+class Trainer(NamedTuple):
+    """How a policy that learns while it serves is trained outside its host's calls.
+
+    ``due``: int64 ``[1]`` of the state; the policy sets it to 1 when it wants training, the host to 2 when it begins.
+    ``gather(step) -> bool``: copy a part of what there is to learn from, step 0, 1, … until it returns false; each step
+    is short, and no kernel of the policy may run meanwhile.
+    ``fit()``: learn from the copy; kernels may run.
+    ``adopt()``: let the policy decide by what was learned; short, and no kernel may run meanwhile.
+    """
+
+    due: np.ndarray
+    gather: Callable[[int], bool]
+    fit: Callable[[], None]
+    adopt: Callable[[], None]
 
 
 @kernel
@@ -127,6 +144,20 @@ class Policy:
     def validate(self, state: Any, resident: np.ndarray) -> None:
         """Assert the structure's own invariants, given the slots in use (int array, sorted). For tests."""
         raise NotImplementedError
+
+    def trainer(self, state: Any) -> Trainer | None:
+        """Return how to train ``state`` from outside, which then no longer trains itself; None if it never learns."""
+        return None
+
+    def inherit(self, state: Any, old: Any) -> None:
+        """Let a new ``state`` begin with what ``old``, a state of an equal policy, has learned."""
+
+    def account(self, state: Any) -> dict[str, Any]:
+        """Return what the policy says of its own work so far.
+
+        ``counts``: numbers by name. ``series``: lists of one length by name, ``request`` among them.
+        """
+        return {}
 
     def params(self) -> dict[str, Any]:
         """Return the hyper-parameters by name."""

@@ -40,7 +40,8 @@ class Requests(NamedTuple):
 class ShadowKernels(NamedTuple):
     """What can be done with a tree of shadows.
 
-    ``run(shadows, table, gone, missed, requests, count, watched)``: run the first ``count`` requests. For each that
+    ``run(shadows, table, gone, missed, requests, count, watched, awake)``: run the first ``count`` requests through the
+    first ``awake`` shadows; the others sleep. For each that
     shadow ``k`` misses, ``missed[k]`` grows by one, or by its size where shadows are made to count bytes.
     ``gone[1 : 1 + gone[0]]`` are the entries that shadow number ``watched`` evicted, in order; some may have come back
     since.
@@ -87,9 +88,9 @@ def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
     run_right, drop_right = right
 
     @lean_kernel
-    def run(shadows, table, gone, missed, requests, count, watched):
-        run_left(shadows[0], table, gone, missed, requests, count, watched)
-        run_right(shadows[1], table, gone, missed, requests, count, watched)
+    def run(shadows, table, gone, missed, requests, count, watched, awake):
+        run_left(shadows[0], table, gone, missed, requests, count, watched, awake)
+        run_right(shadows[1], table, gone, missed, requests, count, watched, awake)
 
     @lean_kernel
     def drop(shadows, table, entry):
@@ -110,7 +111,7 @@ def _single(kernels: Kernels, column: int, by_object: bool, k: int) -> ShadowKer
         count[FREE] += 1
 
     @lean_subroutine
-    def run(shadow, table, gone, missed, requests, count, watched):
+    def go_on(shadow, table, gone, missed, requests, count, watched):
         held = shadow.counts
         for i in range(count):
             entry = requests.entry[i]
@@ -136,6 +137,11 @@ def _single(kernels: Kernels, column: int, by_object: bool, k: int) -> ShadowKer
             table[entry, column] = slot
             held[USED] += e.size
             insert(shadow.state, slot, e)
+
+    @lean_kernel
+    def run(shadow, table, gone, missed, requests, count, watched, awake):
+        if k < awake:
+            go_on(shadow, table, gone, missed, requests, count, watched)
 
     @lean_subroutine
     def drop(shadow, table, entry):

@@ -17,7 +17,8 @@ from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, push_front, unlink
 from kvpredict.core.table import Table, make_table, table_get, table_pop, table_put
-from kvpredict.features.schema import BASE_FEATURES, MISSING
+from kvpredict.features.regions import Regions, make_regions, visit, write_regions
+from kvpredict.features.schema import BASE_FEATURES, MISSING, OWN_FEATURES
 
 __all__ = [
     "History",
@@ -48,6 +49,7 @@ class History(NamedTuple):
     key: np.ndarray  # int64 [n]
     when: np.ndarray  # int64 [n, 4]: last access, first access, insertion, eviction (0: none yet)
     row: np.ndarray  # float32 [n, 16]: one cache line an entry; gaps in requests, counts as of the last access
+    regions: Regions
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
     free: np.ndarray  # int32 [n], stack of free entries
     clock: np.ndarray  # int64 [5]: requests seen, objects held, time of the previous miss, whether any has left,
@@ -65,6 +67,7 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> 
         key=np.zeros(n, np.int64),
         when=np.zeros((n, 4), np.int64),
         row=np.zeros((n, 16), np.float32),
+        regions=make_regions(slots),
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
         clock=np.array([0, 0, 0, 0, n], np.int64),
@@ -85,6 +88,7 @@ def note_hit(h, entry, e, slots):
     _tick(h, 0.0, 0.0)
     h.row[entry, VISITS] += 1.0
     _access(h, entry, e, slots)
+    visit(h.regions, e.key, 1.0, h.clock[NOW], residence_time(h, slots))
 
 
 @lean_kernel
@@ -94,6 +98,7 @@ def note_miss(h, e, slots):
     _tick(h, 0.0 if entry >= 0 else 1.0, 1.0)
     h.level[SPACING] += h.level[BY_MISS] * (h.clock[NOW] - h.clock[PREVIOUS] - h.level[SPACING])
     h.clock[PREVIOUS] = h.clock[NOW]
+    visit(h.regions, e.key, 1.0 if entry >= 0 else 0.0, h.clock[NOW], residence_time(h, slots))
     if entry >= 0:
         unlink(h.links, entry)
         _access(h, entry, e, slots)
@@ -173,6 +178,7 @@ def write(h, entries, count, slots, out):
     # A loop over locals: taking an array out of a tuple counts a reference, which would cost more than the row.
     when = h.when
     row = h.row
+    key = h.key
     extra = h.extra
     unit = 1.0 / residence_time(h, slots)
     now = h.clock[NOW]
@@ -209,6 +215,7 @@ def write(h, entries, count, slots, out):
         out[i, 20] = row[entry, MISSES]
         out[i, 21] = novelty
         out[i, 22] = misses
+        write_regions(h.regions, key[entry], when[entry, LAST], now, unit, out, i, len(OWN_FEATURES))
         for j in range(extra.shape[1]):
             out[i, WIDTH + j] = extra[entry, j]
 

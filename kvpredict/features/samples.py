@@ -96,15 +96,16 @@ def lose(s, entry):
 
 
 @lean_kernel
-def collect(s, now, horizon, x, y):
-    """Copy what is older than ``horizon`` requests to ``x`` and ``y``; return the number of rows.
+def collect(s, now, horizon, x, y, start, end, count):
+    """Copy samples ``start`` to ``end`` of the ring, if older than ``horizon`` requests, to ``x`` and ``y``.
+
+    ``count`` rows stand there already; returns how many there are now.
 
     A label is log(1 + distance to the next access + soft) - log(1 + residence time + soft), the distance cut at the
     horizon.
     """
-    count = 0
     row = s.row
-    for i in range(min(s.clock[TAKEN], np.int64(s.unit.size))):
+    for i in range(start, min(s.clock[TAKEN], end)):
         if s.when[i, TIME] + horizon > now:
             continue
         distance = horizon

@@ -12,12 +12,12 @@ from typing import Any
 
 from kvpredict.core.errors import ArtifactError, KvpredictError
 
-__all__ = ["BASE_FEATURES", "MISSING", "Schema"]
+__all__ = ["BASE_FEATURES", "MISSING", "OWN_FEATURES", "REGION_FEATURES", "REGION_SIZES", "Schema"]
 
 MISSING = 1e6  # stands for a gap, absence or age that never happened, in residence times
-SCHEMA_VERSION = 1  # raise it whenever a feature's meaning changes
+SCHEMA_VERSION = 2  # raise it whenever a feature's meaning changes
 
-BASE_FEATURES = (
+OWN_FEATURES = (
     "recency",  # time since the last access, in residence times (so are all times and gaps below)
     "gap_1",  # gap between the last two accesses; MISSING before the second
     "gap_2",
@@ -42,6 +42,15 @@ BASE_FEATURES = (
     "novelty_now",
     "misses_now",
 )
+
+REGION_SIZES = (8, 64, 1024)  # keys, runs of neighbouring ones (features.regions)
+REGION_FEATURES = (
+    "recency",  # time since the last access to any key of the region
+    "after",  # time from the object's own last access to that one, 0 if that is it
+    "known",  # share of accesses to keys that were remembered, recent ones counting more; -1 where nothing is known
+    "rate",  # accesses, exponentially decayed with a half-life of 1 residence time
+)
+BASE_FEATURES = (*OWN_FEATURES, *(f"region_{name}_{size}" for size in REGION_SIZES for name in REGION_FEATURES))
 
 
 @dataclass(frozen=True)

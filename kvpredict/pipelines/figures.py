@@ -20,7 +20,7 @@ def figures(
     rows: Sequence[Mapping[str, Any]],
     drawn: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return ``series`` and ``curves`` of a comparison.
+    """Return ``series``, ``curves`` and ``accounts``, what policies say of their own work, of a comparison.
 
     ``rows`` is its table at one capacity, ``drawn`` the curves that are there already.
     """
@@ -35,6 +35,7 @@ def figures(
     return {
         "series": [_series(name, measured[name]) for name in shown],
         "curves": [{"policy": name, **curves[name]} for name in shown if name in curves],
+        "accounts": [{"policy": name, **m.result.account} for name, m in measured.items() if m.result.account],
     }
 
 

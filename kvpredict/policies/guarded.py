@@ -22,9 +22,9 @@ import numpy as np
 
 from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.errors import KvpredictError, unknown_name
-from kvpredict.core.jit import lean_kernel, lean_subroutine
+from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, make_links, newer, push_front, unlink
-from kvpredict.core.policy import Kernels, Policy, Traits, require
+from kvpredict.core.policy import Kernels, Policy, Trainer, Traits, require
 from kvpredict.core.random import below, seed_random, uniform
 from kvpredict.core.shadow import Requests, leaves, make_requests, make_shadows, shadow_kernels
 from kvpredict.core.validate import list_nodes
@@ -47,14 +47,16 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["LEADERS", "Guarded"]
 
-LEADERS = ("lru", "s3fifo", "clock2qplus", "lhd", "popularity", "gdsf")
+LEADERS = ("lru", "s3fifo", "clock2qplus", "lhd", "popularity")
+SIZED_LEADERS = ("gdsf",)
 
 ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
-RNG, USED, CAPACITY, SIZED, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING = range(
-    14
-)  # of word
-LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS = range(9)  # of level
+(
+    RNG, USED, CAPACITY, SIZED, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE, DUE,
+    AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE,
+) = range(21)  # of word  # fmt: skip
+LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES = range(10)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
 PERIOD = 128  # requests between two looks at leader and guard
@@ -62,6 +64,7 @@ PER_DECISION = 8  # candidates sampled for training at a decision, and the most 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
 COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
+FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
 SIGNALS = 11  # what a controller sees, the last a constant
 FIRST_FIT = 2000  # requests
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
@@ -69,6 +72,17 @@ RECENT = 2e6  # requests that they may cover in any case
 FIRST = 16.0  # residence times that they are spread over at least
 TREES, DEPTH, RATE = 24, 2, 0.2
 FEWEST = 500  # samples that a fit needs
+NOTES = 512  # rows of the log, which is thinned when it is full
+PARTS = 16  # in which samples are copied for training elsewhere
+IDLE, WANTED = 0, 1  # word[DUE]; 2 while training goes on elsewhere
+
+
+class Newcomer(NamedTuple):
+    """Room to score an object that asks to be admitted."""
+
+    entry: np.ndarray  # int32 [1]
+    x: np.ndarray  # float32 [1, width]
+    score: np.ndarray  # float64 [1]
 
 
 class Core(NamedTuple):
@@ -89,12 +103,15 @@ class Core(NamedTuple):
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
-    word: np.ndarray  # int64 [14]
-    level: np.ndarray  # float64 [9]: lambda, parameters
+    word: np.ndarray  # int64 [21]
+    level: np.ndarray  # float64 [10]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows
     score: np.ndarray  # float64 [c]
     victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
+    doom: np.ndarray  # float64 [b], their scores
+    newcomer: Newcomer
+    log: np.ndarray  # float64 [512, 5]: request; leader; lambda; fits; misses over the leader's of late, less one
 
 
 class State(NamedTuple):
@@ -111,8 +128,10 @@ class Guarded(Policy):
 
     Parameters
     ----------
-    leaders : str, default "lru+s3fifo+clock2qplus+lhd+popularity+gdsf"
-        Heuristics to follow where the model does not pay, joined by ``+``; 1 to 12.
+    leaders : str, default "lru+s3fifo+clock2qplus+lhd+popularity"
+        Heuristics to follow where the model does not pay, joined by ``+``.
+    sized_leaders : str, default "gdsf"
+        Further ones, which sleep until an object of another size than 1 is seen; 1 to 12 in all.
     learn : bool, default True
         False: follow the best leader only.
     guard : bool, default True
@@ -140,6 +159,9 @@ class Guarded(Policy):
         better by long ago is no licence to be worse now.
     objective : {"objects", "bytes"}, default "objects"
         Which misses count when sizes differ.
+    bypass : bool, default False
+        Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
+        flash device, for slightly more misses (``experiments/ablations``).
     controller : sequence of 22 floats, optional
         Weights of a linear controller (``kvpredict.learn.controller``) that moves lambda and favours the leader in
         place of the rule.
@@ -149,6 +171,7 @@ class Guarded(Policy):
     traits: ClassVar[Traits] = Traits(sized=True, stochastic=True, bypass=True)
 
     leaders: str = "+".join(LEADERS)
+    sized_leaders: str = "+".join(SIZED_LEADERS)
     learn: bool = True
     guard: bool = True
     candidates: int = 64
@@ -162,6 +185,7 @@ class Guarded(Policy):
     memory: float = 8.0
     patience: float = 2.0
     objective: str = "objects"
+    bypass: bool = False
     controller: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -170,7 +194,7 @@ class Guarded(Policy):
             found = np.array(self.controller)
             right = found.size == 2 * SIGNALS and bool(np.isfinite(found).all())
             require(right, self, f"controller must be {2 * SIGNALS} finite weights, got {found.size}")
-        names = self.leaders.split("+")
+        names = self._names()
         require(len(set(names)) == len(names) <= 12, self, f"leaders must be 1 to 12 different policies, got {names}")
         for leader in self._policies():
             if leader.traits.oracle or leader.extra or leader.name == self.name:
@@ -185,10 +209,13 @@ class Guarded(Policy):
             require(getattr(self, field) > 0, self, f"{field} must be positive, got {getattr(self, field)}")
         require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
 
+    def _names(self) -> list[str]:
+        return [*self.leaders.split("+"), *filter(None, self.sized_leaders.split("+"))]
+
     def _policies(self) -> list[Policy]:
         from kvpredict.policies import policy
 
-        return [policy(name) for name in self.leaders.split("+")]
+        return [policy(name) for name in self._names()]
 
     def kernels(self) -> Kernels:
         return _kernels(tuple(leader.kernels() for leader in self._policies()), self.objective)
@@ -198,8 +225,9 @@ class Guarded(Policy):
         history = make_history(slots, self.history)
         entries = history.key.size
         leaders = self._policies()
-        word = np.zeros(14, np.int64)
+        word = np.zeros(21, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
+        word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
         entry = np.full((entries, WHERE + len(leaders)), -1, np.int32)
         entry[:, QUEUED] = 0
@@ -218,11 +246,14 @@ class Guarded(Policy):
             control=np.array(() if self.controller is None else self.controller).reshape(-1, SIGNALS),
             signal=np.zeros(SIGNALS),
             word=word,
-            level=np.array([*level, self.learn, self.guard], np.float64),
+            level=np.array([*level, self.learn, self.guard, self.bypass], np.float64),
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((self.candidates, width), np.float32),
             score=np.zeros(self.candidates, np.float64),
             victim=np.zeros((self.batch, 2), np.int64),
+            doom=np.zeros(self.batch),
+            newcomer=Newcomer(np.zeros(1, np.int32), np.zeros((1, width), np.float32), np.zeros(1)),
+            log=np.zeros((NOTES, 5)),
         )
         return State(
             core=core,
@@ -231,6 +262,61 @@ class Guarded(Policy):
             model=empty_trees(TREES, DEPTH),
             shadows=make_shadows(leaders, capacity, slots, seed + 1),
         )
+
+    def trainer(self, state: State) -> Trainer | None:
+        """Return how to train ``state`` on another thread."""
+        if not self.learn:
+            return None
+        c, ring = state.core, len(state.samples.unit)
+        spare = empty_trees(TREES, DEPTH)
+        rows = np.zeros(1, np.int64)
+        c.word[AWAY] = 1
+
+        def gather(step: int) -> bool:
+            start, end = ring * step // PARTS, ring * (step + 1) // PARTS
+            _gather_rows(c, state.samples, state.training, rows, start, end)
+            return step + 1 < PARTS
+
+        def fit() -> None:
+            _fit(state.training, rows, spare)
+
+        def adopt() -> None:
+            _adopt(c, state.model, spare, rows)
+
+        # Compiled now, so that no request waits for it: no rows, no effect.
+        _gather_rows(c, state.samples, state.training, rows, 0, 0)
+        fit()
+        _adopt(c, state.model, spare, np.full(1, -1, np.int64))
+        return Trainer(c.word[DUE : DUE + 1], gather, fit, adopt)
+
+    def inherit(self, state: State, old: State) -> None:
+        """Begin with the model of ``old``."""
+        for mine, its in zip(state.model, old.model, strict=True):
+            mine[:] = its
+        state.core.word[FITS] = old.core.word[FITS]
+
+    def account(self, state: State) -> dict[str, Any]:
+        """Return what happened: fits, changes of the leader, how long each led; lambda and leader over time."""
+        c, names = state.core, self._names()
+        log = c.log[: c.word[NOTED]]
+        counts = {
+            "fits": int(c.word[FITS]),
+            "samples": int(state.samples.clock[0]),
+            "leader_changes": int(c.word[SWITCHES]),
+            "refused_by_leader": int(c.word[REFUSALS]),
+            "refused_by_model": int(c.word[BYPASSED]),
+            "shadow_objects_lost": int(c.word[LOST]),
+            "lambda": float(c.level[LAMBDA]),
+        }
+        counts |= {f"led_{name}": int(periods) for name, periods in zip(names, c.led, strict=True)}
+        series = {
+            "request": log[:, 0].astype(int).tolist(),
+            "leader": [names[int(k)] for k in log[:, 1]],
+            "lambda": log[:, 2].tolist(),
+            "fits": log[:, 3].astype(int).tolist(),
+            "behind_leader": log[:, 4].tolist(),
+        }
+        return {"counts": counts, "series": series}
 
     def validate(self, state: State, resident: np.ndarray) -> None:
         c = state.core
@@ -314,13 +400,18 @@ def _look(c, requests):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
         missed[k] = 0.0
+    if word[SIZED] and word[AWAKE] < own:
+        for k in range(word[AWAKE], own):  # awake from now on, and no better than the leader so far
+            slow[k] = slow[word[LEADER]]
+            fast[k] = fast[word[LEADER]]
+        word[AWAKE] = own
     best = word[LEADER]
     c.led[best] += 1
     favour = FAVOUR
     if len(c.control):
         favour = 0.1 * half_lives(max(10.0 - _answer(c, 1, best), 0.0))  # 1e-4 where the answer is 0
     fewest = slow[best] * (1.0 - favour) - COST * held
-    for k in range(own):
+    for k in range(word[AWAKE]):
         if slow[k] < fewest:
             fewest = slow[k]
             best = k
@@ -330,13 +421,35 @@ def _look(c, requests):
         _gather(c)
     if level[GUARDS] > 0.0:
         step = level[MOST] * requests / (level[SWING] * held)
-        if fast[own] - fast[best] <= level[MARGIN] * fast[best]:
-            step = -step
+        behind = (fast[own] - fast[best]) / max(fast[best], 1.0) - level[MARGIN]
+        step *= min(max(behind / FULL, -1.0), 1.0)
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
         level[LAMBDA] = min(max(level[LAMBDA] + step, 0.0), level[MOST])
     else:
         level[LAMBDA] = 0.0
+    if c.history.clock[0] >= word[NEXT_NOTE]:
+        _note(c)
+
+
+@lean_kernel
+def _note(c):
+    """Write a row of the log; when it is full every other row goes, so rows are evenly spread over all the past."""
+    word, log, own = c.word, c.log, c.led.size
+    if word[NOTED] == len(log):
+        for i in range(len(log) // 2):
+            for j in range(log.shape[1]):
+                log[i, j] = log[2 * i, j]
+        word[NOTED] = len(log) // 2
+    now, rows = c.history.clock[0], word[NOTED]
+    log[rows, 0] = now
+    log[rows, 1] = word[LEADER]
+    log[rows, 2] = c.level[LAMBDA]
+    log[rows, 3] = word[FITS]
+    log[rows, 4] = c.fast[own] / max(c.fast[word[LEADER]], 1.0) - 1.0
+    word[NOTED] += 1
+    step = PERIOD if rows == 0 else (now - np.int64(log[0, 0])) // rows
+    word[NEXT_NOTE] = now + max(step, np.int64(1))
 
 
 @lean_kernel
@@ -396,6 +509,46 @@ def _leave(c, slot):
 
 
 @lean_kernel
+def _span(c):
+    """Return how long a sample waits for its label, in requests."""
+    now = c.history.clock[0]
+    return min(c.level[HORIZON] * residence_time(c.history, len(c.slot)), 0.35 * now)
+
+
+@lean_kernel
+def _schedule(c):
+    now = c.history.clock[0]
+    c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(0.3 * now), np.int64(400_000)))
+
+
+@kernel
+def _gather_rows(c, samples, training, rows, start, end):
+    if start == 0:
+        rows[0] = 0
+    rows[0] = collect(samples, c.history.clock[0], _span(c), training.x, training.y, start, end, rows[0])
+
+
+@kernel
+def _fit(training, rows, trees):
+    if rows[0] >= FEWEST:
+        fit_trees(training, rows[0], trees, RATE)
+
+
+@kernel
+def _adopt(c, model, trees, rows):
+    if rows[0] < 0:
+        return
+    if rows[0] >= FEWEST:
+        model.feature[:] = trees.feature
+        model.threshold[:] = trees.threshold
+        model.leaf[:] = trees.leaf
+        model.base[:] = trees.base
+        c.word[FITS] += 1
+    _schedule(c)
+    c.word[DUE] = IDLE
+
+
+@lean_kernel
 def _held_by_shadows(c, entry):
     held = 0
     for k in range(c.led.size):
@@ -425,7 +578,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         word, gone = c.word, c.gone
         count = word[PENDING]
         gone[0] = 0
-        run(shadows, c.entry, gone, c.missed, c.requests, count, word[LEADER])
+        run(shadows, c.entry, gone, c.missed, c.requests, count, word[LEADER], word[AWAKE])
         for i in range(1, gone[0] + 1):
             _settle(c, gone[i])
         for i in range(count):
@@ -438,14 +591,15 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
 
     @lean_subroutine
     def keep_learning(c, samples, training, model):
-        now = c.history.clock[0]
-        unit = residence_time(c.history, len(c.slot))
-        horizon = min(c.level[HORIZON] * unit, 0.35 * now)
-        count = collect(samples, now, horizon, training.x, training.y)
+        if c.word[AWAY]:
+            if c.word[DUE] == IDLE:
+                c.word[DUE] = WANTED
+            return
+        count = collect(samples, c.history.clock[0], _span(c), training.x, training.y, 0, samples.unit.size, 0)
         if count >= FEWEST:
             fit_trees(training, count, model, RATE)
             c.word[FITS] += 1
-        c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(0.3 * now), np.int64(400_000)))
+        _schedule(c)
 
     @lean_subroutine
     def refill(c, samples, model):
@@ -476,10 +630,12 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
                 if score[i] > score[worst]:
                     worst = i
             chosen = drawn[worst]
+            highest = score[worst]
             drawn[worst] = drawn[v]
             score[worst] = score[v]
             victim[v, 0] = chosen
             victim[v, 1] = h.when[chosen, 0]
+            c.doom[v] = highest
         c.word[HEAD] = 0
         c.word[TAIL] = victims
 
@@ -503,6 +659,35 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
                 chosen = c.victim[at, 0]
                 if c.entry[chosen, SLOT] >= 0 and when[chosen, 0] == c.victim[at, 1]:
                     return c.entry[chosen, SLOT]
+            refill(c, samples, model)
+
+    @lean_subroutine
+    def unwanted(c, samples, model, entry, size):
+        """Tell whether an object that asks to be admitted is worse than the next to go."""
+        h, new, word = c.history, c.newcomer, c.word
+        learned = word[FITS] > 0 and c.level[LAMBDA] < c.level[MOST]
+        sampled = _sampled(c, samples, 1)
+        if not learned and not sampled:
+            return False
+        new.entry[0] = entry
+        write(h, new.entry, 1, len(c.slot), new.x)
+        if sampled:  # the model must know newcomers, which are rare among random residents
+            record(samples, new.x, 0, entry, h.clock[0], residence_time(h, len(c.slot)))
+        if not learned:
+            return False
+        score_batch(model, new.x, 1, new.score)
+        score = new.score[0]
+        if by_object and word[SIZED]:
+            score += compress(size)
+        if c.entry[entry, WHERE + word[LEADER]] >= 0:
+            score -= c.level[LAMBDA]
+        while True:
+            while word[HEAD] < word[TAIL]:
+                at = word[HEAD]
+                chosen = c.victim[at, 0]
+                if c.entry[chosen, SLOT] >= 0 and h.when[chosen, 0] == c.victim[at, 1]:
+                    return score > c.doom[at]
+                word[HEAD] += 1
             refill(c, samples, model)
 
     @lean_subroutine
@@ -547,12 +732,17 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         catch_up(c, s.shadows)
         if c.level[LEARNS] > 0.0 and h.clock[0] >= c.word[NEXT_FIT]:
             keep_learning(c, s.samples, s.training, s.model)
+        if c.word[USED] + e.size <= c.word[CAPACITY] and h.clock[1] < len(c.slot):
+            return True
         # With lambda at its maximum, what the leader refuses is refused.
         refused = c.level[LAMBDA] >= c.level[MOST] and c.entry[entry, WHERE + c.word[LEADER]] < 0
-        if refused and (c.word[USED] + e.size > c.word[CAPACITY] or h.clock[1] == len(c.slot)):
+        c.word[REFUSALS] += refused
+        if not refused and c.level[BYPASSES] > 0.0:
+            refused = unwanted(c, s.samples, s.model, entry, e.size)
+            c.word[BYPASSED] += refused
+        if refused:
             note_eviction(h, entry, False)
-            return False
-        return True
+        return not refused
 
     @lean_kernel
     def evict(s, e):

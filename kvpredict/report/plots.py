@@ -33,6 +33,9 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
             plots["curves_bytes"] = _figure("curves_bytes", lambda axes: _curves(axes, result, "byte_miss_ratio"))
     if any(len(series["start"]) > 1 for series in result["series"]):
         plots["windows"] = _figure("windows", lambda axes: _windows(axes, result), width=11.4)
+    for account in result.get("accounts", []):
+        if len(account["series"]["request"]) > 1:
+            plots[account["policy"]] = _figure(account["policy"], lambda axes, a=account: _guard(axes, a), width=11.4)
     if learned.get("calibration"):
         plots["calibration"] = _figure("calibration", lambda axes: _calibration(axes, learned["calibration"]))
     if learned.get("importance"):
@@ -141,6 +144,24 @@ def _windows(axes: Any, result: Mapping[str, Any]) -> None:
     axes.set_ylabel("object miss ratio")
     axes.set_ylim(bottom=0)
     axes.legend(ncols=3)
+
+
+def _guard(axes: Any, account: Mapping[str, Any]) -> None:
+    """Draw lambda over time, above bands that tell who led."""
+    from matplotlib.ticker import EngFormatter
+
+    series = account["series"]
+    request, leader = np.array(series["request"]), np.array(series["leader"])
+    edges = np.append(request, 2 * request[-1] - request[-2])
+    top = max(*_numbers(series["lambda"]), 1.0)
+    for name, colour in zip(sorted(set(series["leader"])), HEURISTICS * 2, strict=False):
+        spans = [(edges[i], edges[i + 1] - edges[i]) for i in np.flatnonzero(leader == name)]
+        axes.broken_barh(spans, (-0.16 * top, 0.1 * top), color=colour, label=_printable(f"{name} led"))
+    axes.step(request, _numbers(series["lambda"]), where="post", color=LEARNED, label="lambda")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.set_xlabel("request")
+    axes.set_ylabel("lambda")
+    axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _calibration(axes: Any, calibration: Mapping[str, Any]) -> None:

@@ -25,7 +25,9 @@ class Result:
     """Counts of one policy on one trace at one capacity; requests before ``warmup`` are not in them.
 
     ``seconds`` is the wall time of the whole replay, warm-up included and compilation not; ``total_requests`` are the
-    requests replayed in it. ``miss_cost`` is the sum of the trace's column ``cost`` over the misses, None without one.
+    requests replayed in it. ``writes`` are the misses that were admitted. ``account`` is what the policy says of its
+    work, warm-up included (``Policy.account``). ``miss_cost`` is the sum of the trace's column ``cost`` over the
+    misses, None without one.
     ``hit`` and ``sizes`` hold every request; ``summary()`` drops them.
     """
 
@@ -40,6 +42,8 @@ class Result:
     seconds: float
     warmup: int = 0
     seed: int = 0
+    writes: int = 0
+    account: dict[str, Any] = field(default_factory=dict, repr=False)
     miss_cost: float | None = None
     hit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)  # uint8 [total_requests]
     sizes: np.ndarray | None = field(default=None, repr=False)  # int64 [total_requests]
@@ -57,6 +61,11 @@ class Result:
     def byte_miss_ratio(self) -> float:
         """Bytes missed over bytes requested; nan when no request was counted."""
         return (self.bytes - self.hit_bytes) / self.bytes if self.bytes else float("nan")
+
+    @property
+    def write_ratio(self) -> float:
+        """Writes over requests, which wear a flash device; nan when no request was counted."""
+        return self.writes / self.requests if self.requests else float("nan")
 
     @property
     def requests_per_second(self) -> float:
@@ -135,6 +144,7 @@ class Result:
             "hits": self.hits,
             "object_miss_ratio": self.object_miss_ratio,
             "byte_miss_ratio": self.byte_miss_ratio,
+            "write_ratio": self.write_ratio,
             "requests_per_second": self.requests_per_second,
             "seconds": self.seconds,
         }

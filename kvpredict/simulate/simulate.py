@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.core.engine import Engine, bind, make_host
+from kvpredict.core.engine import ADMITTED, HIT, Engine, bind, make_host
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.policy import Policy
 from kvpredict.policies import policy as make_policy
@@ -67,10 +67,12 @@ def simulate(
     ids, unique = trace.ids, trace.unique
     started = time.perf_counter()  # making the state is part of a policy's cost, numbering the trace's keys is not
     state = policy.state(capacity, seed, slots)
-    hit = np.empty(len(trace), np.uint8)
+    outcome = np.empty(len(trace), np.uint8)
     host = make_host(capacity, slots, len(policy.extra))
-    engine.replay(state, host, ids, trace.keys, *arguments, np.full(unique, -1, np.int32), hit)
+    engine.replay(state, host, ids, trace.keys, *arguments, np.full(unique, -1, np.int32), outcome)
     seconds = time.perf_counter() - started
+    writes = int(np.count_nonzero(outcome[cut:] == ADMITTED))
+    hit = outcome & HIT
     counted = hit[cut:]
     hits = int(np.count_nonzero(counted))
     if trace.sizes is None:
@@ -91,6 +93,8 @@ def simulate(
         seconds=seconds,
         warmup=cut,
         seed=seed,
+        writes=writes,
+        account=policy.account(state),
         miss_cost=None if costs is None else float(costs[cut:][counted == 0].sum()),
         hit=hit,
         sizes=trace.sizes,

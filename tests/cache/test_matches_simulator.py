@@ -1,5 +1,7 @@
 """Driven by a trace, the cache hits where the simulator hits: for every policy there is, request by request."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from tests.contracts.factories import make
 from tests.strategies import zipf_mix
 
 REQUESTS, UNIQUE = 4000, 400
+EXACT: dict[str, Any] = {"read_buffer": 1, "train_aside": False}
 POLICIES = [name for name in policy_names() if not policy_class(name).traits.oracle]
 
 
@@ -63,7 +66,7 @@ def test_every_policy_hits_where_the_simulator_does(name: str, unit: str) -> Non
     expected = simulate(trace, chosen, capacity, unit=unit, seed=7)
     slots = min(capacity // int(trace.sizes.min()), trace.unique) if sized else None
     now = [0.0]
-    cache: Cache[int, int] = Cache(capacity, chosen, max_entries=slots, read_buffer=1, seed=7, clock=lambda: now[0])
+    cache: Cache[int, int] = Cache(capacity, chosen, max_entries=slots, **EXACT, seed=7, clock=lambda: now[0])
     hits = hits_of(cache, trace, now, sized=sized, names=chosen.extra)
     differs = np.flatnonzero(np.array(hits) != expected.hit)
     assert differs.size == 0, f"first difference at request {differs[0]} of {len(trace)}"
@@ -94,6 +97,6 @@ def test_a_seed_is_a_seed() -> None:
     runs = []
     for seed in (1, 1, 2):
         now = [0.0]
-        cache: Cache[int, int] = Cache(40, "random", read_buffer=1, seed=seed, clock=lambda now=now: now[0])
+        cache: Cache[int, int] = Cache(40, "random", **EXACT, seed=seed, clock=lambda now=now: now[0])
         runs.append(hits_of(cache, trace, now, sized=False, names=()))
     assert runs[0] == runs[1] != runs[2]

@@ -40,7 +40,7 @@ def test_each_shadow_misses_what_it_misses_alone(count: int, unit: str) -> None:
         requests.time[:n, 0] = np.arange(part.start, part.stop)
         requests.time[:n, 1] = 1.0
         gone[0] = 0
-        kernels.run(shadows, table, gone, missed, requests, n, 0)
+        kernels.run(shadows, table, gone, missed, requests, n, 0, count)
         left = set(gone[1 : 1 + gone[0]].tolist())
         now = set(np.flatnonzero(table[:, 1] >= 0).tolist())
         assert held - now <= left <= held | set(trace.ids[part].tolist())
@@ -69,6 +69,6 @@ def test_events_reach_a_shadow_whole() -> None:
     e = [Event(float(i), i, 1, cost, ()) for i, cost in enumerate([9.0, 1.0, 1.0])]
     for i, event in enumerate(e):
         requests.entry[i], requests.key[i], requests.time[i] = i, (event.key, event.size), (event.time, event.hint)
-    kernels.run(shadows, table, np.zeros(9, np.int64), np.zeros(2), requests, 3, 0)
+    kernels.run(shadows, table, np.zeros(9, np.int64), np.zeros(2), requests, 3, 0, 2)
     assert table[0, 0] >= 0 > table[1, 0]  # the dear one stays
     assert table[0, 1] < 0 <= table[1, 1]  # LRU does not care

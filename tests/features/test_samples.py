@@ -39,7 +39,7 @@ def test_labels_are_the_times_to_the_next_access(made: list[tuple[str, int, int]
                     sample["due"] = now if what == "resolve" else None
     now += 3
     x, y = np.zeros((RING, WIDTH), np.float32), np.zeros(RING, np.float32)
-    count = collect(samples, now, float(horizon), x, y)
+    count = collect(samples, now, float(horizon), x, y, 0, len(x), 0)
     expected = {}
     for sample in twin[-RING:]:
         assert sample["time"] is not None

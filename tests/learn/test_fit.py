@@ -7,6 +7,7 @@ import pytest
 
 import kvpredict as kvp
 from kvpredict import KvpredictError, Trace, UnknownName
+from kvpredict.core.table import hash_key
 from kvpredict.learn.evaluate import calibration, metrics
 from kvpredict.policies.learned import Learned
 
@@ -18,6 +19,7 @@ def two_kinds(n: int = 40_000, seed: int = 0) -> Trace:
     popular = rng.choice(1000, n, p=popularity / popularity.sum())
     once = rng.random(n) < 0.5
     keys = np.where(once, 10_000 + np.arange(n), popular)
+    keys = np.array([hash_key(np.int64(key)) for key in keys])  # so that neighbouring keys have nothing in common
     return Trace.from_keys(keys, kind=once.astype(float), name="two kinds")
 
 

@@ -44,7 +44,7 @@ def test_the_export_equals_the_librarys_own_prediction(name: str) -> None:
 
 @every_learner
 def test_learns_and_is_reproducible(name: str) -> None:
-    x, y = rows(3)
+    x, y = rows(3, 3000)
     first, second = learner(name).fit(x, y, seed=7), learner(name).fit(x, y, seed=7)
     for a, b in zip(first.scorer, second.scorer, strict=True):
         assert a.tobytes() == b.tobytes()

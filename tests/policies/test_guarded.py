@@ -15,7 +15,7 @@ from tests.strategies import zipf_mix
 
 def run(trace: Trace, capacity: int, **params: object) -> tuple[np.ndarray, State]:
     """Return hits, and the state afterwards."""
-    made = policy("guarded", **params)
+    made = policy("guarded", **{"sized_leaders": "", **params})
     _, slots, columns = replay_arguments(trace, made, capacity, "objects")
     state, host, hit = made.state(capacity, 0, slots), make_host(capacity, slots), np.empty(len(trace), np.uint8)
     bind(made).replay(state, host, trace.ids, trace.keys, *columns, np.full(trace.unique, -1, np.int32), hit)
@@ -29,7 +29,7 @@ def test_with_lambda_at_its_maximum_it_is_its_leader(leader: str, unit: str) -> 
     trace = Trace(keys, sizes=np.random.default_rng(0).integers(1, 20, keys.max() + 1)[keys])
     capacity = trace.capacity(0.1, unit)
     # A history that never forgets: a leader that loses an object to a full history is not its former self.
-    guarded = policy("guarded", leaders=leader, learn=False, history=16.0)
+    guarded = policy("guarded", leaders=leader, sized_leaders="", learn=False, history=16.0)
     followed = simulate(trace, guarded, capacity, unit=unit).hit
     np.testing.assert_array_equal(followed, simulate(trace, leader, capacity, unit=unit).hit)
 
@@ -88,6 +88,45 @@ def test_what_a_short_history_costs_is_counted() -> None:
     _, short = run(Trace.from_keys(keys), 100, leaders="lru+s3fifo+lfu", history=2.0, learn=False)
     _, long = run(Trace.from_keys(keys), 100, leaders="lru+s3fifo+lfu", history=31.0, learn=False)
     assert short.core.word[LOST] > 0 == long.core.word[LOST]
+
+
+def test_leaders_by_size_sleep_until_sizes_differ() -> None:
+    keys = zipf_mix(6_000, 800, seed=2)
+    _, state = run(Trace.from_keys(keys), 100, leaders="lru+s3fifo", sized_leaders="gdsf", learn=False)
+    assert state.core.led[2] == state.core.slow[2] == 0
+    sizes = np.where(np.arange(keys.max() + 1) % 3, 1, 60)[keys]
+    trace = Trace(keys, sizes=np.where(np.arange(6_000) < 1_000, 1, sizes))
+    made = policy("guarded", leaders="lru+s3fifo", sized_leaders="gdsf", learn=False)
+    counts = simulate(trace, made, 1000, unit="bytes").account["counts"]
+    assert counts["led_gdsf"] > counts["led_lru"]
+    assert counts["led_gdsf"] < 6_000 / 128
+
+
+def test_the_account_tells_who_led_and_when() -> None:
+    trace = Trace.from_keys(zipf_mix(400_000, 3000, seed=2))
+    account = simulate(trace, policy("guarded", samples=1000), 100).account
+    counts, series = account["counts"], account["series"]
+    led = {name: count for name, count in counts.items() if name.startswith("led_")}
+    assert sum(led.values()) == pytest.approx(400_000 / 128, rel=0.02)
+    assert 100 < len(series["request"]) <= 512
+    assert {len(values) for values in series.values()} == {len(series["request"])}
+    gaps = np.diff(series["request"])
+    assert gaps.max() < 3 * np.median(gaps), "evenly spread"
+    assert series["request"][-1] > 395_000
+    assert {f"led_{name}" for name in series["leader"]} <= {name for name, count in led.items() if count}
+    assert counts["fits"] == series["fits"][-1] > 5
+    assert 0 <= min(series["lambda"]) <= max(series["lambda"]) <= 3
+
+
+def test_bypass_writes_less() -> None:
+    rng = np.random.default_rng(0)
+    once = rng.random(40_000) < 0.5  # half of the requests are never repeated
+    keys = np.where(once, rng.integers(10_000, 2**60, 40_000), rng.zipf(1.2, 40_000) % 2_000)
+    trace = Trace.from_keys(keys)
+    result = {b: simulate(trace, policy("guarded", bypass=b), 200, warmup=0.5) for b in (False, True)}
+    assert result[True].writes < 0.7 * result[False].writes
+    assert result[True].misses < 1.05 * result[False].misses
+    assert result[True].account["counts"]["refused_by_model"] > 0 == result[False].account["counts"]["refused_by_model"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Regions: rows follow their definitions, and tell of neighbours only where keys have any."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvpredict.core.table import hash_key
+from kvpredict.features.regions import make_regions, visit, write_regions
+from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
+
+WIDTH = len(REGION_SIZES) * len(REGION_FEATURES)
+UNIT = 50.0
+
+
+class NaiveRegions:
+    """One dict a level, from place to (number, times of access, share of known keys)."""
+
+    def __init__(self, places: int) -> None:
+        self.places, self.keys, self.step = places, set[int](), 2**40
+        self.held: list[dict[int, tuple[int, list[int], float]]] = [{} for _ in REGION_SIZES]
+
+    def place(self, number: int) -> int:
+        return int(hash_key(np.int64(number))) % self.places
+
+    def visit(self, key: int, known: float, now: int) -> None:
+        self.keys.add(key)
+        differing = 0
+        for other in self.keys:
+            differing |= other ^ key
+        step = (differing & -differing) or 2**40
+        if step < self.step:
+            self.step = step
+            self.held = [{} for _ in REGION_SIZES]
+        for size, held in zip(REGION_SIZES, self.held, strict=True):
+            number = key // (size * self.step)
+            found, times, share = held.get(self.place(number), (None, [], 0.0))
+            if found == number:
+                held[self.place(number)] = number, [*times, now], share + 0.1 * (known - share)
+            else:
+                held[self.place(number)] = number, [now], known
+
+    def row(self, key: int, last: int, now: int) -> list[float]:
+        row = []
+        for size, held in zip(REGION_SIZES, self.held, strict=True):
+            number = key // (size * self.step)
+            found, times, share = held.get(self.place(number), (None, [], 0.0))
+            if found != number:
+                row += [(now - last) / UNIT, 0.0, -1.0, 0.0]
+            else:
+                rate = sum(0.5 ** ((now - t) / UNIT) for t in times)
+                row += [(now - times[-1]) / UNIT, max(times[-1] - last, 0) / UNIT, share, rate]
+        return row
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(-60, 60), min_size=1, max_size=150),
+    st.sampled_from([1, 2, 512]),
+    st.sampled_from([2, 64]),
+)
+def test_rows_follow_their_definitions(numbers: list[int], step: int, slots: int) -> None:
+    keys = [step * number for number in numbers]
+    state, naive = make_regions(slots), NaiveRegions(max(8, slots))
+    last: dict[int, int] = {}
+    for now, key in enumerate(keys, 1):
+        known = 1.0 if key in last else 0.0
+        visit(state, np.int64(key), known, now, UNIT)
+        naive.visit(key, known, now)
+        last[key] = now
+    out = np.zeros((1, WIDTH), np.float32)
+    for key, then in last.items():
+        write_regions(state, np.int64(key), then, len(keys) + 3, 1 / UNIT, out, 0, 0)
+        assert out[0].tolist() == pytest.approx(naive.row(key, then, len(keys) + 3), rel=1e-4, abs=1e-6)
+
+
+def test_keys_without_order_have_regions_of_their_own() -> None:
+    state = make_regions(1024)
+    keys = np.random.default_rng(0).integers(-(2**62), 2**62, 500)
+    for now, key in enumerate(keys, 1):
+        visit(state, key, 0.0, now, UNIT)
+    out = np.zeros((1, WIDTH), np.float32)
+    for now, key in enumerate(keys, 1):
+        write_regions(state, key, now, 501, 1 / UNIT, out, 0, 0)
+        after = out[0, 1 :: len(REGION_FEATURES)]
+        assert (after == 0).all()  # nobody else was there since
+
+
+def test_a_run_read_again_tells_of_what_comes_next() -> None:
+    state = make_regions(1024)
+    for now, key in enumerate([*range(64), *range(1000, 1500), *range(32)], 1):
+        visit(state, np.int64(key), 0.0, now, UNIT)
+    out = np.zeros((2, WIDTH), np.float32)
+    write_regions(state, np.int64(40), 41, 597, 1 / UNIT, out, 0, 0)  # its run of 64 is being read
+    write_regions(state, np.int64(1200), 265, 597, 1 / UNIT, out, 1, 0)
+    recency = 4 * 1  # of the run of 64 keys
+    assert out[0, recency] < 0.1 < 5 < out[1, recency]
+    assert out[0, recency + 1] > 10  # long after the key's own access
