@@ -616,6 +616,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             refreshes=self._refreshes,
             load_refusals=self._load_refusals,
             load_seconds=self._load_seconds,
+            policy=self._ranking.policy.account(self._ranking.state).get("counts", {}),
         )
 
     @property
@@ -647,6 +648,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._lock = RLock()
         self._flights = Flights()  # the parent's loads do not land here
         self._postponed = []
+        if self._ranking.due[0] == BEGUN:  # by a thread of the parent
+            self._ranking.due[0] = 1
         if self._busy:  # another thread was in the middle of a change
             self._forget()
             self._busy = False

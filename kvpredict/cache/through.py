@@ -109,6 +109,17 @@ class WriteThrough(Generic[K, V]):
         finally:
             self._end(key, False, None)
 
+    async def adelete(self, key: K) -> None:
+        """As ``delete``, where ``erase`` is a coroutine function."""
+        if self._erase is None:
+            raise KvpredictError("this store has no erase: give one as WriteThrough(cache, write, erase)")
+        self._overlaps.begin(key)
+        try:
+            erasing: Awaitable[Any] = self._erase(key)
+            await erasing
+        finally:
+            self._end(key, False, None)
+
     def _end(self, key: K, keep: bool, put: Callable[[], Any] | None) -> None:
         try:
             # Put in before this write counts as over: a later one then sees that it overlaps.

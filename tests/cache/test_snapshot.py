@@ -36,11 +36,11 @@ def test_every_policy_decides_on_as_if_never_stopped(name: str, tmp_path: Path, 
     extra = dict.fromkeys(chosen.extra, 1.0)
     keys = zipf_mix(4000, 400, 11).tolist()
     clock, other = Clock(), Clock(5.0)  # a machine that was started anew
-    cache: Cache[int, int] = Cache(60, chosen, seed=3, clock=clock, read_buffer=1)
+    cache: Cache[int, int] = Cache(60, chosen, seed=3, clock=clock, read_buffer=1, train_aside=False)
     run(cache, keys[:2500], clock, extra)
     monkeypatch.setattr(time, "time", lambda: 1000.0)  # no time passes between the two
     assert save_snapshot(cache, tmp_path / "s") == len(cache)
-    restored: Cache[int, int] = Cache(60, chosen, seed=3, clock=other, read_buffer=1)
+    restored: Cache[int, int] = Cache(60, chosen, seed=3, clock=other, read_buffer=1, train_aside=False)
     outcome = load_snapshot(restored, tmp_path / "s")
     assert outcome == (len(cache), 0, True, "")
     restored.validate()

@@ -49,7 +49,11 @@ def test_coroutines_write_through() -> None:
         await asyncio.sleep(0.001 * value)
         source[key] = value
 
-    store = WriteThrough(Cache[str, int](10), write)
+    async def erase(key: str) -> None:
+        await asyncio.sleep(0)
+        del source[key]
+
+    store = WriteThrough(Cache[str, int](10), write, erase)
 
     async def main() -> None:
         await asyncio.gather(*(store.aput("a", value) for value in (3, 1, 2)))
@@ -58,6 +62,8 @@ def test_coroutines_write_through() -> None:
     assert store.cache.get_or_load("a", source.__getitem__) == source["a"] == 3
     asyncio.run(store.aput("a", 4))
     assert store.cache["a"] == 4
+    asyncio.run(store.adelete("a"))
+    assert (source, store.cache.get("a")) == ({}, None)
 
 
 @pytest.mark.parametrize("capacity", [3, 100])
