@@ -648,12 +648,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._lock = RLock()
         self._flights = Flights()  # the parent's loads do not land here
         self._postponed = []
-        if self._ranking.due[0] == BEGUN:  # by a thread of the parent
-            self._ranking.due[0] = 1
         if self._busy:  # another thread was in the middle of a change
             self._forget()
             self._busy = False
-        self._ranking.retrain()
+        self._ranking.retrain()  # a thread of the parent may have begun to train it
 
     # --- Inside: called under the lock, by way of _exclusively ---
 
