@@ -63,9 +63,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 def test_a_run_is_tracked(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'm.db'}"
+    (tmp_path / "run").mkdir()
     run_pipeline(
         config("pipeline=prefix_simulate", *SMALL[:3], "tracking=mlflow", f"tracking.uri={uri}"),
-        folder=tmp_path, start=tmp_path,
+        folder=tmp_path / "run", start=tmp_path,
     )  # fmt: skip
     mlflow.set_tracking_uri(uri)
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
