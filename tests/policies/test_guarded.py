@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvpredict import KvpredictError, UnknownName
-from kvpredict.core.engine import bind, make_host
+from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.policies import policy
 from kvpredict.policies.guarded import FITS, LAMBDA, LEADER, LOST, SWITCHES, State
 from kvpredict.simulate import simulate
@@ -17,9 +17,9 @@ def run(trace: Trace, capacity: int, **params: object) -> tuple[np.ndarray, Stat
     """Return hits, and the state afterwards."""
     made = policy("guarded", **{"sized_leaders": "", **params})
     _, slots, columns = replay_arguments(trace, made, capacity, "objects")
-    state, host, hit = made.state(capacity, 0, slots), make_host(capacity, slots), np.empty(len(trace), np.uint8)
-    bind(made).replay(state, host, trace.ids, trace.keys, *columns, np.full(trace.unique, -1, np.int32), hit)
-    return hit, state
+    state, host, outcome = made.state(capacity, 0, slots), make_host(capacity, slots), np.empty(len(trace), np.uint8)
+    bind(made).replay(state, host, trace.ids, trace.keys, *columns, np.full(trace.unique, -1, np.int32), outcome)
+    return (outcome == HIT).astype(np.uint8), state
 
 
 @pytest.mark.parametrize("unit", ["objects", "bytes"])
