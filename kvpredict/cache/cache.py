@@ -30,10 +30,10 @@ from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLO
 from kvpredict.cache.removal import Cause, Removals
 from kvpredict.cache.stats import Marks, Stats
 from kvpredict.cache.tap import make_tap, written
-from kvpredict.cache.training import BEGUN, train_soon
+from kvpredict.cache.training import train_soon
 from kvpredict.core.engine import VICTIMS
 from kvpredict.core.errors import KvpredictError
-from kvpredict.core.policy import Policy, Trainer
+from kvpredict.core.policy import WANTED, Policy, Trainer
 
 __all__ = ["AccessRecorder", "Cache"]
 
@@ -745,9 +745,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         if ranking.columns:
             ranking.set_extra(ranking.row[0], extra)
         ticket = self._serve(PLACE, now, number, units, cost)
-        if ranking.due[0] == 1:
-            ranking.due[0] = BEGUN
-            train_soon(self)
+        if ranking.due[0] == WANTED:
+            train_soon(self, ranking.due)
         if ticket < 0:
             self._rejections += 1
             return False, entry

@@ -56,12 +56,8 @@ class Gate:
                 if isinstance(error, TimeoutError):
                     raise self._too_late(timeout) from None
                 raise
-        token = _inside.set((*gates, self))
-        try:
+        with self._held(gates):
             yield
-        finally:
-            _inside.reset(token)
-            self._leave()
 
     @asynccontextmanager
     async def apassed(self, timeout: float | None) -> AsyncIterator[None]:
@@ -79,6 +75,12 @@ class Gate:
                 if isinstance(error, TimeoutError):
                     raise self._too_late(timeout) from None
                 raise
+        with self._held(gates):
+            yield
+
+    @contextmanager
+    def _held(self, gates: tuple["Gate", ...]) -> Iterator[None]:
+        """Give the permit back at the end; loads inside pass with it."""
         token = _inside.set((*gates, self))
         try:
             yield

@@ -5,19 +5,17 @@ it. So no caller waits for training, and every decision is made by one model or 
 """
 
 import logging
-import os
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from threading import RLock
 from typing import Any, Protocol
 
-from kvpredict.core.policy import Trainer
+from kvpredict.cache.background import Background
+from kvpredict.core.policy import BEGUN, WANTED, Trainer
 
-__all__ = ["BEGUN", "Trained", "train_soon"]
+__all__ = ["Trained", "train_soon"]
 
-BEGUN = 2  # in Trainer.due
-_LOGGER = logging.getLogger("kvpredict")
-_pool: ThreadPoolExecutor | None = None
+log = logging.getLogger("kvpredict")
+_thread = Background(1, name="kvpredict-training")
 
 
 class Trained(Protocol):
@@ -29,15 +27,11 @@ class Trained(Protocol):
     def _trainer(self) -> Trainer | None: ...
 
 
-def train_soon(cache: Trained) -> None:
+def train_soon(cache: Trained, due: Any) -> None:
     """Train the cache's policy on the training thread; the cache may be gone by then."""
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(1, "kvpredict-training")
-    try:
-        _pool.submit(_train, weakref.ref(cache))
-    except RuntimeError:  # the interpreter is shutting down
-        return
+    due[0] = BEGUN
+    if not _thread.submit(_train, weakref.ref(cache)):
+        due[0] = WANTED  # the thread is a thousand caches behind: the next put asks again
 
 
 def _train(reference: "weakref.ref[Any]") -> None:
@@ -57,13 +51,4 @@ def _train(reference: "weakref.ref[Any]") -> None:
             if cache._trainer is trainer:
                 trainer.adopt()
     except Exception:
-        _LOGGER.exception("training failed; the cache goes on with the model it has and trains no more")
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # its thread does not exist in a forked child
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+        log.exception("training failed; the cache goes on with the model it has and trains no more")

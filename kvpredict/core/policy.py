@@ -64,10 +64,13 @@ class Kernels(NamedTuple):
     remove: Any
 
 
+IDLE, WANTED, BEGUN = 0, 1, 2  # what Trainer.due says of training
+
+
 class Trainer(NamedTuple):
     """How a policy that learns while it serves is trained outside its host's calls.
 
-    ``due``: int64 ``[1]`` of the state; the policy sets it to 1 when it wants training, the host to 2 when it begins.
+    ``due``: int64 ``[1]`` of the state; the policy sets it to ``WANTED``, the host to ``BEGUN``, ``adopt`` to ``IDLE``.
     ``gather(step) -> bool``: copy a part of what there is to learn from, step 0, 1, … until it returns false; each step
     is short, and no kernel of the policy may run meanwhile.
     ``fit()``: learn from the copy; kernels may run.

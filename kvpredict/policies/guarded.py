@@ -24,7 +24,7 @@ from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, make_links, newer, push_front, unlink
-from kvpredict.core.policy import Kernels, Policy, Trainer, Traits, require
+from kvpredict.core.policy import IDLE, WANTED, Kernels, Policy, Trainer, Traits, require
 from kvpredict.core.random import below, seed_random, uniform
 from kvpredict.core.shadow import Requests, leaves, make_requests, make_shadows, shadow_kernels
 from kvpredict.core.validate import list_nodes
@@ -74,7 +74,6 @@ TREES, DEPTH, RATE = 24, 2, 0.2
 FEWEST = 500  # samples that a fit needs
 NOTES = 512  # rows of the log, which is thinned when it is full
 PARTS = 16  # in which samples are copied for training elsewhere
-IDLE, WANTED = 0, 1  # word[DUE]; 2 while training goes on elsewhere
 
 
 class Newcomer(NamedTuple):
@@ -161,7 +160,7 @@ class Guarded(Policy):
         Which misses count when sizes differ.
     bypass : bool, default False
         Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
-        flash device, for slightly more misses (``experiments/ablations``).
+        flash device, for slightly more misses.
     controller : sequence of 22 floats, optional
         Weights of a linear controller (``kvpredict.learn.controller``) that moves lambda and favours the leader in
         place of the rule.

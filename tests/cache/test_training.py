@@ -23,10 +23,23 @@ def fill(cache: Cache[int, int], keys: list[int] = KEYS) -> None:
 
 def settled(cache: Cache[int, int]) -> int:
     """Return the number of fits once the training thread has nothing left to do."""
-    pool = training._pool
-    if pool is not None:
-        pool.submit(int).result(timeout=60)
+    training._thread.join()
     return int(cache.stats().policy["fits"])
+
+
+def gated(cache: Cache[int, int]) -> tuple[threading.Event, threading.Event]:
+    """Make fits wait; return the events that one has begun and that it may go on."""
+    trainer = cache._trainer
+    assert trainer is not None
+    begun, go = threading.Event(), threading.Event()
+
+    def fit() -> None:
+        begun.set()
+        assert go.wait(60)
+        trainer.fit()
+
+    cache._ranking.trainer = trainer._replace(fit=fit)
+    return begun, go
 
 
 def test_it_learns_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,21 +82,12 @@ def test_what_was_learned_decides_as_if_trained_within_the_call() -> None:
 
 def test_a_slow_fit_holds_nobody_up() -> None:
     cache = Cache[int, int](300, policy("guarded", samples=2000))
-    trainer = cache._trainer
-    assert trainer is not None
-    begun, go = threading.Event(), threading.Event()
-
-    def fit() -> None:
-        begun.set()
-        assert go.wait(60)
-        trainer.fit()
-
     for start in range(0, 20_000, 2_000):
         fill(cache, KEYS[start : start + 2_000])
         settled(cache)
     fits = settled(cache)
     assert fits > 0
-    cache._ranking.trainer = trainer._replace(fit=fit)
+    begun, go = gated(cache)
     fill(cache, KEYS[20_000:30_000])
     assert begun.wait(60)
     before = cache.stats().hits
@@ -96,22 +100,13 @@ def test_a_slow_fit_holds_nobody_up() -> None:
 
 def test_what_is_learned_for_a_policy_that_is_gone_is_dropped() -> None:
     cache = Cache[int, int](300, policy("guarded", samples=2000))
-    trainer = cache._trainer
-    assert trainer is not None
-    begun, go = threading.Event(), threading.Event()
-
-    def fit() -> None:
-        begun.set()
-        assert go.wait(60)
-        trainer.fit()
-
-    cache._ranking.trainer = trainer._replace(fit=fit)
+    begun, go = gated(cache)
     old = cache._ranking.state
     fill(cache, KEYS[:10_000])
     assert begun.wait(60)
     cache.swap_policy("lru")
     go.set()
-    training._pool.submit(int).result(timeout=60)  # type: ignore[union-attr]
+    training._thread.join()
     assert old.core.word[FITS] == 0
     assert cache.stats().policy == {}
     fill(cache, KEYS[10_000:12_000])
