@@ -13,6 +13,8 @@ import numpy as np
 
 from kvpredict.core.heap import heap_lowest
 from kvpredict.core.jit import lean_kernel
+from kvpredict.llm.prefix.policies.lru import LRU
+from kvpredict.llm.prefix.policies.slru import SLRU
 from kvpredict.llm.prefix.policy import PrefixPolicy, Traits
 from kvpredict.llm.prefix.pool import heap_of
 
@@ -33,6 +35,8 @@ class ARC(PrefixPolicy):
 
     name = "arc"
     traits = Traits(heaps=2)
+    rank = staticmethod(LRU.rank)  # within each part
+    side = staticmethod(SLRU.side)
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:
         return State(
@@ -42,16 +46,6 @@ class ARC(PrefixPolicy):
             np.zeros(2, np.int64),
             np.zeros(1),
         )
-
-    @staticmethod
-    @lean_kernel
-    def side(s, node):
-        return 1 if s.kept[node] == 3 else 0
-
-    @staticmethod
-    @lean_kernel
-    def rank(s, p, node, which, now):
-        return float(p.order[node])
 
     @staticmethod
     @lean_kernel

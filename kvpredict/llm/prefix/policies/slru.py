@@ -12,6 +12,7 @@ import numpy as np
 
 from kvpredict.core.heap import heap_drop, heap_lowest, heap_push
 from kvpredict.core.jit import lean_kernel
+from kvpredict.llm.prefix.policies.lru import LRU
 from kvpredict.llm.prefix.policy import PrefixPolicy, Traits, require
 from kvpredict.llm.prefix.pool import heap_of, standing
 
@@ -36,6 +37,7 @@ class SLRU(PrefixPolicy):
 
     name = "slru"
     traits = Traits(heaps=2)
+    rank = staticmethod(LRU.rank)  # within each segment
 
     protected: float = 0.8
 
@@ -49,11 +51,6 @@ class SLRU(PrefixPolicy):
     @lean_kernel
     def side(s, node):
         return 1 if s.kept[node] == 3 else 0
-
-    @staticmethod
-    @lean_kernel
-    def rank(s, p, node, which, now):
-        return float(p.order[node])
 
     @staticmethod
     @lean_kernel
