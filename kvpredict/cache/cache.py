@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Hashable, Mapping
 from os import PathLike
-from threading import RLock
 from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
@@ -26,6 +25,7 @@ from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
 from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading
 from kvpredict.cache.loads import Flights, Loads
 from kvpredict.cache.mapping import MappingMethods
+from kvpredict.cache.polite import PoliteLock
 from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_MASK, TAKE, Ranking
 from kvpredict.cache.removal import Cause, Removals
 from kvpredict.cache.stats import Marks, Stats
@@ -49,6 +49,7 @@ MOST_SLOTS = 2**30 - 1
 MOST_POSTPONED = 10_000  # calls from within one call
 OVERDUE = 16  # buffers of hits waiting before a reader waits for the lock
 FEW = 12  # notes that are handed over faster one by one
+ONE: float = 1.0  # known again by identity: the cost that nobody gave
 SWEPT = 4  # slots that a write looks at for what is over
 
 
@@ -158,6 +159,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         "_noted",
         "_noting",
         "_outdated",
+        "_plain",
         "_postponed",
         "_ranking",
         "_recorder",
@@ -237,7 +239,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._open_loading(Loads() if loads is None else loads, loader)
         # Re-entrant, because a finalizer or a signal handler may call the cache in the middle of a call; _busy then
         # says that the structure is in transition, and the call waits in _postponed.
-        self._lock = RLock()
+        self._lock = PoliteLock()
         self._busy = False
         self._postponed: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._touches = 0  # updates that were noted like hits
@@ -246,6 +248,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._marks = Marks(self._told)
         # What a plain get need not care for: entries with dates, versions or tags, and a recorder.
         self._watchful = recorder is not None
+        self._plain = self._all_plain()
         self._dates = self._expiry.dates  # whether a put must look for dates
         self._dated = False  # whether there may be an entry that comes to be over
         self._hand = 0  # the next slot to be swept
@@ -332,7 +335,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         value: V,
         *,
         size: int | None = None,
-        cost: float = 1.0,
+        cost: float = ONE,
         extra: Mapping[str, float] | None = None,
         ttl: float | None = None,
         tags: tuple[str, ...] = (),
@@ -362,7 +365,12 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             False where the object is larger than the cache or the policy did not admit it; an older value of the key
             is then gone all the same. False, too, where the cache holds a later version, which stays.
         """
-        arguments = self._prepare(key, value, size, cost, extra)
+        if self._plain and size is None and cost is ONE and extra is None:  # what _prepare would return, in place
+            name: Any = key
+            number = name if type(key) is int and LOWEST <= name <= HIGHEST else key_number(key)
+            arguments: _Prepared = number, 1, ONE, None, self._clock()
+        else:
+            arguments = self._prepare(key, value, size, cost, extra)
         if self._dates or ttl is not None or tags or version is not None:
             value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
         if self._known is not None:
@@ -370,7 +378,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         lock = self._lock
         try:
             # What a with statement and _exclusively do, in place: it counts here.
-            lock.acquire()
+            if not lock.take(False):
+                lock.wait()
             if self._busy:
                 self._postponed.append((self._put, (key, value, arguments)))
                 return True
@@ -402,7 +411,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         token: Any,
         *,
         size: int | None = None,
-        cost: float = 1.0,
+        cost: float = ONE,
         extra: Mapping[str, float] | None = None,
         ttl: float | None = None,
         tags: tuple[str, ...] = (),
@@ -645,7 +654,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     def _forked(self) -> None:
         """Go on in a forked child, with the parent's entries."""
-        self._lock = RLock()
+        self._lock = PoliteLock()
         self._flights = Flights()  # the parent's loads do not land here
         self._postponed = []
         if self._busy:  # another thread was in the middle of a change
@@ -874,6 +883,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._serve(DRAIN, now)
         self._ranking = self._ranking.carried_to(policy, slots, self._seed, self._told, capacity)
         self._key_in.extend([VACANT] * (slots - len(self._key_in)))
+        self._plain = self._all_plain()
 
     # --- Inside: without the lock ---
 
@@ -938,6 +948,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             return value
         return VACANT if type(value.value) is Failure or not value.fresh(self._clock()) else value.value
 
+    def _all_plain(self) -> bool:
+        """Tell whether objects have size 1 and keys their usual numbers, unless a put says otherwise."""
+        return self._weigher is None and self._key_hash is None and not self._ranking.columns
+
     def _make_known(self, key: K) -> None:
         add = getattr(self._known, "add", None)
         if add is not None:
@@ -970,12 +984,17 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _tell(self) -> None:
         """Tell the policy what was noted, unless whoever holds the lock is about to."""
         now = float(self._clock())
-        if self._lock.acquire(blocking=len(self._noted) >= OVERDUE * self._limit):
+        lock = self._lock
+        taken = lock.take(False)
+        if not taken and len(self._noted) >= OVERDUE * self._limit:
+            lock.wait()
+            taken = True
+        if taken:
             try:
                 if not self._busy:
                     self._exclusively(self._serve, DRAIN, now)
             finally:
-                self._lock.release()
+                lock.release()
             if self._removals is not None:  # those of calls that were postponed meanwhile
                 self._aftermath(None, None)
 

@@ -22,7 +22,7 @@ def key_number(key: Hashable) -> int:
     >>> key_number(7), key_number(True)
     (7, 1)
     """
-    if isinstance(key, int | np.integer):
+    if type(key) is not str and isinstance(key, int | np.integer):  # the first test is for speed
         return stable_hash(key)
     return hash(key)
 

@@ -6,10 +6,10 @@ it. So no caller waits for training, and every decision is made by one model or 
 
 import logging
 import weakref
-from threading import RLock
 from typing import Any, Protocol
 
 from kvpredict.cache.background import Background
+from kvpredict.cache.polite import PoliteLock
 from kvpredict.core.policy import BEGUN, WANTED, Trainer
 
 __all__ = ["Trained", "train_soon"]
@@ -21,7 +21,7 @@ _thread = Background(1, name="kvpredict-training")
 class Trained(Protocol):
     """What trains: its trainer changes when the policy does."""
 
-    _lock: RLock
+    _lock: PoliteLock
 
     @property
     def _trainer(self) -> Trainer | None: ...
