@@ -42,7 +42,7 @@ class ShadowKernels(NamedTuple):
 
     ``run(shadows, table, gone, missed, requests, count, watched, awake)``: run the first ``count`` requests through the
     first ``awake`` shadows; the others sleep. For each that
-    shadow ``k`` misses, ``missed[k]`` grows by one, or by its size where shadows are made to count bytes.
+    shadow ``k`` misses, ``missed[k]`` grows by what the miss counts for.
     ``gone[1 : 1 + gone[0]]`` are the entries that shadow number ``watched`` evicted, in order; some may have come back
     since.
 
@@ -74,13 +74,16 @@ def leaves(shadows: Any) -> list[Shadow]:
     return [shadows] if isinstance(shadows, Shadow) else [leaf for half in shadows for leaf in leaves(half)]
 
 
-def shadow_kernels(kernels: Sequence[Kernels], column: int, by_object: bool, k: int = 0) -> ShadowKernels:
-    """Return the kernels for a tree of shadows numbered from ``k``; the first has column ``column`` of the table."""
+def shadow_kernels(kernels: Sequence[Kernels], column: int, weigh: Any, k: int = 0) -> ShadowKernels:
+    """Return the kernels for a tree of shadows numbered from ``k``; the first has column ``column`` of the table.
+
+    ``weigh(size, hint)`` is the kernel that says what a miss counts for.
+    """
     if len(kernels) > 1:
         half = len(kernels) // 2
-        left = shadow_kernels(kernels[:half], column, by_object, k)
-        return _pair(left, shadow_kernels(kernels[half:], column + half, by_object, k + half))
-    return _single(kernels[0], column, by_object, k)
+        left = shadow_kernels(kernels[:half], column, weigh, k)
+        return _pair(left, shadow_kernels(kernels[half:], column + half, weigh, k + half))
+    return _single(kernels[0], column, weigh, k)
 
 
 def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
@@ -100,7 +103,7 @@ def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
     return ShadowKernels(run, drop)
 
 
-def _single(kernels: Kernels, column: int, by_object: bool, k: int) -> ShadowKernels:
+def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
     hit, admit, evict, insert, remove = kernels
 
     @lean_kernel
@@ -119,7 +122,7 @@ def _single(kernels: Kernels, column: int, by_object: bool, k: int) -> ShadowKer
             if table[entry, column] >= 0:
                 hit(shadow.state, table[entry, column], e)
                 continue
-            missed[k] += 1.0 if by_object else e.size
+            missed[k] += weigh(e.size, e.hint)
             if e.size > held[CAPACITY] or not admit(shadow.state, e):
                 continue
             while held[USED] + e.size > held[CAPACITY] or held[FREE] == 0:

@@ -58,8 +58,11 @@ class History(NamedTuple):
     # the newest value in these averages, by miss and by request
 
 
-def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> History:
-    """Return an empty history for a cache of ``slots`` objects; at least ``slots`` + 1 entries."""
+def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0, regions: bool = True) -> History:
+    """Return an empty history for a cache of ``slots`` objects; at least ``slots`` + 1 entries.
+
+    Without ``regions`` their features are all 0.
+    """
     n = max(int(slots * entries_per_slot), slots) + 2
     return History(
         table=make_table(n),
@@ -67,7 +70,7 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0) -> 
         key=np.zeros(n, np.int64),
         when=np.zeros((n, 4), np.int64),
         row=np.zeros((n, 16), np.float32),
-        regions=make_regions(slots),
+        regions=make_regions(slots if regions else 0),
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
         clock=np.array([0, 0, 0, 0, n], np.int64),

@@ -27,7 +27,7 @@ WEIGHT = 0.1  # of the newest access in a region's share of known keys
 
 
 class Regions(NamedTuple):
-    """State over ``r`` places, a power of two, at each level."""
+    """State over ``r`` places, a power of two or none, at each level."""
 
     access: np.ndarray  # int64 [3, r, 2]: the region's number; its last access, 0 while the place is empty
     level: np.ndarray  # float32 [3, r, 2]: share of accesses to keys remembered; decayed count as of the last access
@@ -35,8 +35,8 @@ class Regions(NamedTuple):
 
 
 def make_regions(slots: int) -> Regions:
-    """Return empty tables for a cache of ``slots`` objects."""
-    r = 1 << max(int(slots - 1).bit_length(), 3)
+    """Return empty tables for a cache of ``slots`` objects; with 0 they have no places, and nothing is recorded."""
+    r = 1 << max(int(slots - 1).bit_length(), 3) if slots else 0
     return Regions(
         np.zeros((LEVELS, r, 2), np.int64), np.zeros((LEVELS, r, 2), np.float32), np.array([0, 0, 40], np.int64)
     )
@@ -46,6 +46,8 @@ def make_regions(slots: int) -> Regions:
 def visit(g, key, known, now, unit):
     """Record access number ``now``, to ``key``; ``known``: 1.0 if it was remembered, else 0.0; ``unit`` in requests."""
     access, level = g.access, g.level
+    if access.shape[1] == 0:
+        return
     if now == 1:
         g.bits[ANY] = key
     if (key ^ g.bits[ANY]) & ~g.bits[DIFFERING]:
@@ -82,6 +84,10 @@ def _differ(g, key):
 def write_regions(g, key, last, now, per_unit, out, i, j):
     """Write the features of ``key``, last asked for at request ``last``, to ``out[i, j:]``."""
     access, level = g.access, g.level
+    if access.shape[1] == 0:
+        for k in range(LEVELS * len(REGION_FEATURES)):
+            out[i, j + k] = 0.0
+        return
     for k in range(LEVELS):
         number = key >> (SHIFTS[k] + g.bits[LOWEST])
         at = hash_key(number) & (access.shape[1] - 1)

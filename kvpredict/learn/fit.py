@@ -64,8 +64,8 @@ def fit(
     learner : str or Learner, default "lightgbm"
         A name (see ``learner_names``) or a learner with its hyper-parameters.
     mode : {"evict", "admit", "both"}, default "evict"
-    objective : {"objects", "bytes"}, default "objects"
-        Which miss ratio to lower when sizes differ.
+    objective : {"objects", "bytes", "cost"}, default "objects"
+        What a miss counts for: one, its size, or its cost (the trace's column "cost").
     extra : sequence of str, default ()
         Further columns of the trace to use as features.
     horizon : float, default 1.5
@@ -179,7 +179,7 @@ def _game(
     def judge(scorer: Any) -> float:
         served = replace(policy, artifact=Artifact(scorer, policy.artifact.schema), log_rows=0)
         result = simulate(trace, served, capacity, unit=unit, warmup=cut - 1, seed=seed)
-        return result.byte_miss_ratio if policy.objective == "bytes" else result.object_miss_ratio
+        return result.loss(policy.objective)
 
     past = trace.head(cut - 1)
     objects = capacity if unit == "objects" else max(1, capacity * trace.unique // trace.footprint)
@@ -267,9 +267,8 @@ def _choose_threshold(
     probability = np.clip(predicted, 1e-9, 1 - 1e-9)
     raw = np.log(probability / (1 - probability)) if policy.artifact.link == "logit" else predicted
     thresholds = [-1e30, *(float(np.quantile(raw, q)) for q in ADMISSION_QUANTILES if len(raw))]
-    ratio = "byte_miss_ratio" if objective == "bytes" else "object_miss_ratio"
     misses = [
-        getattr(simulate(trace, replace(policy, threshold=t), capacity, unit=unit, warmup=cut - 1, seed=seed), ratio)
+        simulate(trace, replace(policy, threshold=t), capacity, unit=unit, warmup=cut - 1, seed=seed).loss(objective)
         for t in thresholds
     ]
     return thresholds[int(np.argmin(misses))]

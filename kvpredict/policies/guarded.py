@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from kvpredict.core.arithmetic import compress, half_lives
-from kvpredict.core.errors import KvpredictError, unknown_name
+from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, make_links, newer, push_front, unlink
 from kvpredict.core.policy import IDLE, WANTED, Kernels, Policy, Trainer, Traits, require
@@ -42,6 +42,7 @@ from kvpredict.features.history import (
 )
 from kvpredict.features.samples import Samples, collect, lose, make_samples, record, resolve
 from kvpredict.features.schema import BASE_FEATURES
+from kvpredict.policies.objective import check_objective, weigher, worth
 from kvpredict.scorers.boosting import Training, empty_trees, fit_trees, make_training
 from kvpredict.scorers.trees import Trees, score_batch
 
@@ -53,8 +54,8 @@ SIZED_LEADERS = ("gdsf",)
 ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
-    RNG, USED, CAPACITY, SIZED, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE, DUE,
-    AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE,
+    RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
+    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE,
 ) = range(21)  # of word  # fmt: skip
 LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES = range(10)  # of level
 
@@ -94,11 +95,13 @@ class Core(NamedTuple):
     # slot in each shadow, -1 when it does not hold the object
     queue: np.ndarray  # int32 [2 * (entries + 1)], residents that the leader does not hold, latest in front
     size: np.ndarray  # int64 [entries]
+    value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     requests: Requests  # not yet shown to the shadows
     gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
-    missed: np.ndarray  # float64 [shadows + 1], misses since the last look of each, and of this cache
-    slow: np.ndarray  # float64 [shadows + 1], older misses counting less: by which the leader is chosen
-    fast: np.ndarray  # float64 [shadows + 1], and much less: by which lambda moves
+    missed: np.ndarray  # float64 [shadows + 2], misses since the last look of each, and of this cache, weighed; and of
+    # this cache, each as one
+    slow: np.ndarray  # float64 [shadows + 2], older misses counting less: by which the leader is chosen
+    fast: np.ndarray  # float64 [shadows + 2], and much less: by which lambda moves
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
@@ -141,6 +144,9 @@ class Guarded(Policy):
         Victims taken from one refill.
     history : float, default 4.0
         Entries of access history kept for each slot, at least 2.
+    regions : bool, default True
+        Look at what happened to keys near an object's own. Costs time and memory, and is of use where keys are numbers
+        whose order means something.
     samples : int, default 10000
         Decisions kept for training.
     horizon : float, default 4.0
@@ -156,8 +162,8 @@ class Guarded(Policy):
     patience : float, default 2.0
         Half-life of misses in the comparison with the leader, in capacities; at least 250 requests. What this cache was
         better by long ago is no licence to be worse now.
-    objective : {"objects", "bytes"}, default "objects"
-        Which misses count when sizes differ.
+    objective : {"objects", "bytes", "cost"}, default "objects"
+        Which misses count: each as one, by size, or by cost (a trace's column "cost", or ``put(cost=…)``).
     bypass : bool, default False
         Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
         flash device, for slightly more misses.
@@ -176,6 +182,7 @@ class Guarded(Policy):
     candidates: int = 64
     batch: int = 8
     history: float = 4.0
+    regions: bool = True
     samples: int = 10_000
     horizon: float = 4.0
     margin: float = 0.003
@@ -198,8 +205,7 @@ class Guarded(Policy):
         for leader in self._policies():
             if leader.traits.oracle or leader.extra or leader.name == self.name:
                 raise KvpredictError(f"policy 'guarded': {leader.name!r} cannot lead: choose heuristics")
-        if self.objective not in ("objects", "bytes"):
-            raise unknown_name("objective", self.objective, ["objects", "bytes"])
+        check_objective(self.objective)
         require(self.candidates >= 2 * PER_DECISION, self, f"candidates must be at least {2 * PER_DECISION}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
         require(self.history >= 2, self, f"history must be at least 2 entries a slot, got {self.history}")
@@ -221,7 +227,7 @@ class Guarded(Policy):
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
         width = len(BASE_FEATURES)
-        history = make_history(slots, self.history)
+        history = make_history(slots, self.history, regions=self.regions)
         entries = history.key.size
         leaders = self._policies()
         word = np.zeros(21, np.int64)
@@ -236,11 +242,12 @@ class Guarded(Policy):
             entry=entry,
             queue=make_links(entries),
             size=np.zeros(entries, np.int64),
+            value=np.zeros(entries),
             requests=make_requests(PENDINGS),
             gone=np.zeros(slots + PENDINGS + 1, np.int64),
-            missed=np.zeros(len(leaders) + 1),
-            slow=np.zeros(len(leaders) + 1),
-            fast=np.zeros(len(leaders) + 1),
+            missed=np.zeros(len(leaders) + 2),
+            slow=np.zeros(len(leaders) + 2),
+            fast=np.zeros(len(leaders) + 2),
             led=np.zeros(len(leaders), np.int64),
             control=np.array(() if self.controller is None else self.controller).reshape(-1, SIGNALS),
             signal=np.zeros(SIGNALS),
@@ -396,11 +403,11 @@ def _look(c, requests):
     held = max(c.history.clock[1], np.int64(1))
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
-    for k in range(own + 1):
+    for k in range(own + 2):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
         missed[k] = 0.0
-    if word[SIZED] and word[AWAKE] < own:
+    if word[UNEQUAL] and word[AWAKE] < own:
         for k in range(word[AWAKE], own):  # awake from now on, and no better than the leader so far
             slow[k] = slow[word[LEADER]]
             fast[k] = fast[word[LEADER]]
@@ -410,7 +417,8 @@ def _look(c, requests):
     favour = FAVOUR
     if len(c.control):
         favour = 0.1 * half_lives(max(10.0 - _answer(c, 1, best), 0.0))  # 1e-4 where the answer is 0
-    fewest = slow[best] * (1.0 - favour) - COST * held
+    weight = slow[own] / slow[own + 1] if slow[own + 1] > 0.0 else 1.0  # of a miss, on average
+    fewest = slow[best] * (1.0 - favour) - COST * held * weight
     for k in range(word[AWAKE]):
         if slow[k] < fewest:
             fewest = slow[k]
@@ -421,7 +429,7 @@ def _look(c, requests):
         _gather(c)
     if level[GUARDS] > 0.0:
         step = level[MOST] * requests / (level[SWING] * held)
-        behind = (fast[own] - fast[best]) / max(fast[best], 1.0) - level[MARGIN]
+        behind = (fast[own] - fast[best]) / max(fast[best], weight) - level[MARGIN]
         step *= min(max(behind / FULL, -1.0), 1.0)
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
@@ -558,8 +566,8 @@ def _held_by_shadows(c, entry):
 
 @lru_cache(maxsize=32)
 def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
-    by_object = objective == "objects"
-    run, drop = shadow_kernels(leaders, WHERE, by_object)
+    weigh, varies = weigher(objective), objective != "bytes"
+    run, drop = shadow_kernels(leaders, WHERE, weigh)
 
     @lean_kernel
     def note_request(c, entry, e):
@@ -620,8 +628,8 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
             _keep_rows(c, samples, count - PER_DECISION)
         for i in range(count):
             # The model predicts the log of the time to the next use: the longer, the sooner to go.
-            if by_object and c.word[SIZED]:
-                score[i] += compress(c.size[drawn[i]])
+            if varies and c.word[UNEQUAL]:
+                score[i] -= c.value[drawn[i]]
             if not c.entry[drawn[i], QUEUED]:
                 score[i] -= c.level[LAMBDA]
         for v in range(victims):
@@ -662,7 +670,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
             refill(c, samples, model)
 
     @lean_subroutine
-    def unwanted(c, samples, model, entry, size):
+    def unwanted(c, samples, model, entry):
         """Tell whether an object that asks to be admitted is worse than the next to go."""
         h, new, word = c.history, c.newcomer, c.word
         learned = word[FITS] > 0 and c.level[LAMBDA] < c.level[MOST]
@@ -677,8 +685,8 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
             return False
         score_batch(model, new.x, 1, new.score)
         score = new.score[0]
-        if by_object and word[SIZED]:
-            score += compress(size)
+        if varies and word[UNEQUAL]:
+            score -= c.value[entry]
         if c.entry[entry, WHERE + word[LEADER]] >= 0:
             score -= c.level[LAMBDA]
         while True:
@@ -719,15 +727,18 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
     def admit(s, e):
         c = s.core
         h = c.history
-        if e.size > 1:
-            c.word[SIZED] = 1
+        weight = weigh(e.size, e.hint)
+        if e.size > 1 or weight != 1.0:
+            c.word[UNEQUAL] = 1
         if not spare(h, e):
             make_room(c, s.samples, s.shadows)
         entry = note_miss(h, e, len(c.slot))
         resolve(s.samples, entry, h.clock[0])
         c.size[entry] = e.size
         c.word[CURRENT] = entry
-        c.missed[c.led.size] += 1.0 if by_object else np.float64(e.size)
+        c.value[entry] = worth(weight, e.size)
+        c.missed[c.led.size] += weight
+        c.missed[c.led.size + 1] += 1.0
         note_request(c, entry, e)
         catch_up(c, s.shadows)
         if c.level[LEARNS] > 0.0 and h.clock[0] >= c.word[NEXT_FIT]:
@@ -738,7 +749,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         refused = c.level[LAMBDA] >= c.level[MOST] and c.entry[entry, WHERE + c.word[LEADER]] < 0
         c.word[REFUSALS] += refused
         if not refused and c.level[BYPASSES] > 0.0:
-            refused = unwanted(c, s.samples, s.model, entry, e.size)
+            refused = unwanted(c, s.samples, s.model, entry)
             c.word[BYPASSED] += refused
         if refused:
             note_eviction(h, entry, False)

@@ -37,12 +37,13 @@ from kvpredict.features.history import (
     residence_time,
     write,
 )
+from kvpredict.policies.objective import check_objective, weigher, worth
 from kvpredict.scorers import KINDS, kind_of
 
 __all__ = ["MODES", "Learned", "Log"]
 
 MODES = ("evict", "admit", "both")
-USED, CAPACITY, SIZED, CURRENT, HEAD, TAIL = 1, 2, 3, 4, 5, 6  # of State.word
+USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL = 1, 2, 3, 4, 5, 6  # of State.word
 SEEN = 1  # of Log.word
 LOGGED = 8  # candidates of a refill that go to the log
 
@@ -65,9 +66,10 @@ class State(NamedTuple):
     order: np.ndarray  # int32 [slots], the slots in use, in any order
     place: np.ndarray  # int32 [slots], position in order, -1 when free
     slot: np.ndarray  # int32 [entries], slot of each history entry, -1 when not resident
-    word: np.ndarray  # int64 [7]: random numbers, units used, capacity, whether any object took more than one, history
+    word: np.ndarray  # int64 [7]: random numbers, units used, capacity, whether objects differ in worth, history
     # entry of the miss in hand, next of the queue to go, end of the queue
     size: np.ndarray  # int64 [entries]
+    value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows
     score: np.ndarray  # float64 [c]
@@ -97,8 +99,9 @@ class Learned(Policy):
         The heuristic that evicts in mode "admit".
     threshold : float, default 0.0
         Mode "admit" refuses an object whose raw score (log-odds of reuse) is below it, once the cache is full.
-    objective : {"objects", "bytes"}, default "objects"
-        With "objects" an object's worth is divided by its size: misses count alike, whatever they weigh.
+    objective : {"objects", "bytes", "cost"}, default "objects"
+        Which misses count. With "objects" an object's worth is divided by its size: misses count alike, whatever they
+        weigh. With "cost" it is the cost of its miss (a trace's column "cost", or ``put(cost=…)``) over its size.
     history : float, default 4.0
         Entries of access history kept for each slot, at least 1.
     log_rows : int, default 0
@@ -129,8 +132,7 @@ class Learned(Policy):
             )
         if self.mode not in MODES:
             raise unknown_name("mode", self.mode, MODES)
-        if self.objective not in ("objects", "bytes"):
-            raise unknown_name("objective", self.objective, ["objects", "bytes"])
+        check_objective(self.objective)
         for field_, kind in (("candidates", int), ("batch", int), ("log_rows", int), ("threshold", float | int)):
             given = getattr(self, field_)
             whole = "a whole number" if kind is int else "a number"
@@ -165,6 +167,7 @@ class Learned(Policy):
             slot=np.full(history.key.size, -1, np.int32),
             word=np.array([seed_random(seed)[0], 0, capacity, 0, -1, 0, 0], np.int64),
             size=np.zeros(history.key.size, np.int64),
+            value=np.zeros(history.key.size),
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((self.candidates, width), np.float32),
             score=np.zeros(self.candidates, np.float64),
@@ -229,14 +232,14 @@ def _base_policy(name: str) -> Policy:
 @lru_cache(maxsize=64)
 def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base: Kernels | None) -> Kernels:
     score_batch = KINDS[kind].score_batch
-    by_object = objective == "objects"
+    weigh, varies = weigher(objective), objective != "bytes"
     logit = link == "logit"
     evicts = mode != "admit"
 
     @lean_kernel
-    def rank(score, entries, sizes, sized, count):
+    def rank(score, entries, value, sized, count):
         """Turn raw scores into the log of the expected benefit of a unit of capacity."""
-        if by_object and sized:  # among objects of one unit the order stays as it is
+        if varies and sized:  # among objects of one unit the order stays as it is
             for i in range(count):
                 raw = score[i]
                 if logit:  # log of the probability, by arithmetic alone
@@ -244,7 +247,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                         raw = -compress(half_lives(raw * 1.4426950408889634))
                     else:
                         raw -= compress(half_lives(-raw * 1.4426950408889634))
-                score[i] = raw - compress(sizes[entries[i]])
+                score[i] = raw + value[entries[i]]
 
     @lean_kernel
     def keep_extra(s, entry, e):
@@ -295,7 +298,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 for _ in range(LOGGED):
                     i = below(log.word, count)
                     record(log, x, i, h.clock[0], when[drawn[i], 0], unit, 0)
-            rank(score, drawn, s.size, word[SIZED], count)
+            rank(score, drawn, s.value, word[UNEQUAL], count)
             # In a small cache a batch would be a large share of it, chosen at one moment.
             victims = min(np.int64(queue.size), max(np.int64(1), min(count // 4, held // 64)))
             for v in range(victims):
@@ -336,9 +339,11 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
     @lean_kernel
     def admit(s, e):
         h = s.history
-        if e.size > 1:
-            s.word[SIZED] = 1
+        weight = weigh(e.size, e.hint)
+        if e.size > 1 or weight != 1.0:
+            s.word[UNEQUAL] = 1
         entry = note_miss(h, e, s.entry.size)
+        s.value[entry] = worth(weight, e.size)
         keep_extra(s, entry, e)
         s.word[CURRENT] = entry
         full = s.word[USED] + e.size > s.word[CAPACITY] or h.clock[1] == s.entry.size
@@ -352,7 +357,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 record(s.log, s.x, 0, now, now, residence_time(h, s.entry.size), 1)
             score_batch(s.model, s.x, 1, s.score)
             if evicts:
-                rank(s.score, s.drawn, s.size, s.word[SIZED], 1)
+                rank(s.score, s.drawn, s.value, s.word[UNEQUAL], 1)
                 mine = s.score[0]  # before the candidates overwrite the buffers
                 wanted = mine >= s.queue_score[next_victim(s)]
             else:

@@ -46,7 +46,9 @@ def _decayed(s, count, last):
 def _tick(s):
     """Count one access to whatever key."""
     s.clock[0] += 1
-    s.scalars[TOTAL] = s.scalars[TOTAL] * 2.0 ** (-s.scalars[RATE]) + 1.0
+    if s.scalars[RATE] > 0.0:
+        s.scalars[TOTAL] *= 2.0 ** (-s.scalars[RATE])
+    s.scalars[TOTAL] += 1.0
 
 
 @lean_kernel

@@ -52,6 +52,17 @@ class Result:
     def misses(self) -> int:
         return self.requests - self.hits
 
+    def loss(self, objective: str) -> float:
+        """Return what there is to lower: the object or byte miss ratio, or with "cost" the mean cost of a request.
+
+        Misses of a trace without costs cost 1 each.
+        """
+        if objective == "bytes":
+            return self.byte_miss_ratio
+        if objective == "objects" or self.miss_cost is None:
+            return self.object_miss_ratio
+        return self.miss_cost / max(self.requests, 1)
+
     @property
     def object_miss_ratio(self) -> float:
         """Misses over requests; nan when no request was counted."""
