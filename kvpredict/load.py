@@ -5,6 +5,7 @@ from typing import Any
 
 from kvpredict.artifact import load_artifact
 from kvpredict.core.errors import ArtifactError, KvpredictError
+from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import Learned
 
 __all__ = ["load_policy"]
@@ -34,9 +35,9 @@ def load_policy(source: str | Path) -> Any:
         return LearnedPrefix.load(source)
     artifact, settings = load_artifact(source)
     name = settings.pop("name", None)
-    if name != Learned.name:
+    if name not in (Learned.name, Guarded.name):
         raise ArtifactError(f"{source} holds a policy of kind {name!r}, which this kvpredict does not know: upgrade it")
     try:
-        return Learned(artifact, **settings)
+        return Learned(artifact, **settings) if name == Learned.name else Guarded(prior=artifact, **settings)
     except (TypeError, ValueError, KvpredictError) as error:
         raise ArtifactError(f"{source} has settings that this kvpredict does not take: {error}") from error

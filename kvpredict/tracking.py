@@ -389,6 +389,8 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
         for key, value in account["counts"].items():
             add(f"{account['policy']}/{key}", value)
         for key, values in account["series"].items():
+            if key == "request":  # the step of all the others
+                continue
             for request, value in zip(account["series"]["request"], values, strict=True):
                 add(f"windows/{account['policy']}/{key}", value, request)
     for curve in result.get("curves", []):

@@ -6,6 +6,7 @@ trained on them serves the next round, whose decisions it meets are added, and s
 policy returned is trained on all of it.
 """
 
+import contextlib
 import itertools
 import platform
 from dataclasses import replace
@@ -19,7 +20,9 @@ from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.learn.dataset import Dataset, record_decisions
 from kvpredict.learn.evaluate import FitReport, calibration, metrics
-from kvpredict.learn.learner import Curves, Fitted, Game, Learner
+from kvpredict.learn.learner import Curves, Fitted, Game, Learner, NothingToLearn
+from kvpredict.learn.online import prior
+from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
 from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity
@@ -31,15 +34,11 @@ ADMISSION_QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_ROWS = 200
 
 
-class NothingToLearn(KvpredictError):
-    """A past from which nothing can be learned."""
-
-
 def fit(
     trace: Trace,
     capacity: int,
     *,
-    learner: str | Learner = "lightgbm",
+    learner: str | Learner = "best",
     unit: str = "objects",
     mode: str = "evict",
     objective: str = "objects",
@@ -51,7 +50,7 @@ def fit(
     cv: int = 0,
     seed: int = 0,
     **policy_params: Any,
-) -> Learned:
+) -> Learned | Guarded:
     """Train a policy for caches like the one of ``capacity`` on ``trace``.
 
     Parameters
@@ -61,8 +60,10 @@ def fit(
     capacity : int
         Objects, or bytes with ``unit="bytes"``. Features are in units of the cache's own residence time, so the
         policy also serves other capacities.
-    learner : str or Learner, default "lightgbm"
-        A name (see ``learner_names``) or a learner with its hyper-parameters.
+    learner : str or Learner, default "best"
+        A name (see ``learner_names``) or a learner with its hyper-parameters. "best" compares, on the last part of
+        ``trace``, a model frozen after it was trained (LightGBM's), a policy that learns while it serves, and one that
+        does so from a prior trained on ``trace``, and returns the best; any other returns a frozen model.
     mode : {"evict", "admit", "both"}, default "evict"
     objective : {"objects", "bytes", "cost"}, default "objects"
         What a miss counts for: one, its size, or its cost (the trace's column "cost").
@@ -84,8 +85,8 @@ def fit(
 
     Returns
     -------
-    Learned
-        Its ``report`` holds metrics, calibration, importances and settings.
+    Learned or Guarded
+        Its ``report`` holds metrics, calibration and importances of the frozen model, settings, and what was compared.
 
     Raises
     ------
@@ -159,10 +160,41 @@ def fit(
     )
     artifact = _artifact(final, schema, _metadata(trace, report))
     params = {**served, "mode": mode}
+    frozen = Learned(_artifact(fitted, schema), **params)
     if mode == "admit":
-        candidate = Learned(_artifact(fitted, schema), **params)
-        params["threshold"] = _choose_threshold(trace, candidate, capacity, unit, objective, cut, predicted, seed)
-    return Learned(artifact, **params, report=report)
+        params["threshold"] = _choose_threshold(trace, frozen, capacity, unit, objective, cut, predicted, seed)
+    learned = Learned(artifact, **params, report=report)
+    if not learner.combines or mode != "evict":
+        return learned
+    return _best(trace, capacity, unit, cut, frozen, learned, learner.hedge, seed)  # type: ignore[attr-defined]
+
+
+def _best(
+    trace: Trace, capacity: int, unit: str, cut: int, frozen: Learned, learned: Learned, hedge: float, seed: int
+) -> Learned | Guarded:
+    """Return ``learned``, or a guarded policy if that is better on the part of the trace from ``cut`` on.
+
+    ``frozen`` is ``learned`` as trained on the part before. A guarded policy serves both parts, as it would.
+    """
+    cold = Guarded(objective=learned.objective)
+    rivals: dict[str, Learned | Guarded] = {"learned": frozen, "guarded": cold}
+    with contextlib.suppress(NothingToLearn):
+        rivals["guarded with a prior"] = replace(cold, prior=prior([(trace.head(cut - 1), capacity)], cold, unit=unit))
+    found = {
+        name: simulate(trace, rival, capacity, unit=unit, warmup=cut - 1, seed=seed).loss(learned.objective)
+        for name, rival in rivals.items()
+    }
+    chosen = min(found, key=lambda name: found[name] * (1.0 if name != "learned" else 1.0 + hedge))
+    settings = {**learned.report.settings, "compared": found, "chosen": chosen}
+    report = replace(learned.report, settings=settings)
+    if chosen == "learned":
+        metadata = {**learned.artifact.metadata, "settings": settings}
+        return replace(learned, artifact=replace(learned.artifact, metadata=metadata), report=report)
+    taught = None
+    if chosen != "guarded":
+        metadata = {**_metadata(trace, report), "prior": "trained by fit"}
+        taught = prior([(trace, capacity)], cold, unit=unit, metadata=metadata)
+    return replace(cold, prior=taught, report=report)
 
 
 def _game(

@@ -15,7 +15,7 @@ from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.features.schema import Schema
 from kvpredict.trace.trace import Trace
 
-__all__ = ["Curves", "Fitted", "Game", "Learner", "missing_extra", "require"]
+__all__ = ["Curves", "Fitted", "Game", "Learner", "NothingToLearn", "missing_extra", "require"]
 
 Curves = dict[str, dict[str, list[Any]]]  # name -> "step" and "value", what a training logged on its way
 
@@ -54,11 +54,13 @@ class Game(NamedTuple):
 class Learner:
     """Base of all learners; a subclass adds hyper-parameters as fields, ``name`` and ``fit``.
 
-    One that ``plays`` goes on from what ``fit`` returned, in caches of its own.
+    One that ``plays`` goes on from what ``fit`` returned, in caches of its own. With one that ``combines``,
+    ``kvpredict.fit`` compares its model with policies that learn while they serve.
     """
 
     name: ClassVar[str]
     plays: ClassVar[bool] = False
+    combines: ClassVar[bool] = False
 
     def fit(self, x: np.ndarray, y: np.ndarray, seed: int = 0) -> Fitted:
         """Train on rows ``x``, float32 ``[m, width]``, and labels ``y``, uint8 ``[m]``: 1 for reused in time.
@@ -77,6 +79,10 @@ class Learner:
     def params(self) -> dict[str, Any]:
         """Return the hyper-parameters by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class NothingToLearn(KvpredictError):
+    """A past from which nothing can be learned."""
 
 
 def missing_extra(package: str, error: ImportError) -> MissingExtra:

@@ -60,6 +60,10 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         style = "bold green" if row["policy"] == "learned" else "dim" if row["oracle"] else None
         table.add_row(*cells, *_cells(row), style=style)
     _print(table)
+    settings = (result.get("learned") or {}).get("settings", {})
+    if "chosen" in settings:
+        found = ", ".join(f"{name} {loss:.4f}" for name, loss in settings["compared"].items())
+        print(f"learned is {settings['chosen']!r}, chosen on the last part of the training part: {found}")
 
 
 def print_prefixes(result: Mapping[str, Any]) -> None:

@@ -14,12 +14,15 @@ and time to the next use as the label: Song et al., "Learning Relaxed Belady for
 that leads back to the best expert exactly is the project's own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from kvpredict.artifact import Artifact, load_artifact
 from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
@@ -41,7 +44,7 @@ from kvpredict.features.history import (
     write,
 )
 from kvpredict.features.samples import Samples, collect, lose, make_samples, record, resolve
-from kvpredict.features.schema import BASE_FEATURES
+from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.policies.objective import check_objective, weigher, worth
 from kvpredict.scorers.boosting import Training, empty_trees, fit_trees, make_training
 from kvpredict.scorers.trees import Trees, score_batch
@@ -55,8 +58,8 @@ ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
-    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE,
-) = range(21)  # of word  # fmt: skip
+    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL,
+) = range(22)  # of word  # fmt: skip
 LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES = range(10)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
@@ -74,6 +77,7 @@ FIRST = 16.0  # residence times that they are spread over at least
 TREES, DEPTH, RATE = 24, 2, 0.2
 FEWEST = 500  # samples that a fit needs
 NOTES = 512  # rows of the log, which is thinned when it is full
+SHIPPED = Path(__file__).parent / "guarded_prior"
 PARTS = 16  # in which samples are copied for training elsewhere
 
 
@@ -105,7 +109,7 @@ class Core(NamedTuple):
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
-    word: np.ndarray  # int64 [21]
+    word: np.ndarray  # int64 [22]
     level: np.ndarray  # float64 [10]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows
@@ -167,6 +171,11 @@ class Guarded(Policy):
     bypass : bool, default False
         Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
         flash device, for slightly more misses.
+    prior : Artifact or path, optional
+        A model to begin with, until the first fit: of ``kvpredict.learn.online.prior``, or the folder of a saved policy
+        that has one; "shipped" is the one that comes with kvpredict. Default: follow the leader until then.
+    report : FitReport, optional
+        What ``fit`` measured; not part of the policy's identity.
     controller : sequence of 22 floats, optional
         Weights of a linear controller (``kvpredict.learn.controller``) that moves lambda and favours the leader in
         place of the rule.
@@ -193,6 +202,8 @@ class Guarded(Policy):
     objective: str = "objects"
     bypass: bool = False
     controller: tuple[float, ...] | None = None
+    prior: Any = None
+    report: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.controller is not None:
@@ -200,6 +211,8 @@ class Guarded(Policy):
             found = np.array(self.controller)
             right = found.size == 2 * SIGNALS and bool(np.isfinite(found).all())
             require(right, self, f"controller must be {2 * SIGNALS} finite weights, got {found.size}")
+        if self.prior is not None:
+            object.__setattr__(self, "prior", _checked_prior(self.prior))
         names = self._names()
         require(len(set(names)) == len(names) <= 12, self, f"leaders must be 1 to 12 different policies, got {names}")
         for leader in self._policies():
@@ -210,8 +223,8 @@ class Guarded(Policy):
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
         require(self.history >= 2, self, f"history must be at least 2 entries a slot, got {self.history}")
         require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
-        for field in ("horizon", "swing", "most", "memory", "patience"):
-            require(getattr(self, field) > 0, self, f"{field} must be positive, got {getattr(self, field)}")
+        for name in ("horizon", "swing", "most", "memory", "patience"):
+            require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
         require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
 
     def _names(self) -> list[str]:
@@ -230,7 +243,7 @@ class Guarded(Policy):
         history = make_history(slots, self.history, regions=self.regions)
         entries = history.key.size
         leaders = self._policies()
-        word = np.zeros(21, np.int64)
+        word = np.zeros(22, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
@@ -261,11 +274,17 @@ class Guarded(Policy):
             newcomer=Newcomer(np.zeros(1, np.int32), np.zeros((1, width), np.float32), np.zeros(1)),
             log=np.zeros((NOTES, 5)),
         )
+        model = empty_trees(TREES, DEPTH)
+        if self.prior is not None:
+            word[HAS_MODEL] = 1
+            _copy(self.prior.scorer, model)
+            np.negative(model.leaf, out=model.leaf)  # an artifact's score says who is to stay, this model who is to go
+            np.negative(model.base, out=model.base)
         return State(
             core=core,
             samples=make_samples(self.samples, width, entries),
             training=make_training(self.samples, width, DEPTH),
-            model=empty_trees(TREES, DEPTH),
+            model=model,
             shadows=make_shadows(leaders, capacity, slots, seed + 1),
         )
 
@@ -298,9 +317,27 @@ class Guarded(Policy):
 
     def inherit(self, state: State, old: State) -> None:
         """Begin with the model of ``old``."""
-        for mine, its in zip(state.model, old.model, strict=True):
-            mine[:] = its
-        state.core.word[FITS] = old.core.word[FITS]
+        _copy(old.model, state.model)
+        state.core.word[[FITS, HAS_MODEL]] = old.core.word[[FITS, HAS_MODEL]]
+
+    def samples_of(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and labels of the samples that are old enough, float32 ``[m, width]`` and ``[m]``."""
+        rows = np.zeros(1, np.int64)
+        _gather_rows(state.core, state.samples, state.training, rows, 0, len(state.samples.unit))
+        return state.training.x[: rows[0]].copy(), state.training.y[: rows[0]].copy()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the policy and its prior to ``folder``, atomically; ``kvpredict.load_policy`` reads it.
+
+        What a cache has learned since is not in it: see ``kvpredict.cache.snapshot``.
+        """
+        settings = {k: v for k, v in super().params().items() if k not in ("prior", "report")}
+        cold = Artifact(empty_trees(TREES, DEPTH), Schema(), "identity", {"prior": "none"})
+        return (self.prior or cold).save(folder, policy={"name": self.name, **settings})
+
+    def params(self) -> dict[str, Any]:
+        origin = {"prior": None if self.prior is None else self.prior.metadata.get("prior", "given")}
+        return {k: v for k, v in super().params().items() if k != "report"} | origin
 
     def account(self, state: State) -> dict[str, Any]:
         """Return what happened: fits, changes of the leader, how long each led; lambda and leader over time."""
@@ -346,6 +383,29 @@ class Guarded(Policy):
             assert shadow.slot[slots, 1].sum() == shadow.counts[1] <= shadow.counts[0]
             assert slots.size + shadow.counts[2] == len(shadow.slot)
             leader.validate(shadow.state, np.sort(slots))
+
+
+def _copy(source: Trees, target: Trees) -> None:
+    for its, mine in zip(source, target, strict=True):
+        mine[:] = its
+
+
+def _checked_prior(given: Any) -> Artifact | None:
+    """Return the model to begin with, of a name, a folder or an artifact; None for one saved without."""
+    if isinstance(given, str | PathLike):
+        given = load_artifact(SHIPPED if given == "shipped" else Path(given))[0]
+    if not isinstance(given, Artifact):
+        raise KvpredictError(f"policy 'guarded': prior must be an Artifact or a path, got {type(given).__name__}")
+    if given.metadata.get("prior") == "none":
+        return None
+    usual = empty_trees(TREES, DEPTH)
+    fits = isinstance(given.scorer, Trees) and given.scorer.leaf.shape == usual.leaf.shape
+    if not fits or given.schema.extra or given.link != "identity":
+        raise KvpredictError(
+            f"policy 'guarded': this model cannot be its prior, which is {TREES} trees of depth {DEPTH} on the base "
+            "features: make one with kvpredict.learn.online.prior"
+        )
+    return given
 
 
 @lean_kernel
@@ -552,6 +612,7 @@ def _adopt(c, model, trees, rows):
         model.leaf[:] = trees.leaf
         model.base[:] = trees.base
         c.word[FITS] += 1
+        c.word[HAS_MODEL] = 1
     _schedule(c)
     c.word[DUE] = IDLE
 
@@ -607,6 +668,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         if count >= FEWEST:
             fit_trees(training, count, model, RATE)
             c.word[FITS] += 1
+            c.word[HAS_MODEL] = 1
         _schedule(c)
 
     @lean_subroutine
@@ -651,7 +713,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
     def next_victim(c, samples, model):
         """Return the slot of the next object to go."""
         word, when = c.word, c.history.when
-        if word[FITS] == 0 or c.level[LAMBDA] >= c.level[MOST]:
+        if word[HAS_MODEL] == 0 or c.level[LAMBDA] >= c.level[MOST]:
             if _sampled(c, samples, 1):
                 _draw(c, 0, PER_DECISION)
                 write(c.history, c.drawn, PER_DECISION, len(c.slot), c.x)
@@ -673,7 +735,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
     def unwanted(c, samples, model, entry):
         """Tell whether an object that asks to be admitted is worse than the next to go."""
         h, new, word = c.history, c.newcomer, c.word
-        learned = word[FITS] > 0 and c.level[LAMBDA] < c.level[MOST]
+        learned = word[HAS_MODEL] > 0 and c.level[LAMBDA] < c.level[MOST]
         sampled = _sampled(c, samples, 1)
         if not learned and not sampled:
             return False

@@ -16,6 +16,7 @@ CAPTIONS = {
     "curves_bytes": "Byte miss ratio over capacity.",
     "windows": "Object miss ratio over time, in windows of equal numbers of requests.",
     "guarded": "Guarded: lambda over time (at its highest the policy does what its leader does), and who led.",
+    "learned": "The learned policy, which is a guarded one: lambda over time, and who led.",
     "calibration": "Reliability of the model's probabilities, on requests later than all it was trained on.",
     "importance": "What the model looks at.",
 }

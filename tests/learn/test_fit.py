@@ -8,6 +8,7 @@ import pytest
 import kvpredict as kvp
 from kvpredict import KvpredictError, Trace, UnknownName
 from kvpredict.core.table import hash_key
+from kvpredict.learn import learner
 from kvpredict.learn.evaluate import calibration, metrics
 from kvpredict.policies.learned import Learned
 
@@ -25,7 +26,7 @@ def two_kinds(n: int = 40_000, seed: int = 0) -> Trace:
 
 @pytest.fixture(scope="module")
 def fitted() -> Learned:
-    return kvp.fit(two_kinds().head(0.5), 150, cv=3)
+    return kvp.fit(two_kinds().head(0.5), 150, learner="lightgbm", cv=3)
 
 
 def test_beats_lru_on_later_requests(fitted: Learned) -> None:
@@ -53,7 +54,7 @@ def test_report(fitted: Learned) -> None:
 
 
 def test_same_arguments_same_policy(fitted: Learned) -> None:
-    again = kvp.fit(two_kinds().head(0.5), 150)
+    again = kvp.fit(two_kinds().head(0.5), 150, learner="lightgbm")
     for a, b in zip(fitted.artifact.scorer, again.artifact.scorer, strict=True):
         assert a.tobytes() == b.tobytes()
 
@@ -86,6 +87,47 @@ def test_sized_objects_by_bytes() -> None:
     ours = kvp.simulate(trace, fitted, capacity, unit="bytes", warmup=0.5)
     lru = kvp.simulate(trace, "lru", capacity, unit="bytes", warmup=0.5)
     assert ours.object_miss_ratio < lru.object_miss_ratio
+
+
+def test_the_best_of_frozen_and_online_is_chosen_on_the_last_part_and_says_so(tmp_path: Path) -> None:
+    trace = two_kinds()
+    best = kvp.fit(trace.head(0.5), 150)
+    settings = best.report.settings
+    compared = settings["compared"]
+    assert set(compared) == {"learned", "guarded", "guarded with a prior"}
+    assert isinstance(best, Learned) == (settings["chosen"] == "learned")
+    weighed = {name: loss * (1.01 if name == "learned" else 1.0) for name, loss in compared.items()}
+    assert settings["chosen"] == min(weighed, key=weighed.__getitem__)
+    cut = int(20_000 * 0.75)
+    assert compared["guarded"] == kvp.simulate(trace.head(0.5), "guarded", 150, warmup=cut).object_miss_ratio
+    loaded = kvp.load_policy(best.save(tmp_path / "best"))
+    assert kvp.simulate(trace, loaded, 150, warmup=0.5).misses == kvp.simulate(trace, best, 150, warmup=0.5).misses
+
+
+def test_a_frozen_model_is_not_chosen_where_the_workload_moves() -> None:
+    rng = np.random.default_rng(0)
+    popularity = 1.0 / np.arange(1, 2001)
+    eras = [rng.permutation(2000)[rng.choice(2000, 8000, p=popularity / popularity.sum())] for _ in range(5)]
+    moved = Trace.from_keys(np.array([hash_key(np.int64(key)) for key in np.concatenate(eras)]))
+    best = kvp.fit(moved, 200)
+    assert best.report.settings["chosen"] != "learned"
+    sober = kvp.fit(moved, 200, learner=learner("best", hedge=0.0))
+    compared = sober.report.settings["compared"]
+    assert sober.report.settings["chosen"] == min(compared, key=compared.__getitem__)
+
+
+def test_costs_are_lowered_where_they_count() -> None:
+    rng = np.random.default_rng(0)
+    weights = np.arange(1, 5001) ** -0.8
+    keys = rng.choice(5000, 40_000, p=weights / weights.sum())
+    trace = Trace(keys.astype(np.int64), columns={"cost": np.where(keys % 2 == 0, 0.01, 0.2)})
+    dear = kvp.fit(trace.head(0.5), 500, learner="lightgbm", objective="cost")
+    many = kvp.fit(trace.head(0.5), 500, learner="lightgbm")
+    costs, counts = (kvp.simulate(trace, policy, 500, warmup=0.5) for policy in (dear, many))
+    assert costs.miss_cost < 0.95 * counts.miss_cost
+    assert counts.misses < costs.misses
+    online = kvp.simulate(trace, kvp.policy("guarded", objective="cost"), 500, warmup=0.5)
+    assert online.miss_cost < 0.95 * kvp.simulate(trace, "guarded", 500, warmup=0.5).miss_cost
 
 
 def test_too_little_to_learn_from_is_said() -> None:
