@@ -27,7 +27,7 @@ FRACTIONS = (0.01, 0.1)
 WARMUP = 0.5
 ORACLES = ("belady", "beladysize")
 KEY = ["variant", "trace", "fraction", "seed"]
-COLUMNS = [*KEY, "params", "capacity", "misses", "best", "best_misses", "requests", "seconds"]
+COLUMNS = [*KEY, "params", "capacity", "misses", "writes", "best", "best_misses", "requests", "seconds"]
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -36,7 +36,12 @@ def variants() -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {"defaults": {}, "no guard": {"guard": False}, "no learning": {"learn": False}}
     if len(leaders) > 1:
         made |= {f"without {one}": {"leaders": "+".join(n for n in leaders if n != one)} for one in leaders}
-    made |= {"only lru leads": {"leaders": "lru"}}
+    made |= {
+        "only lru leads": {"leaders": "lru"},
+        "no regions": {"regions": False},
+        "with a prior": {"prior": "shipped"},
+    }
+    made |= {"bypass": {"bypass": True}}
     others = {
         "batch": (1, 2, 8), "candidates": (16, 64), "history": (2.0, 4.0, 8.0, 16.0, 64.0), "samples": (3000, 30_000),
         "horizon": (1.0, 2.0, 4.0, 8.0), "margin": (0.0, 0.01), "memory": (1.0, 2.0, 8.0, 16.0),
@@ -75,8 +80,8 @@ def run(name: str, params: dict[str, Any], traces: list[Trace], best: Any, rows:
                 if options.all or row not in rows:
                     r = simulate(trace, made, trace.capacity(fraction), warmup=WARMUP, seed=seed)
                     rows.add([row | {
-                        "params": json.dumps(params), "capacity": r.capacity, "misses": r.misses, "best": heuristic,
-                        "best_misses": misses, "requests": r.total_requests, "seconds": f"{r.seconds:.3f}",
+                        "params": json.dumps(params), "capacity": r.capacity, "misses": r.misses, "writes": r.writes,
+                        "best": heuristic, "best_misses": misses, "requests": r.total_requests, "seconds": f"{r.seconds:.3f}",
                     }])  # fmt: skip
     print(name, flush=True)
 
@@ -85,9 +90,11 @@ def tables(rows: Rows, folder: Path) -> None:
     """Put the table into README.md."""
     against: dict[str, dict[tuple[str, str], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     replayed: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    writes: dict[str, list[float]] = defaultdict(list)
     for row in rows.rows.values():
         ratio = int(row["misses"]) / int(row["best_misses"]) - 1 if int(row["best_misses"]) else 0.0
         against[row["variant"]][row["trace"], row["fraction"]][row["seed"]] = ratio
+        writes[row["variant"]].append(int(row["writes"]) / max(int(row["misses"]), 1))
         replayed[row["variant"]][0] += int(row["requests"])
         replayed[row["variant"]][1] += float(row["seconds"])
     if "defaults" not in against:
@@ -105,7 +112,7 @@ def tables(rows: Rows, folder: Path) -> None:
         lines.append([
             name, f"{len(cells)}", f"{statistics.fmean(means.values()):+.2%}", f"{means[worst]:+.1%} ({worst[0]}, "
             f"{float(worst[1]):.0%})", f"{sum(m > 0.01 for m in means.values())}",
-            "" if name == "defaults" else difference, f"{requests / seconds / 1e6:.2f}" if seconds else "-",
+            "" if name == "defaults" else difference, f"{statistics.fmean(writes[name]):.2f}", f"{requests / seconds / 1e6:.2f}" if seconds else "-",
         ])  # fmt: skip
     spread = [max(seeds.values()) - min(seeds.values()) for seeds in usual.values()]
     overall = by_seed(usual, None, list(usual))
@@ -114,7 +121,7 @@ def tables(rows: Rows, folder: Path) -> None:
         f"{max(overall):+.2%}; in a single cell seeds differ by {statistics.fmean(spread):.2%} on average and by "
         f"{max(spread):.2%} at most.\n\n"
     )
-    head = "variant | cells | mean | worst | over 1 % worse | mean against the defaults (seeds) | M requests/s"
+    head = "variant | cells | mean | worst | over 1 % worse | mean against the defaults (seeds) | writes a miss | M requests/s"
     into_readme(folder, "table", noise + table(head, lines))
 
 
