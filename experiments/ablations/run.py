@@ -81,7 +81,8 @@ def run(name: str, params: dict[str, Any], traces: list[Trace], best: Any, rows:
                     r = simulate(trace, made, trace.capacity(fraction), warmup=WARMUP, seed=seed)
                     rows.add([row | {
                         "params": json.dumps(params), "capacity": r.capacity, "misses": r.misses, "writes": r.writes,
-                        "best": heuristic, "best_misses": misses, "requests": r.total_requests, "seconds": f"{r.seconds:.3f}",
+                        "best": heuristic, "best_misses": misses, "requests": r.total_requests,
+                        "seconds": f"{r.seconds:.3f}",
                     }])  # fmt: skip
     print(name, flush=True)
 
@@ -112,7 +113,8 @@ def tables(rows: Rows, folder: Path) -> None:
         lines.append([
             name, f"{len(cells)}", f"{statistics.fmean(means.values()):+.2%}", f"{means[worst]:+.1%} ({worst[0]}, "
             f"{float(worst[1]):.0%})", f"{sum(m > 0.01 for m in means.values())}",
-            "" if name == "defaults" else difference, f"{statistics.fmean(writes[name]):.2f}", f"{requests / seconds / 1e6:.2f}" if seconds else "-",
+            "" if name == "defaults" else difference, f"{statistics.fmean(writes[name]):.2f}",
+            f"{requests / seconds / 1e6:.2f}" if seconds else "-",
         ])  # fmt: skip
     spread = [max(seeds.values()) - min(seeds.values()) for seeds in usual.values()]
     overall = by_seed(usual, None, list(usual))
@@ -121,7 +123,8 @@ def tables(rows: Rows, folder: Path) -> None:
         f"{max(overall):+.2%}; in a single cell seeds differ by {statistics.fmean(spread):.2%} on average and by "
         f"{max(spread):.2%} at most.\n\n"
     )
-    head = "variant | cells | mean | worst | over 1 % worse | mean against the defaults (seeds) | writes a miss | M requests/s"
+    head = "variant | cells | mean | worst | over 1 % worse | mean against the defaults (seeds) | writes a miss"
+    head += " | M requests/s"
     into_readme(folder, "table", noise + table(head, lines))
 
 
