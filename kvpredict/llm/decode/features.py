@@ -1,0 +1,67 @@
+"""What a learned policy knows of a token, written once: recording, training and serving all call these functions.
+
+At its arrival a token in one layer and KV head has the hidden state that feeds the projections and four norms; later it
+has an age. No attention statistics are among them, so any attention kernel will do (KVzap, arXiv:2601.07891; its
+importance is per token, this one's also knows the age).
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["AGES", "NORMS", "age_features", "early_feature", "importance", "norm_features"]
+
+NORMS = ("key", "value", "output", "hidden")  # logarithms of |k|, |v|, |W_o v| and |x|
+FLAGS = (64, 128, 256, 512)  # tokens; one feature each: younger than that
+AGES = ("log_age", *(f"younger_than_{age}" for age in FLAGS))
+_TINY = 1e-6
+
+
+def norm_features(hidden: "Tensor", key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
+    """Return float32 [B, H, T, 4], the logarithms of four norms.
+
+    Parameters
+    ----------
+    hidden : Tensor [B, T, E]
+    key, value : Tensor [B, H, T, D]
+        Rotation by positions does not change a norm.
+    factor : Tensor [H, D, D], float32
+        |v @ factor| is the norm of what the output projection makes of v, a root mean square over the query heads that
+        share the KV head.
+    """
+    import torch
+
+    batch, heads, tokens, _ = key.shape
+    plain = value.float()
+    lengths = torch.stack(
+        [
+            key.float().norm(dim=-1),
+            plain.norm(dim=-1),
+            (plain @ factor).norm(dim=-1),
+            hidden.float().norm(dim=-1)[:, None, :].expand(batch, heads, tokens),
+        ],
+        dim=-1,
+    )
+    return lengths.clamp_min(_TINY).log()
+
+
+def age_features(age: "Tensor", longest: int) -> "Tensor":
+    """Return float32 [..., 5] for ages in tokens; beyond ``longest``, the context trained on, they all look alike."""
+    import torch
+
+    logarithm = age.clamp(0, longest).float().log1p()
+    return torch.stack([logarithm, *((age < flag).float() for flag in FLAGS)], dim=-1)
+
+
+def early_feature(attention: "Tensor") -> "Tensor":
+    """Return the logarithm of the most ``attention`` that a token got in its first steps, from 0 for none."""
+    return (attention.float().clamp_min(_TINY) / _TINY).log()
+
+
+def importance(attention: "Tensor", norms: "Tensor") -> "Tensor":
+    """Return the label: the logarithm of ``attention`` times |W_o v| / |x|, float32 of the same shape.
+
+    ``attention`` [..., H, T] is the most that any of the queries to come pays; ``norms`` are [..., H, T, 4].
+    """
+    return attention.float().clamp_min(_TINY).log() + norms[..., 2] - norms[..., 3]
