@@ -96,7 +96,8 @@ def test_imports_go_downward(path: Path) -> None:
 def test_importing_is_light() -> None:
     code = (
         "import sys, json, kvpredict; kvpredict.Trace, kvpredict.simulate, kvpredict.policy, kvpredict.Cache; "
-        "import kvpredict.llm.decode.policies, kvpredict.llm.decode.budgets; kvpredict.llm.decode.policies.decode_policy('h2o'); "
+        "import kvpredict.llm.decode.policies, kvpredict.llm.decode.budgets; "
+        "kvpredict.llm.decode.policies.decode_policy('h2o'); "
         "print(json.dumps(list(sys.modules)))"
     )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

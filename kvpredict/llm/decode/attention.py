@@ -7,7 +7,6 @@ A forward pass with any other cache, or with none, goes on to ``sdpa`` as it did
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask

@@ -45,7 +45,7 @@ def shares(split: Any, layers: int, heads: int) -> np.ndarray:
         raise KvpredictError(f"split must be one of {', '.join(SPLITS)} or an array, got {split!r}") from error
     if array.shape != (layers, heads):
         raise KvpredictError(
-            f"split has the shape {array.shape}, this model has {layers} layers of {heads} KV heads: ({layers}, {heads})"
+            f"split has the shape {array.shape}, this model's is ({layers}, {heads}): its layers and their KV heads"
         )
     if not np.isfinite(array).all() or (array <= 0).any():
         raise KvpredictError("split must hold positive finite numbers: how much of the budget each head gets")

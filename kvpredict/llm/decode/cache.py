@@ -98,6 +98,8 @@ class DecodeCache(Cache):
     (107, 64, True)
     """
 
+    layers: list[DecodeLayer]  # type: ignore[assignment]
+
     def __init__(
         self,
         budget_tokens: int,
@@ -249,7 +251,7 @@ class DecodeCache(Cache):
             raise KvpredictError(
                 "the cache serves no model yet: give DecodeCache(…, model=model), or call attach(model)"
             )
-        return self.layers[index]  # type: ignore[return-value]
+        return self.layers[index]
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Hand new tokens to a layer."""

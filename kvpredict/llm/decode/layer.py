@@ -124,7 +124,7 @@ class DecodeLayer(CacheLayerMixin):
             self.lazy_initialization(key, value)
         owner, policy = self.owner, self.owner.policy
         step: Step = owner.clock.step if self.index else owner.clock.advance(key, mask, owner.evicts_now)
-        batch, heads, fresh, _ = key.shape
+        heads = key.shape[1]
         each = query.shape[1] // heads
         arrival = Arrival(
             self.index,
@@ -191,7 +191,7 @@ class DecodeLayer(CacheLayerMixin):
         """The same with the weights for the policy, in blocks of queries; the odd block is the first."""
         policy, n = self.owner.policy, slots.count
         key, value = slots.keys[:, :, :n], slots.values[:, :, :n]
-        batch, heads = key.shape[:2]
+        heads = key.shape[1]
         fresh = query.shape[2]
         each = query.shape[1] // heads
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -214,8 +214,11 @@ class DecodeLayer(CacheLayerMixin):
 
     # --- who goes ---
 
-    def _ranked(self, held: Held, size: int) -> Tensor:
-        """Return scores with what must stay at the top and what cannot be read any more at the bottom."""
+    def _ranked(self, held: Held, size: int, reader: Tensor) -> Tensor:
+        """Return scores with what must stay at the top and what cannot be read any more at the bottom.
+
+        ``reader`` [B] is the position of the next query.
+        """
         owner = self.owner
         score = owner.policy.score(held).float().nan_to_num(nan=LOWEST, posinf=HIGHEST, neginf=LOWEST)
         now = held.now[:, None, None]
@@ -223,15 +226,15 @@ class DecodeLayer(CacheLayerMixin):
         score = score.masked_fill(stays, torch.inf)
         gone = held.position < 0
         if self.window is not None:
-            gone = gone | (held.position <= now - self.window)
+            gone = gone | (held.position <= reader[:, None, None] - self.window)
         return score.masked_fill(gone, -torch.inf)
 
     def _victims(self, group: Slots, step: Step) -> Tensor:
-        ranked = self._ranked(group.held(step.now), group.size)
+        ranked = self._ranked(group.held(step.now), group.size, step.now - 1)
         return ranked.topk(self.owner.interval, dim=-1, largest=False).indices
 
     def _best(self, both: Slots, size: int, step: Step) -> Tensor:
-        ranked = self._ranked(both.held(step.now), size)
+        ranked = self._ranked(both.held(step.now), size, step.now)
         return ranked.topk(size, dim=-1, sorted=False).indices.sort(-1).values
 
 

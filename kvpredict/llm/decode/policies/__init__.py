@@ -39,7 +39,7 @@ def decode_policy(name: str, **params: Any) -> DecodePolicy:
     KeyDiff()
     """
     cls = decode_policy_class(name)
-    known = [f.name for f in fields(cls)]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for given in params:
         if given not in known:
             raise unknown_name(f"parameter of decode policy {name!r}", given, known)
