@@ -66,9 +66,7 @@ def scores(name: str, held: list[Token], layer: int, head: int) -> list[float]:
     if name == "snapkv":
         ordered = sorted(held, key=lambda t: t.position)
         told = [t.told for t in ordered]
-        pooled = {
-            t.position: float(np.mean(told[max(0, i - 2) : i + 3])) for i, t in enumerate(ordered)
-        }
+        pooled = {t.position: float(np.mean(told[max(0, i - 2) : i + 3])) for i, t in enumerate(ordered)}
         return [pooled[t.position] for t in held]
     assert name in ("h2o", "tova"), name
     return [t.told for t in held]
