@@ -1,0 +1,188 @@
+"""Learned: keep the tokens that a trained probe says will matter.
+
+A probe per layer and KV head reads the hidden state that feeds the projections and the norms of key, value and output
+(``features``); the product is taken once, when a token arrives, and stored with it. What depends on the token's age is
+added when the cache asks. So scoring costs as much as the simplest heuristic, looks at no attention, and nothing leaves
+the device. Where the budget goes is learned too: heads differ more than tokens do, and ``shares`` says how much.
+Probes on hidden states: KVzap, arXiv:2601.07891. Training through soft gates, which is what counts, and budgets learned
+with it: ``learn/end_to_end``. With ``delay`` tokens are judged some steps after they came, by the attention they got
+meanwhile (KVpop, arXiv:2607.05061); the cache then has to compute attention weights.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvpredict.artifact import as_path, write_folder
+from kvpredict.core.errors import ArtifactError, KvpredictError
+from kvpredict.llm.decode.features import early_feature, norm_features
+from kvpredict.llm.decode.fingerprint import check_model
+from kvpredict.llm.decode.policy import HIDDEN, WEIGHTS, Arrival, DecodePolicy, Held
+from kvpredict.llm.decode.probe import Probe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FILE", "Learned"]
+
+FILE, _ARRAYS = "decode_policy.json", "probe.npz"
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Learned(DecodePolicy):
+    """A trained importance; made by ``pipeline=decode_train`` or ``fit_decode``, read by ``load_policy``.
+
+    Parameters
+    ----------
+    probe : Probe
+    model : mapping
+        ``model_identity`` of the model that it was trained for.
+    split : Tensor [layers, KV heads], optional
+        How a budget is split, mean 1; None: equally.
+    longest : int, default 768
+        Context in tokens beyond which ages are not told apart: what it was trained on.
+    delay : int, default 0
+        Steps after its arrival at which a token is judged; until then the probe alone speaks. The cache's ``recent``
+        should be no less.
+    metadata : mapping
+        Where it came from.
+
+    Raises
+    ------
+    KvpredictError
+        Without a probe: unlike the heuristics it cannot be made by name.
+    """
+
+    name = "learned"
+
+    probe: Probe | None = field(default=None, repr=False)
+    model: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    split: "Tensor | None" = field(default=None, repr=False)
+    longest: int = 768
+    delay: int = 0
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _placed: dict[Any, Probe] = field(default_factory=dict, init=False, repr=False)  # copies on devices
+
+    def __post_init__(self) -> None:
+        if self.probe is None:
+            raise KvpredictError(
+                "the decode policy 'learned' has to be trained: give the folder of one (pipeline=decode_train makes it)"
+            )
+        if self.delay < 0 or self.longest < 1:
+            raise KvpredictError(f"delay={self.delay} must be at least 0, longest={self.longest} at least 1")
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """The hidden state; with a delay attention weights as well."""
+        return frozenset({HIDDEN, WEIGHTS} if self.delay else {HIDDEN})
+
+    @property
+    def columns(self) -> int:  # type: ignore[override]
+        """The product at arrival; with a delay also the most attention in the first steps."""
+        return 2 if self.delay else 1
+
+    def arrive(self, new: Arrival) -> "Tensor":
+        assert new.hidden is not None
+        probe = self._on(new.key.device)
+        norms = norm_features(new.hidden, new.key, new.value, probe.factor[new.layer])
+        score = probe.token(new.layer, new.hidden, norms)[..., None]  # [B, H, T, 1]
+        return score if not self.delay else _beside_zeros(score)
+
+    def attend(self, held: Held, weights: "Tensor") -> None:
+        import torch
+
+        queries = weights.shape[3]
+        asked = held.now[:, None] - queries + torch.arange(queries, device=weights.device)  # [B, T]
+        age = asked[:, None, :, None] - held.position[:, :, None, :]  # [B, heads, T, S]
+        first = weights.amax(2).masked_fill((age <= 0) | (age > self.delay), 0.0).amax(2)
+        held.memo[..., 1] = torch.maximum(held.memo[..., 1], first)
+
+    def score(self, held: Held) -> "Tensor":
+        probe = self._on(held.memo.device)
+        age = held.now[:, None, None] - held.position  # [B, heads, S]
+        heads: Any = held.heads
+        score = held.memo[..., 0] + probe.age(held.layer, heads, age, self.longest)
+        if self.delay:
+            score = score + early_feature(held.memo[..., 1]) * probe.early[held.layer, heads][:, None]
+        return score
+
+    def shares(self, layers: int, heads: int) -> "Tensor | None":
+        return self.split
+
+    def check(self, model: Any) -> None:
+        check_model(dict(self.model), model)
+
+    def _on(self, device: Any) -> Probe:
+        if device not in self._placed:
+            assert self.probe is not None
+            self._placed[device] = self.probe.to(device)
+        return self._placed[device]
+
+    # --- at rest ---
+
+    def save(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
+        """Write the policy to ``folder``: arrays and JSON, nothing pickled; ``load_policy`` reads it.
+
+        Raises
+        ------
+        ArtifactError
+            When ``folder`` holds something else, or cannot be written.
+        """
+        assert self.probe is not None
+        arrays = {name: array.detach().cpu().numpy() for name, array in self.probe.arrays().items()}
+        if self.split is not None:
+            arrays["split"] = self.split.cpu().numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        data = buffer.getvalue()
+        content = {
+            "format": FORMAT,
+            "policy": {"name": self.name, "longest": self.longest, "delay": self.delay},
+            "model": dict(self.model),
+            "metadata": {**self.metadata, **(metadata or {})},
+            "arrays_blake2b": hashlib.blake2b(data, digest_size=16).hexdigest(),
+        }
+        return write_folder(folder, {_ARRAYS: data, FILE: json.dumps(content, indent=1, allow_nan=False).encode()})
+
+    @staticmethod
+    def load(folder: str | Path) -> "Learned":
+        """Return the policy in ``folder``; raises ``ArtifactError`` on a missing, damaged or newer one."""
+        import torch
+
+        folder = as_path(folder)
+        try:
+            content = json.loads((folder / FILE).read_text("utf-8"))
+            if content["format"] > FORMAT:
+                raise ArtifactError(
+                    f"{folder} is in format {content['format']}, this kvpredict reads up to {FORMAT}: upgrade it"
+                )
+            data = (folder / _ARRAYS).read_bytes()
+            if hashlib.blake2b(data, digest_size=16).hexdigest() != content["arrays_blake2b"]:
+                raise ArtifactError(f"{folder / _ARRAYS} is damaged (its digest differs from the one in {FILE})")
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+            split = arrays.pop("split", None)
+            settings = {key: value for key, value in content["policy"].items() if key != "name"}
+            return Learned(Probe(**arrays), content["model"], split, metadata=content["metadata"], **settings)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{folder} holds no decode policy: {error.filename} is missing") from error
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(
+                f"{folder} is damaged ({type(error).__name__}: {error}); save the policy again"
+            ) from error
+
+
+def _beside_zeros(score: "Tensor") -> "Tensor":
+    import torch
+
+    return torch.cat([score, torch.zeros_like(score)], dim=-1)
