@@ -10,7 +10,7 @@ from typing import Any
 
 from kvpredict.pipelines.files import write_text
 
-__all__ = ["as_json", "print_comparison", "print_facts", "print_prefixes", "print_sweep", "write_files"]
+__all__ = ["as_json", "print_comparison", "print_facts", "print_prefixes", "print_sweep", "print_tables", "write_files"]
 
 
 def as_json(value: Any) -> Any:
@@ -37,6 +37,11 @@ def write_files(result: Mapping[str, Any], folder: Path, *, html: bool) -> dict[
             write_text(folder / "plots" / f"{name}.svg", svg)
         written["report"] = folder / "report.html"
         write_text(written["report"], render(result, plots))
+    elif html and result.get("tables"):
+        from kvpredict.report import render_tables
+
+        written["report"] = folder / "report.html"
+        write_text(written["report"], render_tables(result))
     if (folder / "policy").is_dir():
         written["policy"] = folder / "policy"
     return written
@@ -120,6 +125,17 @@ def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) 
     writer.writerows([cell, overrides, *(row[c] for c in columns)] for cell, overrides, row in lines)
     write_text(folder / "cells.csv", text.getvalue())
     print(f"cells:   {folder / 'cells.csv'}")
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Print the tables of a result that brings its own."""
+    for given in result["tables"]:
+        table = _table(given["title"])
+        for column, example in zip(given["columns"], given["rows"][0], strict=True):
+            table.add_column(column, justify="left" if isinstance(example, str) else "right")
+        for row in given["rows"]:
+            table.add_row(*map(_shown, row))
+        _print(table)
 
 
 def print_facts(trace: Mapping[str, Any]) -> None:

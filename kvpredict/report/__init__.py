@@ -4,7 +4,7 @@
 result at any time.
 """
 
-from kvpredict.report.page import render
+from kvpredict.report.page import render, render_tables
 from kvpredict.report.plots import draw
 
-__all__ = ["draw", "render"]
+__all__ = ["draw", "render", "render_tables"]

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from kvpredict.core.errors import MissingExtra
+from kvpredict.report.plots import draw_training
 
-__all__ = ["render"]
+__all__ = ["render", "render_tables"]
 
 MISSING = "\N{EN DASH}"
 
@@ -31,15 +31,7 @@ def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     plots : mapping of name to SVG text
         What ``draw`` returned; they are put in as they are.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtra(
-            f"the report needs Jinja2: pip install 'kvpredict[train]', or set report.html=false ({error})"
-        ) from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate}
-    template = environment.from_string((files(__package__) / "page.html").read_text("utf-8"))
+    template = _template("page.html")
     rows = result["policies"]
     finite = [row["object_miss_ratio"] for row in rows if row["object_miss_ratio"] is not None]
     return template.render(
@@ -52,6 +44,35 @@ def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
         captions=CAPTIONS,
         config=json.dumps(result["config"], indent=2, ensure_ascii=False),
     )
+
+
+def render_tables(result: Mapping[str, Any], plots: Mapping[str, str] | None = None) -> str:
+    """Return the page of a result that brings its own ``tables``, each with ``title``, ``columns`` and ``rows``.
+
+    ``plots`` maps captions to SVG texts; default: the curves of a training, if ``result["learned"]`` has any.
+    """
+    if plots is None:
+        plots = draw_training((result.get("learned") or {}).get("curves") or {})
+    config = json.dumps(result["config"], indent=2, ensure_ascii=False)
+    return _template("tables.html").render(result=result, plots=plots, config=config)
+
+
+def _template(name: str) -> Any:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtra(
+            f"the report needs Jinja2: pip install 'kvpredict[train]', or set report.html=false ({error})"
+        ) from error
+    environment = Environment(
+        loader=PackageLoader(__package__, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate}
+    return environment.get_template(name)
 
 
 def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:

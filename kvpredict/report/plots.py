@@ -15,7 +15,7 @@ import numpy as np
 
 from kvpredict.core.errors import MissingExtra
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_training"]
 
 LEARNED, LRU, ORACLE = "#c2410c", "#475569", "#94a3b8"
 HEURISTICS = ("#0f766e", "#1d4ed8", "#7c3aed", "#a16207", "#be185d", "#15803d")
@@ -42,6 +42,18 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
     if learned.get("importance"):
         plots["importance"] = _figure("importance", lambda axes: _importance(axes, learned["importance"]))
     return plots
+
+
+def draw_training(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, str]:
+    """Return a plot of each curve that a training logged, SVG texts by name."""
+
+    def paint(axes: Any, name: str) -> None:
+        step, value = curves[name]["step"], _numbers(curves[name]["value"])
+        axes.plot(step, value, color=LEARNED, marker="o" if len(step) < 30 else None, markersize=3.5)
+        axes.set_xlabel("step")
+        axes.set_ylabel(name.replace("_", " "))
+
+    return {name: _figure(name, partial(paint, name=name)) for name in curves}
 
 
 def _figure(name: str, paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7) -> str:

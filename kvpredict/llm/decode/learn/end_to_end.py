@@ -317,7 +317,7 @@ class _State:
             group["lr"] = rate * shape
         self.optimizer.step()
         self.step = step + 1
-        self._log("loss", step, float(loss))
+        self._log("loss", step, float(loss.detach()))
 
     def judge(self, step: int, added: list[float]) -> None:
         """Note the added loss on validation; keep the best."""

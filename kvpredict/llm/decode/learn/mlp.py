@@ -95,7 +95,7 @@ def descend(
                 ).mean()
                 loss.backward()
             optimizer.step()
-            total += float(loss)
+            total += float(loss.detach())
         curve.append(total / len(part["moment"]))
     found = replace(probe, **{name: value.detach() for name, value in values.items()})
     return found, {"squared_error": {"step": list(range(len(curve))), "value": curve}}
