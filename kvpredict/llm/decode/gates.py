@@ -130,7 +130,7 @@ def _attention(
     logits = logits + torch.nn.functional.pad(gates, (0, slots - gates.shape[-1]))[:, None, None, :]
     age = torch.arange(slots - fresh, slots, device=key.device)[:, None] - torch.arange(slots, device=key.device)
     hidden = age < 0
-    window = getattr(module, "sliding_window", None)
+    window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
     if window is not None:
         hidden = hidden | (age >= window)
     weights = logits.masked_fill(hidden, -torch.inf).softmax(-1).to(value.dtype)

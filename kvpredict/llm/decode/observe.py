@@ -128,7 +128,7 @@ def _attention(
     kv_heads = key.shape[1]
     group = heads // kv_heads
     factor = width**-0.5 if scaling is None else scaling
-    window = getattr(module, "sliding_window", None) or count
+    window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None) or count
     spans = -(-count // SPAN)
     most = torch.zeros(kv_heads, spans, count, device=key.device)
     total = torch.zeros(kv_heads, spans, count, device=key.device)
