@@ -128,7 +128,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
     Raises
     ------
     ArtifactError
-        When ``folder`` holds something else than a policy of this kind, or cannot be written (disk full, no permission).
+        When ``folder`` holds something else than such a policy, or cannot be written (disk full, no permission).
     """
     folder = as_path(folder).absolute()
     marker = list(files)[-1]

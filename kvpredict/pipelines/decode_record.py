@@ -1,4 +1,4 @@
-"""decode_record: run a language model over texts and write down what each token looked like and how much it mattered."""
+"""decode_record: run a language model over texts; write down what tokens looked like and how much they mattered."""
 
 from pathlib import Path
 from typing import Any

@@ -15,7 +15,13 @@ from kvpredict.pipelines.output import as_json, print_comparison, print_facts, p
 
 __all__ = ["TRACKED", "run_pipeline"]
 
-TRACKED = ("train", "simulate", "prefix_train", "prefix_simulate", "decode_train")  # pipelines whose results are figures
+TRACKED = (
+    "train",
+    "simulate",
+    "prefix_train",
+    "prefix_simulate",
+    "decode_train",
+)  # pipelines whose results are figures
 
 
 def run_pipeline(

@@ -22,7 +22,7 @@ def attention_layers(model: Any) -> list[Any]:
     KvpredictError
         When the model has no such modules, or their layers are not numbered 0, 1, 2 ….
     """
-    found = {}
+    found: dict[int, Any] = {}
     for module in model.modules():
         layer = getattr(module, "layer_idx", None)
         projects = hasattr(module, "o_proj") or hasattr(module, "c_proj")
@@ -30,8 +30,8 @@ def attention_layers(model: Any) -> list[Any]:
             found.setdefault(layer, module)
     if not found or sorted(found) != list(range(len(found))):
         raise KvpredictError(
-            f"{type(model).__name__} has no self-attention layers that this kvpredict knows (modules with layer_idx and "
-            "o_proj or c_proj, numbered from 0): learned decode policies work with Llama-like models and GPT-2"
+            f"{type(model).__name__} has no self-attention that this kvpredict knows (modules with layer_idx and o_proj "
+            "or c_proj, numbered from 0): learned decode policies work with Llama-like models and GPT-2"
         )
     return [found[layer] for layer in range(len(found))]
 

@@ -1,9 +1,9 @@
 """Soft gates: eviction made differentiable.
 
 A token of the prefix that a head would evict is not removed but faded: the logarithm of its gate, between 0 and 1, is
-added to its attention logits. ``gate = sigmoid((score - tau) / T)`` with tau such that the gates sum to the budget, over
-all heads together (``scope="model"``, heads then compete for slots) or in each head (``scope="head"``, equal slots). As
-T falls the gates harden into what the cache does. The model stays as it is: attention is looked up by name.
+added to its attention logits. ``gate = sigmoid((score - tau) / T)`` with tau such that the gates sum to the budget,
+over all heads together (``scope="model"``, heads then compete for slots) or in each head (``scope="head"``, equal
+slots). As T falls the gates harden into what the cache does. The model stays as it is: attention is looked up by name.
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def kept(score: "Tensor", slots: "Tensor | int", scope: str = "model") -> "Tenso
     """Return which tokens stay, bool [L, H, n]: the best of all heads, or of each head; ``slots`` a head, or [L, H]."""
     import torch
 
-    layers, heads, count = score.shape
+    layers, heads, _ = score.shape
     if scope == "model" and not isinstance(slots, torch.Tensor):
         chosen = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
         chosen[score.flatten().topk(slots * layers * heads).indices] = True

@@ -70,8 +70,8 @@ def observe(model: Any, tokens: "Tensor", *, tail: int = 1, attention: bool = Fa
     hidden: list[Any] = []
     with torch.inference_mode(False), torch.no_grad(), _noting(model, hidden, attention, early) as seen:
         out = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=tail)
-    keys = [layer.keys for layer in cache.layers]
-    values = [layer.values for layer in cache.layers]
+    layers: list[Any] = list(cache.layers)
+    keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
     return Observed(hidden, keys, values, out.logits[0], seen)
 
 

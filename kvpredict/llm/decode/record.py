@@ -182,9 +182,7 @@ def _begin(folder: Path, about: dict[str, Any], seed: int) -> "Tensor | None":
     return projection
 
 
-def _part(
-    model: Any, ids: "Tensor", seen: Observed, factor: "Tensor", about: dict[str, Any]
-) -> "dict[str, Tensor]":
+def _part(model: Any, ids: "Tensor", seen: Observed, factor: "Tensor", about: dict[str, Any]) -> "dict[str, Tensor]":
     import torch
 
     count, every, horizon = ids.shape[1], about["every"], about["horizon"]
@@ -218,7 +216,7 @@ def _part(
 
 
 def _loss_effect(model: Any, ids: "Tensor", seen: Observed, at: int) -> "Tensor":
-    """Return the logarithm of the sum of squared gradients of the loss after ``at`` by each token's gate, [L, H, at]."""
+    """Return the logarithm of the root of the summed squared gradients of the loss by the gates, [L, H, at]."""
     import torch
 
     shape = (len(seen.hidden), seen.key[0].shape[1], at)

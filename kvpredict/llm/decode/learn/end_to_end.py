@@ -9,7 +9,7 @@ how many tokens each head kept on training sequences, on average.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,9 @@ class EndToEnd:
         require(self.steps >= 0, self, f"steps must be at least 0, got {self.steps}")
         require(self.continuation >= 2, self, f"continuation must be at least 2 tokens, got {self.continuation}")
         require(self.scope in SCOPES, self, f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
-        require(len(self.temperature) == 2 and min(self.temperature) > 0, self, "temperature must be two numbers above 0")
+        require(
+            len(self.temperature) == 2 and min(self.temperature) > 0, self, "temperature must be two above 0"
+        )
         require(min(self.rate, self.rate_few) > 0, self, "learning rates must be above 0")
         require(self.every >= 1, self, f"every must be at least 1, got {self.every}")
         require(self.sinks >= 0 and self.recent >= 1, self, "sinks must be at least 0, recent at least 1")
@@ -127,11 +129,12 @@ class EndToEnd:
         checkpoint : Path, optional
             A file to write the state of training to, and to go on from where it is there.
         """
-        import torch
 
         length = self.prefix + self.continuation
         if not sequences or min(map(len, [*sequences, *validation])) < length:
-            raise KvpredictError(f"training end to end needs sequences of at least {length} tokens (prefix + continuation)")
+            raise KvpredictError(
+                f"training end to end needs sequences of {length} tokens (prefix + continuation) or more"
+            )
         device = next(model.parameters()).device
         state = _State.begin(probe.to(device), self, seed)
         if checkpoint is not None and checkpoint.is_file():
@@ -249,7 +252,8 @@ def added_loss(
                 from kvpredict.llm.decode.budgets import allocate
 
                 least = settings.sinks + settings.recent
-                slots = torch.as_tensor(allocate(slots, shares, *shares.shape, least))
+                layers, heads = shares.shape
+                slots = torch.as_tensor(allocate(slots, shares, layers, heads, least))
             chosen = kept(score, slots, settings.scope)
             with torch.no_grad(), gated(model, hard(chosen)):
                 cache = prefix_cache(seen, settings.prefix)
@@ -307,7 +311,9 @@ class _State:
         import torch
 
         if not bool(torch.isfinite(loss)):
-            raise KvpredictError(f"the loss of step {step} is {float(loss)}: lower the learning rates, or check the model")
+            raise KvpredictError(
+                f"the loss of step {step} is {float(loss)}: lower the rates, or check the model"
+            )
         self.optimizer.zero_grad()
         loss.backward()
         parameters = [p for p in self.values.values() if p.grad is not None]

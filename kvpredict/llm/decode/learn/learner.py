@@ -16,7 +16,19 @@ from kvpredict.llm.decode.record import Recording
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Curves", "Fitted", "ImportanceLearner", "Rows", "expanded", "longest_age", "quiet", "require", "rows", "score_rows", "standardised"]
+__all__ = [
+    "Curves",
+    "Fitted",
+    "ImportanceLearner",
+    "Rows",
+    "expanded",
+    "longest_age",
+    "quiet",
+    "require",
+    "rows",
+    "score_rows",
+    "standardised",
+]
 
 Curves = dict[str, dict[str, list[Any]]]  # name -> "step" and "value"
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -87,13 +99,14 @@ def standardised(recording: Recording, factor: "Tensor", units: int, seed: int) 
     """Return a blank probe with the mean and scale of the recorded hidden states, of whatever width they have."""
     import torch
 
-    count, total, squares = 0, 0.0, 0.0
+    count = 0
+    total, squares = torch.zeros(()).double(), torch.zeros(()).double()
     for part in recording:
         hidden = part["hidden"].double()
         count += hidden.shape[1]
         total, squares = total + hidden.sum(1), squares + (hidden**2).sum(1)
-    mean = torch.as_tensor(total) / count
-    spread = (torch.as_tensor(squares) / count - mean**2).clamp_min(0).sqrt()
+    mean = total / count
+    spread = (squares / count - mean**2).clamp_min(0).sqrt()
     blank = blank_probe(factor, mean.shape[1], units, seed)
     return replace(blank, mean=mean.float(), scale=(1 / spread.clamp_min(1e-4)).float())
 

@@ -77,7 +77,7 @@ class LightGBM(ImportanceLearner):
 
         show = progress or quiet
         probe = solve(recording, standardised(recording, factor, self.units, seed), self.strength, show)
-        layers, heads, width = probe.shape
+        _, heads, width = probe.shape
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(width, self.projections, generator=generator) * width**-0.5
         boosters = self._boost(recording, probe, directions, seed, show)
@@ -116,9 +116,9 @@ class LightGBM(ImportanceLearner):
         for layer in progress(range(layers), "growing trees", layers):
             x = np.concatenate([part[0] for part in kept[layer]], axis=1)
             y = np.concatenate([part[1] for part in kept[layer]], axis=1)
-            boosters.append(
-                [lightgbm.train(params, lightgbm.Dataset(x[h], y[h]), num_boost_round=self.rounds) for h in range(heads)]
-            )
+            # LightGBM wants arrays that own their memory.
+            sets = [lightgbm.Dataset(x[head].copy(), y[head].copy()) for head in range(heads)]
+            boosters.append([lightgbm.train(params, rows, num_boost_round=self.rounds) for rows in sets])
         return boosters
 
 

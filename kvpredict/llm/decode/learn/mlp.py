@@ -90,9 +90,8 @@ def descend(
             current = replace(probe, **values)
             layers = range(probe.shape[0])
             with torch.enable_grad():
-                loss = torch.stack(
-                    [torch.nn.functional.mse_loss(score_rows(current, layer, row), target(layer, row)) for layer in layers]
-                ).mean()
+                errors = [score_rows(current, layer, row) - target(layer, row) for layer in layers]
+                loss = torch.stack([(error**2).mean() for error in errors]).mean()
                 loss.backward()
             optimizer.step()
             total += float(loss.detach())

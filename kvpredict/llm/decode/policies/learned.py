@@ -137,7 +137,7 @@ class Learned(DecodePolicy):
             When ``folder`` holds something else, or cannot be written.
         """
         assert self.probe is not None
-        arrays = {name: array.detach().cpu().numpy() for name, array in self.probe.arrays().items()}
+        arrays: dict[str, Any] = {name: array.detach().cpu().numpy() for name, array in self.probe.arrays().items()}
         if self.split is not None:
             arrays["split"] = self.split.cpu().numpy()
         buffer = io.BytesIO()
