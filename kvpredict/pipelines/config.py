@@ -16,6 +16,7 @@ __all__ = [
     "Columns",
     "Config",
     "ConfigError",
+    "DecodeEvaluate",
     "FileTrace",
     "Fit",
     "Ingest",
@@ -117,6 +118,33 @@ class PrefixSimulate:
 
 
 @dataclass
+class DecodeEvaluate:
+    name: str = "decode_evaluate"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
+    sequences: int = 8
+    each: int = 2
+    prefix: int = 768
+    continuation: int = 256
+    policies: list[str] = field(default_factory=list)
+    policy: str | None = None
+    budgets: list[float] = field(default_factory=list)
+    shares: str | None = None
+    sinks: int = 4
+    recent: float | None = None
+    interval: int = 16
+    online: bool = True
+    block: int = 32
+    depths: list[float] = field(default_factory=list)
+    trials: int = 1
+    answer: int = 32
+
+
+@dataclass
 class Columns:
     key: str | None = None
     time: str | None = None
@@ -178,6 +206,7 @@ PIPELINES: dict[str, type] = {
     "inspect": Inspect,
     "prefix_train": PrefixTrain,
     "prefix_simulate": PrefixSimulate,
+    "decode_evaluate": DecodeEvaluate,
 }
 
 # Values that are one of a few words: checked here, since a schema's type is only ``str``.
@@ -187,6 +216,7 @@ _WORDS = {
     "trace.order": ("clamp", "sort"),
     "trace.on_error": ("raise", "skip"),
     "trace.time_unit": ("s", "ms", "us", "ns", None),
+    "pipeline.shares": (None, "equal", "pyramid"),
     "tracking.name": ("mlflow", "none"),
 }
 
@@ -296,7 +326,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:
         raise ConfigError(f"capacity.count={config.capacity.count}: expected a whole number of at least 1")
-    for path in ("report.fractions", "pipeline.fractions"):
+    for path in ("report.fractions", "pipeline.fractions", "pipeline.budgets"):
         group, name = path.split(".")
         for fraction in getattr(getattr(config, group), name, []):
             if not 0 < fraction <= 1:
@@ -309,6 +339,12 @@ def _check(config: Config) -> None:
         ("pipeline.host", 0),
         ("pipeline.every", 0),
         ("pipeline.requests", 1),
+        ("pipeline.sequences", 1),
+        ("pipeline.prefix", 1),
+        ("pipeline.continuation", 3),
+        ("pipeline.block", 1),
+        ("pipeline.trials", 0),
+        ("pipeline.answer", 0),
     ):
         group, name = path.split(".")
         number: Any = getattr(getattr(config, group), name, least)
