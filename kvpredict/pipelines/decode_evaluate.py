@@ -20,8 +20,6 @@ REFERENCES = (FULL, "oracle")  # rows that nobody can serve with
 
 def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     """Run the pipeline; nothing is saved but the result."""
-    import torch
-
     from kvpredict.llm.decode import evaluate, text
 
     s: DecodeEvaluate = config.pipeline
@@ -29,15 +27,13 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
         raise KvpredictError(
             "pipeline.model is not given: the folder of a causal language model, or its name on the hub"
         )
-    if s.threads is not None:
-        torch.set_num_threads(s.threads)
     at = (start / Path(s.model).expanduser()).resolve()
-    model, tokenizer = text.load_model(str(at) if at.is_dir() else s.model, s.dtype, s.device)
+    model, tokenizer = text.load_model(str(at) if at.is_dir() else s.model, s.dtype, s.device, s.threads)
     documents = text.read_documents([(start / Path(p).expanduser()).resolve() for p in s.text])
     later = documents[round(s.later * len(documents)) :]
     length = s.prefix + s.continuation
     cut, names = text.cut(later, tokenizer, length, s.sequences, each=s.each)
-    ids = torch.tensor(cut, device=model.device)
+    ids = text.on_device(cut, model)
     makers = {name: _maker(name, model, s, start) for name in _chosen(s)}
     budgets = sorted({max(1, round(share * s.prefix)) for share in s.budgets}, reverse=True)
     cells = [(name, budget) for name in makers for budget in (budgets if name != FULL else [length])]

@@ -81,7 +81,7 @@ def test_mistakes_are_named(workplace: Path) -> None:
         ("pipeline.policies=[window,learned]", "pipeline.policy"),
         ("pipeline.text=[missing.txt]", "missing.txt does not exist"),
         ("pipeline.prefix=3000", "none of 3 documents"),
-        ("pipeline.budgets=[0.05]", "below the 14 slots"),
+        ("pipeline.budgets=[0.05]", "below the 10 slots"),
         ("pipeline.budgets=[2]", "pipeline.budgets has 2"),
     ):
         if "policies" not in override:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
 
-__all__ = ["Document", "cut", "load_model", "read_documents"]
+__all__ = ["Document", "cut", "load_model", "on_device", "read_documents"]
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".json", ".html")
 
@@ -98,7 +98,14 @@ def cut(
     return np.array(ids, np.int64), names
 
 
-def load_model(name: str, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
+def on_device(ids: np.ndarray, model: Any) -> Any:
+    """Return token ids as a tensor beside the model."""
+    import torch
+
+    return torch.tensor(ids, device=model.device)
+
+
+def load_model(name: str, dtype: str = "auto", device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
     """Return a causal LM, ready for inference, and its tokenizer.
 
     Parameters
@@ -108,11 +115,16 @@ def load_model(name: str, dtype: str = "auto", device: str = "cpu") -> tuple[Any
     dtype : str, default "auto"
         auto | float32 | bfloat16 | float16
     device : str, default "cpu"
+    threads : int, optional
+        Of the CPU, for this process.
     """
     try:
+        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise MissingExtra(f'the decode cache needs transformers: pip install "kvpredict[llm]" ({error})') from error
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
         tokenizer = AutoTokenizer.from_pretrained(name)
