@@ -50,7 +50,7 @@ ONLY = {
     "gymnasium": {"learn/env.py"},
 }
 # Subclasses of transformers' classes have to import it first; nothing but each other imports these at its top level.
-AT_TOP = {f"llm/decode/{name}.py" for name in ("attention", "cache", "clock", "layer", "slots")}
+AT_TOP = {f"llm/decode/{name}.py" for name in ("attention", "cache", "clock", "decoder", "layer", "slots")}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:

@@ -16,6 +16,7 @@ __all__ = [
     "Columns",
     "Config",
     "ConfigError",
+    "DecodeEvaluate",
     "DecodeRecord",
     "DecodeTrain",
     "EndToEnd",
@@ -123,12 +124,14 @@ class PrefixSimulate:
 class DecodeRecord:
     name: str = "decode_record"
     model: str | None = None
-    text: list[str] = field(default_factory=list)
     dtype: str = "auto"
     device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
     length: int = 1024
     sequences: int = 30
-    a_document: int = 3
+    each: int = 3
     horizon: int = 256
     interval: int = 256
     label: str = "attention"
@@ -156,12 +159,14 @@ class EndToEnd:
 class DecodeTrain:
     name: str = "decode_train"
     model: str | None = None
-    text: list[str] = field(default_factory=list)
     dtype: str = "auto"
     device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
     length: int = 1024
     sequences: int = 120
-    a_document: int = 3
+    each: int = 3
     validation: float = 0.15
     validated: int = 12
     recorded: int = 30
@@ -173,6 +178,33 @@ class DecodeTrain:
     end_to_end: EndToEnd = field(default_factory=EndToEnd)
     work: str | None = None
     register: bool = False
+
+
+@dataclass
+class DecodeEvaluate:
+    name: str = "decode_evaluate"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
+    sequences: int = 8
+    each: int = 2
+    prefix: int = 768
+    continuation: int = 256
+    policies: list[str] = field(default_factory=list)
+    policy: str | None = None
+    budgets: list[float] = field(default_factory=list)
+    shares: str | None = None
+    sinks: int = 4
+    recent: float | None = None
+    interval: int = 16
+    online: bool = True
+    block: int = 32
+    depths: list[float] = field(default_factory=list)
+    trials: int = 1
+    answer: int = 32
 
 
 @dataclass
@@ -240,6 +272,7 @@ PIPELINES: dict[str, type] = {
     "prefix_simulate": PrefixSimulate,
     "decode_record": DecodeRecord,
     "decode_train": DecodeTrain,
+    "decode_evaluate": DecodeEvaluate,
 }
 
 # Values that are one of a few words: checked here, since a schema's type is only ``str``.
@@ -249,6 +282,7 @@ _WORDS = {
     "trace.order": ("clamp", "sort"),
     "trace.on_error": ("raise", "skip"),
     "trace.time_unit": ("s", "ms", "us", "ns", None),
+    "pipeline.shares": (None, "equal", "pyramid"),
     "tracking.name": ("mlflow", "none"),
 }
 
@@ -362,7 +396,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:
         raise ConfigError(f"capacity.count={config.capacity.count}: expected a whole number of at least 1")
-    for path in ("report.fractions", "pipeline.fractions"):
+    for path in ("report.fractions", "pipeline.fractions", "pipeline.budgets"):
         group, name = path.split(".")
         for fraction in getattr(getattr(config, group), name, []):
             if not 0 < fraction <= 1:
@@ -375,6 +409,12 @@ def _check(config: Config) -> None:
         ("pipeline.host", 0),
         ("pipeline.every", 0),
         ("pipeline.requests", 1),
+        ("pipeline.sequences", 1),
+        ("pipeline.prefix", 1),
+        ("pipeline.continuation", 3),
+        ("pipeline.block", 1),
+        ("pipeline.trials", 0),
+        ("pipeline.answer", 0),
     ):
         group, name = path.split(".")
         number: Any = getattr(getattr(config, group), name, least)

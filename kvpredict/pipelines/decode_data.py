@@ -24,21 +24,25 @@ class Data(NamedTuple):
 def load_data(config: Config, start: Path) -> Data:
     """Return the model of ``pipeline.model`` and the sequences of ``pipeline.text``.
 
-    A document is for validation by a hash of its file's name, so that it stays there when others are added.
+    Documents from the share ``pipeline.later`` on, by name, are left to ``decode_evaluate``. One before it is for
+    validation by a hash of its file's name, so that it stays there when others are added.
     """
     settings = config.pipeline
     if settings.model is None:
         raise KvpredictError("pipeline.model is missing: give the folder or hub name of a Hugging Face causal LM")
     local = (start / Path(settings.model).expanduser()).resolve()
-    model, tokenizer = load_model(str(local) if local.is_dir() else settings.model, settings.dtype, settings.device)
-    documents = read_documents([(start / Path(path).expanduser()).resolve() for path in settings.text])
+    model, tokenizer = load_model(
+        str(local) if local.is_dir() else settings.model, settings.dtype, settings.device, settings.threads
+    )
+    known = read_documents([(start / Path(path).expanduser()).resolve() for path in settings.text])
+    documents = known[: round(settings.later * len(known))]
     share = getattr(settings, "validation", 0.0)
     apart = [d for d in documents if _hash(d) < share]
     rest = [d for d in documents if _hash(d) >= share]
 
     def sequences(some: list[Document], count: int) -> list[list[int]]:
         # One of each document before a second of any.
-        ids, _ = cut(sorted(some, key=_hash), tokenizer, settings.length, count, each=settings.a_document)
+        ids, _ = cut(sorted(some, key=_hash), tokenizer, settings.length, count, each=settings.each)
         return [row.tolist() for row in ids]
 
     train = sequences(rest, settings.sequences)
@@ -53,6 +57,7 @@ def load_data(config: Config, start: Path) -> Data:
         "fingerprint": identity["digest"],
         "model": identity,
         "documents": len(documents),
+        "documents_left_for_evaluation": len(known) - len(documents),
         "sequences": len(train),
         "validation_sequences": len(validation),
         "tokens": sum(map(len, train)),

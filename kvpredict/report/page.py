@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 from kvpredict.core.errors import MissingExtra
@@ -11,6 +12,7 @@ __all__ = ["render", "render_tables"]
 
 MISSING = "\N{EN DASH}"
 
+WIDE = ("windows", "guarded", "kept")
 CAPTIONS = {
     "curves": "Object miss ratio over capacity. A learned policy was trained for the one at the thin line.",
     "curves_bytes": "Byte miss ratio over capacity.",
@@ -18,6 +20,10 @@ CAPTIONS = {
     "guarded": "Guarded: lambda over time (at its highest the policy does what its leader does), and who led.",
     "calibration": "Reliability of the model's probabilities, on requests later than all it was trained on.",
     "importance": "What the model looks at.",
+    "once": "Added NLL over budgets, once after the prefix; bars are 95 % intervals over sequences.",
+    "online": "Added NLL over budgets, with the budget kept at all times.",
+    "depth": "Share of passkeys and needles found, by where they were hidden (smallest budget), of all that were.",
+    "kept": "Where in the prefix the kept tokens are, by layer (smallest budget): brighter is more.",
 }
 
 
@@ -31,47 +37,51 @@ def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     plots : mapping of name to SVG text
         What ``draw`` returned; they are put in as they are.
     """
-    template = _template("page.html")
+    decodes = "depths" in result
     rows = result["policies"]
-    finite = [row["object_miss_ratio"] for row in rows if row["object_miss_ratio"] is not None]
-    return template.render(
+    figure = "once_added" if decodes else "object_miss_ratio"
+    finite = [row[figure] for row in rows if row[figure] is not None]
+    return _template("decode.html" if decodes else "page.html").render(
         result=result,
         rows=rows,
-        headline=_headline(result),
+        headline=None if decodes else _headline(result),
         several=len({row["capacity"] for row in rows}) > 1,
         most=max(finite, default=1.0) or 1.0,
         plots=plots,
+        wide=WIDE,
         captions=CAPTIONS,
         config=json.dumps(result["config"], indent=2, ensure_ascii=False),
     )
 
 
-def render_tables(result: Mapping[str, Any], plots: Mapping[str, str] | None = None) -> str:
+def render_tables(result: Mapping[str, Any]) -> str:
     """Return the page of a result that brings its own ``tables``, each with ``title``, ``columns`` and ``rows``.
 
-    ``plots`` maps captions to SVG texts; default: the curves of a training, if ``result["learned"]`` has any.
+    Of a training the curves are drawn.
     """
-    if plots is None:
-        plots = draw_training((result.get("learned") or {}).get("curves") or {})
-    config = json.dumps(result["config"], indent=2, ensure_ascii=False)
-    return _template("tables.html").render(result=result, plots=plots, config=config)
+    curves = (result.get("learned") or {}).get("curves") or {}
+    return _template("tables.html").render(
+        result=result,
+        plots=draw_training(curves),
+        wide=WIDE,
+        captions={name: f"Training: {name.replace('_', ' ')} by step." for name in curves},
+        config=json.dumps(result["config"], indent=2, ensure_ascii=False),
+    )
 
 
 def _template(name: str) -> Any:
+    """Return a template of this folder."""
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
     except ImportError as error:
         raise MissingExtra(
             f"the report needs Jinja2: pip install 'kvpredict[train]', or set report.html=false ({error})"
         ) from error
     environment = Environment(
-        loader=PackageLoader(__package__, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate}
+        loader=FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8")),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate, "number": _number}
     return environment.get_template(name)
 
 
@@ -96,6 +106,10 @@ def _ratio(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
 
 
 def _rate(value: float | None) -> str:

@@ -61,7 +61,7 @@ def model(name: str = "llama") -> Any:
 
 
 def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
-    """Return random token ids, none twice in a sequence: equal tokens have keys of equal norm, and ties prove nothing."""
+    """Return random token ids, none twice in a sequence: equal tokens would make ties."""
     draw = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(VOCABULARY - 1, generator=draw)[:length] + 1 for _ in range(batch)])
 

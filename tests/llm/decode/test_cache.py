@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, MambaConfig, MambaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import kvpredict as kvp
 from kvpredict.llm.decode.policies.keydiff import KeyDiff
@@ -215,8 +215,9 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
         models.read(on, fresh, ids, [20], torch.tensor([[1] * 20, [1] * 15 + [0] * 5]))
     with pytest.raises(kvp.KvpredictError, match="pairs of tokens"), torch.no_grad():
         on(ids, attention_mask=torch.ones(2, 1, 20, 25, dtype=torch.bool), past_key_values=fresh, use_cache=True)
+    fresh.reset()
     with pytest.raises(kvp.KvpredictError, match="assisted"):
-        on.generate(ids[:1], past_key_values=kvp.DecodeCache(40, "keydiff", model=on, **SMALL), assistant_model=on)
+        on.generate(ids[:1], past_key_values=fresh, assistant_model=on, max_new_tokens=4)
 
 
 def test_models_that_it_cannot_serve() -> None:
@@ -241,7 +242,6 @@ def test_a_policy_for_another_model_is_refused() -> None:
     with pytest.raises(kvp.KvpredictError, match="30 layers"):
         kvp.DecodeCache(64, Other(), model=models.model())
     made = models.oracle(models.model(), models.tokens(1, 20))
+    deeper = LlamaForCausalLM(LlamaConfig(**(models.PLAIN | {"num_hidden_layers": 3})))
     with pytest.raises(kvp.KvpredictError, match="recorded on 2 layers"):
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        kvp.DecodeCache(64, made, model=LlamaForCausalLM(LlamaConfig(**(models.PLAIN | {"num_hidden_layers": 3}))))
+        kvp.DecodeCache(64, made, model=deeper)
