@@ -73,7 +73,7 @@ def _judge(data: Data, stage2: EndToEnd, policies: dict[str, Learned]) -> list[l
     rows = []
     for name, policy in track(policies.items(), "judging", len(policies)):
         equal = EndToEnd(**{**vars(stage2), "scope": "head"})
-        splits: dict[str, Any] = {"equal": None} | ({} if policy.split is None else {"learned": policy.split})
+        splits: dict[str, Any] = {"equal": None} | ({} if policy.splits is None else {"learned": policy.splits})
         for slots, shares in splits.items():
             assert policy.probe is not None
             probe = policy.probe.to(next(data.model.parameters()).device)

@@ -71,7 +71,7 @@ def test_train_saves_a_policy_and_says_what_it_costs(
     assert result["trace"]["documents"] == 8
     policy = kvp.load_policy(tmp_path / "run" / "policy")
     assert policy.metadata["learner"] == learner
-    assert policy.split is not None
+    assert policy.splits is not None
     assert json.loads((tmp_path / "run" / "result.json").read_text())["tables"] == result["tables"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "end to end" in page

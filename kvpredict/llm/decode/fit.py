@@ -100,5 +100,8 @@ def fit_decode(
         progress=progress,
     )
     metadata = metadata | {"steps": stage2.steps, "scope": stage2.scope, "budgets": list(stage2.budgets)}
-    policy = Learned(trained.probe, identity, trained.shares, stage2.prefix, delay, metadata)
+    budgets = () if trained.shares is None else stage2.budgets
+    policy = Learned(
+        trained.probe, identity, trained.shares, budgets, longest=stage2.prefix, delay=delay, metadata=metadata
+    )
     return FitDecode(policy, first, fitted.curves | trained.curves)

@@ -53,6 +53,18 @@ def test_learned_shares_make_ragged_slots() -> None:
     assert [[len(p) for p in heads] for heads in cache.kept()] == [[8, 32], [24, 16]]
 
 
+def test_the_split_follows_the_budget() -> None:
+    made = learned(models.model("llama"))
+    splits = torch.stack([torch.full((2, 2), 1.0), torch.tensor([[0.0, 2.0], [2.0, 0.0]])])
+    policy = Learned(made.probe, made.model, splits, (0.25, 0.125))
+    assert torch.equal(policy.shares(2, 2), splits.mean(0))
+    for budget, weight in ((0.5, 1.0), (0.25, 1.0), (0.25 / 2**0.5, 0.5), (0.125, 0.0), (0.01, 0.0)):
+        expected = weight * splits[0] + (1 - weight) * splits[1]
+        assert torch.allclose(policy.for_budget(budget).shares(2, 2), expected)
+    with pytest.raises(KvpredictError, match="budget=1.5"):
+        policy.for_budget(1.5)
+
+
 def test_a_delayed_judgement_counts_first_steps_only() -> None:
     model, ids = models.model("llama"), models.tokens(2, 40)
     policy = learned(model, delay=5)
@@ -86,7 +98,7 @@ def test_at_rest_and_back(tmp_path: Path) -> None:
     assert loaded.probe is not None
     for name, array in policy.probe.arrays().items():
         assert torch.equal(array, loaded.probe.arrays()[name])
-    assert torch.equal(loaded.shares(2, 2), policy.split)
+    assert torch.equal(loaded.shares(2, 2), torch.tensor([[0.5, 1.5], [1.0, 1.0]]))
     logits = [
         models.read(model, DecodeCache(24, p, model=model, recent=6, interval=2), ids, [40] + [1] * 20)
         for p in (policy, loaded, tmp_path / "policy")

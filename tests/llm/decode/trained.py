@@ -23,4 +23,7 @@ def random_probe(on: Any, units: int = 3, seed: int = 0) -> Probe:
 
 def learned(on: Any, ids: torch.Tensor | None = None, *, delay: int = 0, split: torch.Tensor | None = None) -> Learned:
     """Return a learned policy for the model ``on``."""
-    return Learned(random_probe(on), model_identity(on), split, longest=100, delay=delay)
+    splits = None if split is None else split[None]
+    return Learned(
+        random_probe(on), model_identity(on), splits, () if split is None else (0.25,), longest=100, delay=delay
+    )

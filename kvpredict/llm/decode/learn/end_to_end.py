@@ -32,7 +32,10 @@ _MANY = ("weight", "inner", "inner_bias", "outer")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained probe, the split that goes with it ([L, H], mean 1; None for equal slots), and training's curves."""
+    """A trained probe, training's curves, and the splits that go with it, one a budget: [budgets, L, H], each of mean 1.
+
+    None for equal slots.
+    """
 
     probe: Probe
     shares: "Tensor | None"
@@ -83,9 +86,7 @@ class EndToEnd:
         require(self.steps >= 0, self, f"steps must be at least 0, got {self.steps}")
         require(self.continuation >= 2, self, f"continuation must be at least 2 tokens, got {self.continuation}")
         require(self.scope in SCOPES, self, f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
-        require(
-            len(self.temperature) == 2 and min(self.temperature) > 0, self, "temperature must be two above 0"
-        )
+        require(len(self.temperature) == 2 and min(self.temperature) > 0, self, "temperature must be two above 0")
         require(min(self.rate, self.rate_few) > 0, self, "learning rates must be above 0")
         require(self.every >= 1, self, f"every must be at least 1, got {self.every}")
         require(self.sinks >= 0 and self.recent >= 1, self, "sinks must be at least 0, recent at least 1")
@@ -189,7 +190,7 @@ class EndToEnd:
         state.descend(loss, step, done)
 
     def _shares(self, model: Any, sequences: Sequence[Sequence[int]], probe: Probe, delay: int) -> "Tensor":
-        """Return the split that one threshold for all heads makes of the budgets, averaged."""
+        """Return the splits that one threshold for all heads makes of each budget, mean over sequences."""
         import torch
 
         found = []
@@ -197,9 +198,8 @@ class EndToEnd:
             ids = torch.tensor([list(tokens[: self.prefix])], device=probe.weight.device)
             seen = observe(model, ids, attention=delay > 0, early=delay)
             free = prefix_scores(probe, seen, self.prefix, delay)[..., self.sinks : self.prefix - self.recent]
-            for budget in self.budgets:
-                count = kept(free, self.free_slots(budget)).sum(-1).float() + self.sinks + self.recent
-                found.append(count / count.mean())
+            counts = [kept(free, self.free_slots(budget)).sum(-1) + self.sinks + self.recent for budget in self.budgets]
+            found.append(torch.stack([count / count.float().mean() for count in counts]))
         return torch.stack(found).mean(0).cpu()
 
 
@@ -230,7 +230,7 @@ def added_loss(
 ) -> "Tensor":
     """Return what hard eviction after the prefix adds to the continuation's mean loss, [sequences, budgets].
 
-    Tokens are chosen as ``settings.scope`` says, or with ``shares`` [L, H] by fixed slots a head.
+    Tokens are chosen as ``settings.scope`` says, or with ``shares`` [budgets, L, H] by fixed slots a head.
     """
     import torch
 
@@ -246,14 +246,14 @@ def added_loss(
         score[..., : settings.sinks] = torch.inf
         score[..., settings.prefix - settings.recent :] = torch.inf
         row = []
-        for budget in settings.budgets:
+        for number, budget in enumerate(settings.budgets):
             slots: Any = round(budget * settings.prefix)
             if shares is not None:
                 from kvpredict.llm.decode.budgets import allocate
 
                 least = settings.sinks + settings.recent
-                layers, heads = shares.shape
-                slots = torch.as_tensor(allocate(slots, shares, layers, heads, least))
+                _, layers, heads = shares.shape
+                slots = torch.as_tensor(allocate(slots, shares[number], layers, heads, least))
             chosen = kept(score, slots, settings.scope)
             with torch.no_grad(), gated(model, hard(chosen)):
                 cache = prefix_cache(seen, settings.prefix)
@@ -311,9 +311,7 @@ class _State:
         import torch
 
         if not bool(torch.isfinite(loss)):
-            raise KvpredictError(
-                f"the loss of step {step} is {float(loss)}: lower the rates, or check the model"
-            )
+            raise KvpredictError(f"the loss of step {step} is {float(loss)}: lower the rates, or check the model")
         self.optimizer.zero_grad()
         loss.backward()
         parameters = [p for p in self.values.values() if p.grad is not None]

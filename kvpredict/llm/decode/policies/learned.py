@@ -14,7 +14,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,12 @@ class Learned(DecodePolicy):
     probe : Probe
     model : mapping
         ``model_identity`` of the model that it was trained for.
-    split : Tensor [layers, KV heads], optional
-        How a budget is split, mean 1; None: equally.
+    splits : Tensor [budgets, layers, KV heads], optional
+        How a budget is split, mean 1, for each of the budgets that it was trained on; None: equally.
+    budgets : tuple of floats
+        Those budgets, as shares of the context.
+    budget : float, optional
+        The share that it serves with, which chooses among the splits; default: their mean. ``for_budget`` sets it.
     longest : int, default 768
         Context in tokens beyond which ages are not told apart: what it was trained on.
     delay : int, default 0
@@ -65,7 +69,9 @@ class Learned(DecodePolicy):
 
     probe: Probe | None = field(default=None, repr=False)
     model: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    split: "Tensor | None" = field(default=None, repr=False)
+    splits: "Tensor | None" = field(default=None, repr=False)
+    budgets: tuple[float, ...] = ()
+    budget: float | None = None
     longest: int = 768
     delay: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -76,6 +82,11 @@ class Learned(DecodePolicy):
             raise KvpredictError(
                 "the decode policy 'learned' has to be trained: give the folder of one (pipeline=decode_train makes it)"
             )
+        object.__setattr__(self, "budgets", tuple(self.budgets))
+        if self.splits is not None and len(self.splits) != len(self.budgets):
+            raise KvpredictError(f"{len(self.splits)} splits do not belong to budgets {self.budgets}")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise KvpredictError(f"budget={self.budget} must be a share of the context above 0 and at most 1")
         if self.delay < 0 or self.longest < 1:
             raise KvpredictError(f"delay={self.delay} must be at least 0, longest={self.longest} at least 1")
 
@@ -115,7 +126,19 @@ class Learned(DecodePolicy):
         return score
 
     def shares(self, layers: int, heads: int) -> "Tensor | None":
-        return self.split
+        """Return the split for ``budget``: between those of two budgets in proportion to its logarithm."""
+        if self.splits is None:
+            return None
+        if self.budget is None or len(self.budgets) == 1:
+            return self.splits.mean(0)
+        order = np.argsort(self.budgets)
+        known = np.log(np.asarray(self.budgets)[order])
+        weights = [float(np.interp(np.log(self.budget), known, np.eye(len(known))[i])) for i in range(len(known))]
+        return sum(weight * self.splits[int(place)] for weight, place in zip(weights, order, strict=True))  # type: ignore[return-value]
+
+    def for_budget(self, budget: float) -> "Learned":
+        """Return the policy for a budget that is this share of the expected context: heads fill up as it grows."""
+        return replace(self, budget=budget)
 
     def check(self, model: Any) -> None:
         check_model(dict(self.model), model)
@@ -138,14 +161,20 @@ class Learned(DecodePolicy):
         """
         assert self.probe is not None
         arrays: dict[str, Any] = {name: array.detach().cpu().numpy() for name, array in self.probe.arrays().items()}
-        if self.split is not None:
-            arrays["split"] = self.split.cpu().numpy()
+        if self.splits is not None:
+            arrays["splits"] = self.splits.cpu().numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         data = buffer.getvalue()
         content = {
             "format": FORMAT,
-            "policy": {"name": self.name, "longest": self.longest, "delay": self.delay},
+            "policy": {
+                "name": self.name,
+                "budgets": list(self.budgets),
+                "budget": self.budget,
+                "longest": self.longest,
+                "delay": self.delay,
+            },
             "model": dict(self.model),
             "metadata": {**self.metadata, **(metadata or {})},
             "arrays_blake2b": hashlib.blake2b(data, digest_size=16).hexdigest(),
@@ -169,9 +198,9 @@ class Learned(DecodePolicy):
                 raise ArtifactError(f"{folder / _ARRAYS} is damaged (its digest differs from the one in {FILE})")
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
-            split = arrays.pop("split", None)
+            splits = arrays.pop("splits", None)
             settings = {key: value for key, value in content["policy"].items() if key != "name"}
-            return Learned(Probe(**arrays), content["model"], split, metadata=content["metadata"], **settings)
+            return Learned(Probe(**arrays), content["model"], splits, metadata=content["metadata"], **settings)
         except FileNotFoundError as error:
             raise ArtifactError(f"{folder} holds no decode policy: {error.filename} is missing") from error
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
