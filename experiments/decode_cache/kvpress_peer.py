@@ -102,7 +102,8 @@ def main() -> None:
             name = "full" if press == "full" else f"kvpress {press.removesuffix('Press')}"
             rows.add(
                 [{"part": options.part, "length": 1024, "genre": s.genre, "document": s.document, "offset": s.offset,
-                  "mode": "once", "policy": name, "budget": budget, "nll": nll} for s, nll in zip(some, losses, strict=True)]
+                  "mode": "once", "policy": name, "budget": budget, "nll": nll}
+                 for s, nll in zip(some, losses, strict=True)]
             )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
         "split": {"at": len(data.train), "trained_on": len(data.train), "compared_on": len(data.validation)},
         "tables": [
             {
-                "title": f"{data.facts['name']}: loss that eviction adds on {len(data.validation)} validation sequences",
+                "title": f"{data.facts['name']}: loss added on {len(data.validation)} validation sequences",
                 "columns": ["policy", "slots", "budget", "tokens a head", "added NLL, nats a token"],
                 "rows": rows,
             }

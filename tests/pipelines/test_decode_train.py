@@ -93,7 +93,8 @@ def test_record_then_train_goes_on_from_the_recording(place: Path, tmp_path: Pat
 def test_a_trained_policy_is_evaluated(place: Path, tmp_path: Path) -> None:
     run(place, tmp_path / "a", "pipeline=decode_train", *SMALL, *STEPS)
     result = run(
-        place, tmp_path / "b", "pipeline=decode_evaluate", "tracking=none", f"pipeline.policy={tmp_path / 'a' / 'policy'}",
+        place, tmp_path / "b", "pipeline=decode_evaluate", "tracking=none",
+        f"pipeline.policy={tmp_path / 'a' / 'policy'}",
         "pipeline.policies=[h2o]", "pipeline.prefix=64", "pipeline.continuation=32", "pipeline.budgets=[0.5]",
         "pipeline.sequences=2", "pipeline.depths=[]", "pipeline.answer=0", "pipeline.interval=4", "pipeline.sinks=2",
         "pipeline.recent=6", "pipeline.later=0.8",

@@ -30,8 +30,8 @@ def attention_layers(model: Any) -> list[Any]:
             found.setdefault(layer, module)
     if not found or sorted(found) != list(range(len(found))):
         raise KvpredictError(
-            f"{type(model).__name__} has no self-attention that this kvpredict knows (modules with layer_idx and o_proj "
-            "or c_proj, numbered from 0): learned decode policies work with Llama-like models and GPT-2"
+            f"{type(model).__name__} has no self-attention that this kvpredict knows (modules with layer_idx and "
+            "o_proj or c_proj, numbered from 0): learned decode policies work with Llama-like models and GPT-2"
         )
     return [found[layer] for layer in range(len(found))]
 

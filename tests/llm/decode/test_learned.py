@@ -61,7 +61,7 @@ def test_the_split_follows_the_budget() -> None:
     for budget, weight in ((0.5, 1.0), (0.25, 1.0), (0.25 / 2**0.5, 0.5), (0.125, 0.0), (0.01, 0.0)):
         expected = weight * splits[0] + (1 - weight) * splits[1]
         assert torch.allclose(policy.for_budget(budget).shares(2, 2), expected)
-    with pytest.raises(KvpredictError, match="budget=1.5"):
+    with pytest.raises(KvpredictError, match=r"budget=1\.5"):
         policy.for_budget(1.5)
 
 

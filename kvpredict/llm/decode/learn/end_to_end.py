@@ -32,9 +32,9 @@ _MANY = ("weight", "inner", "inner_bias", "outer")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained probe, training's curves, and the splits that go with it, one a budget: [budgets, L, H], each of mean 1.
+    """A trained probe, training's curves, and the splits that go with the probe, [budgets, L, H], each of mean 1.
 
-    None for equal slots.
+    No splits for equal slots.
     """
 
     probe: Probe
