@@ -120,3 +120,20 @@ def test_any_way_through(name: str, blocks: list[int], budget: int, interval: in
             blocks = blocks[:end]
             break
     compare("llama", name, blocks or [3], budget=budget, interval=interval, when=when, split=split, sinks=1, recent=2)
+
+
+def test_random_numbers_are_even_and_differ_between_heads_layers_and_seeds() -> None:
+    from kvpredict.llm.decode.policies.random import Random
+
+    position = torch.arange(4000, dtype=torch.int32)[None]
+    key = torch.zeros(1, 2, 4000, 1)
+    drawn = [
+        Random(seed).arrive(Arrival(layer, key, key, position))[0, ..., 0] / 2**24
+        for seed in (0, 1)
+        for layer in (0, 1)
+    ]
+    rows = torch.cat(drawn)  # [8, 4000]
+    assert (rows.mean(1) - 0.5).abs().max() < 0.03
+    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.06
+    lagged = torch.stack([rows[0, :-7], rows[0, 7:], rows[0, 1:-6]])
+    assert torch.corrcoef(lagged).fill_diagonal_(0).abs().max() < 0.06
