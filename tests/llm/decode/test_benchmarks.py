@@ -16,7 +16,7 @@ def test_layouts_agree(slots: tuple[int, ...]) -> None:
 
 
 def test_the_gpu_benchmark_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    decode_gpu.main("--device cpu --batches 2 --contexts 260 --steps 4 --layers 1".split())
+    decode_gpu.main(["--device", "cpu", "--batches", "2", "--contexts", "260", "--steps", "4", "--layers", "1"])
     last = capsys.readouterr().out.strip().splitlines()[-1].split("|")
     assert [int(last[1]), int(last[2])] == [2, 260]
     assert all(float(cell.replace(",", "").rstrip("% ")) > 0 for cell in last[3:9])
