@@ -5,10 +5,10 @@
 Needs a CUDA device with room for the full cache (batch 64 at 8,192 tokens of SmolLM2 in bfloat16: 12.1 GB, beside the
 weights), torch for CUDA, and a C compiler for torch.compile. Speed does not depend on what the weights are.
 
-Each cell decodes greedily after a prompt of ``context`` tokens. *Static*: StaticCache of full length, the model compiled
-with ``mode="reduce-overhead"``, which captures CUDA graphs. *Decode*: ``DecodeCache`` at a share of the context, its
-steps captured as graphs by ``Decoder``. *Roofline*: weights and keys and values once through memory a step, at the
-bandwidth that a large copy reaches in this process. ``--device cpu`` runs the same code eagerly, for a look at it.
+Each cell decodes greedily after a prompt of ``context`` tokens. *Static*: StaticCache of full length, the model
+compiled with ``mode="reduce-overhead"``, which captures CUDA graphs. *Decode*: ``DecodeCache`` at a share of the
+context, its steps captured as graphs by ``Decoder``. *Roofline*: weights and keys and values once through memory a
+step, at the bandwidth that a large copy reaches in this process. ``--device cpu`` runs the same code eagerly.
 """
 
 import argparse
@@ -125,10 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"{name}, torch {torch.__version__}, transformers {transformers.__version__}, {options.policy}, "
         f"{options.split} split, budget {options.share:.1%} of the context, copies at {speed / 1e9:,.0f} GB/s\n"
     )
-    print(
-        "| batch | context | static, tokens/s | of its roofline | decode, tokens/s | of its roofline | ratio | ratio of rooflines |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    headings = ("batch", "context", "static, tokens/s", "of its roofline", "decode, tokens/s", "of its roofline")
+    print(f"| {' | '.join(headings)} | ratio | ratio of rooflines |\n|---|---|---|---|---|---|---|---|")
     for batch in options.batches:
         for context in options.contexts:
             ids = prompt(model, batch, context)

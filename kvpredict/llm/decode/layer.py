@@ -175,7 +175,9 @@ class DecodeLayer(CacheLayerMixin):
         empty = step.fewest < n  # some sequence is shorter: columns without a token
         window = self.window if self.window is not None and step.seen > self.window else None
         plain = not empty and window is None
-        if WEIGHTS in self.owner.policy.needs:
+        policy = self.owner.policy
+        # After the one eviction nothing is ranked any more, so nobody asks for weights; a recorder always does.
+        if WEIGHTS in policy.needs and (step.evicts or not policy.evicts):
             return self._weigh(
                 slots, query, step, scaling, None if plain and fresh == 1 else _mask(slots, step, window)
             )

@@ -44,11 +44,15 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / max(float(np.linalg.norm(x)), 1e-12)
 
 
-def splitmix(x: int) -> float:
-    whole = (1 << 64) - 1
-    x &= whole
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = ((x ^ (x >> shift)) * factor) & whole
+def signed(x: int) -> int:
+    """Return what 64 bits hold of ``x``."""
+    return (x + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def hashed(position: int, head: int, layer: int, seed: int = 0) -> float:
+    salt = head * 1_000_003 + layer * 998_244_353 + seed * 2_147_483_659
+    x = signed(position * 0x1E3779B97F4A7C15 + salt)
+    x = signed((x ^ (x >> 29)) * 0x3F58476D1CE4E5B9)
     return float((x >> 40) & 0xFFFFFF)
 
 
@@ -57,7 +61,7 @@ def scores(name: str, held: list[Token], layer: int, head: int) -> list[float]:
     if name == "window":
         return [float(t.position) for t in held]
     if name == "random":
-        return [splitmix(t.position + (head << 24) + (layer << 32)) for t in held]
+        return [hashed(t.position, head, layer) for t in held]
     if name == "keynorm":
         return [-float(np.linalg.norm(t.key)) for t in held]
     if name == "keydiff":

@@ -1,5 +1,7 @@
 """The host: memory, chunks, batches, splits, beams, what is refused, and shapes that a compiler can rely on."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import kvpredict as kvp
+from kvpredict.llm.decode.policies.h2o import H2O
 from kvpredict.llm.decode.policies.keydiff import KeyDiff
 from kvpredict.llm.decode.policies.window import Window
 from kvpredict.llm.decode.policy import HIDDEN, Arrival, DecodePolicy, Held
@@ -218,6 +221,27 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
     fresh.reset()
     with pytest.raises(kvp.KvpredictError, match="assisted"):
         on.generate(ids[:1], past_key_values=fresh, assistant_model=on, max_new_tokens=4)
+
+
+def test_without_transformers_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['transformers'] = None; import kvpredict; kvpredict.DecodeCache"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MissingExtra" in done.stderr
+    assert 'pip install "kvpredict[llm]"' in done.stderr
+
+
+def test_after_the_one_eviction_no_weights_are_asked_for() -> None:
+    asked = []
+
+    class Counts(H2O):
+        def attend(self, held: Held, weights: Any) -> None:
+            asked.append(weights.shape[3])
+            super().attend(held, weights)
+
+    on, ids = models.model(), models.tokens(1, 60)
+    cache = kvp.DecodeCache(20, Counts(), model=on, when="prefill", sinks=2, recent=4)
+    models.read(on, cache, ids, [40, 1, 1, 18])
+    assert asked == [40, 40]
 
 
 def test_models_that_it_cannot_serve() -> None:

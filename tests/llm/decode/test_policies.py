@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import kvpredict as kvp
 from kvpredict.llm.decode.policy import Arrival
@@ -99,3 +101,39 @@ def test_long_prompts_go_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(layer, "QUERIES", 32)  # snapkv's window, so that its last block holds it whole
     compare("llama", "h2o", [75] + [1] * 8)
     compare("llama", "tova", [75] + [1] * 8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(TWINS),
+    blocks=st.lists(st.sampled_from([1, 1, 1, 2, 5, 13, 30]), min_size=1, max_size=24),
+    budget=st.integers(8, 30),
+    interval=st.integers(1, 4),
+    when=st.sampled_from(["steps", "prefill"]),
+    split=st.sampled_from(["equal", "pyramid", [[1, 2], [3, 1]]]),
+)
+def test_any_way_through(name: str, blocks: list[int], budget: int, interval: int, when: str, split: Any) -> None:
+    total = 0
+    for end, block in enumerate(blocks):
+        total += block
+        if total > 150:
+            blocks = blocks[:end]
+            break
+    compare("llama", name, blocks or [3], budget=budget, interval=interval, when=when, split=split, sinks=1, recent=2)
+
+
+def test_random_numbers_are_even_and_differ_between_heads_layers_and_seeds() -> None:
+    from kvpredict.llm.decode.policies.random import Random
+
+    position = torch.arange(4000, dtype=torch.int32)[None]
+    key = torch.zeros(1, 2, 4000, 1)
+    drawn = [
+        Random(seed).arrive(Arrival(layer, key, key, position))[0, ..., 0] / 2**24
+        for seed in (0, 1)
+        for layer in (0, 1)
+    ]
+    rows = torch.cat(drawn)  # [8, 4000]
+    assert (rows.mean(1) - 0.5).abs().max() < 0.03
+    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.06
+    lagged = torch.stack([rows[0, :-7], rows[0, 7:], rows[0, 1:-6]])
+    assert torch.corrcoef(lagged).fill_diagonal_(0).abs().max() < 0.06
