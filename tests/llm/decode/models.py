@@ -21,6 +21,7 @@ from transformers import (
 from kvpredict.llm.decode.policies import decode_policy, decode_policy_names
 from kvpredict.llm.decode.policies.oracle import Oracle, record_future
 from kvpredict.llm.decode.policy import DecodePolicy
+from tests.llm.decode.trained import learned
 
 VOCABULARY = 199
 WINDOW = 24  # of the sliding ones
@@ -53,9 +54,13 @@ MAKERS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-@cache
 def model(name: str = "llama") -> Any:
     """Return the model of that layout, the same each time."""
+    return _made(name)
+
+
+@cache  # of one argument that is always given: model() and model("llama") are the same
+def _made(name: str) -> Any:
     torch.manual_seed(3)
     return MAKERS[name]().eval()
 
@@ -72,7 +77,7 @@ def oracle(on: Any, ids: torch.Tensor) -> Oracle:
 
 
 # Policies that need more than a name; every other one is made by its name.
-FACTORIES: dict[str, Callable[[Any, torch.Tensor], DecodePolicy]] = {"oracle": oracle}
+FACTORIES: dict[str, Callable[[Any, torch.Tensor], DecodePolicy]] = {"learned": learned, "oracle": oracle}
 
 NAMES = decode_policy_names()
 

@@ -66,6 +66,8 @@ class Learned(DecodePolicy):
     """
 
     name = "learned"
+    needs = frozenset({HIDDEN})
+    columns = 1  # the product at arrival
 
     probe: Probe | None = field(default=None, repr=False)
     model: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -87,18 +89,11 @@ class Learned(DecodePolicy):
             raise KvpredictError(f"{len(self.splits)} splits do not belong to budgets {self.budgets}")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise KvpredictError(f"budget={self.budget} must be a share of the context above 0 and at most 1")
+        if self.delay:  # and the most attention in the first steps
+            object.__setattr__(self, "needs", frozenset({HIDDEN, WEIGHTS}))
+            object.__setattr__(self, "columns", 2)
         if self.delay < 0 or self.longest < 1:
             raise KvpredictError(f"delay={self.delay} must be at least 0, longest={self.longest} at least 1")
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """The hidden state; with a delay attention weights as well."""
-        return frozenset({HIDDEN, WEIGHTS} if self.delay else {HIDDEN})
-
-    @property
-    def columns(self) -> int:  # type: ignore[override]
-        """The product at arrival; with a delay also the most attention in the first steps."""
-        return 2 if self.delay else 1
 
     def arrive(self, new: Arrival) -> "Tensor":
         assert new.hidden is not None
