@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AGES", "NORMS", "age_features", "early_feature", "importance", "norm_features"]
+__all__ = [
+    "AGES",
+    "NORMS",
+    "age_features",
+    "early_feature",
+    "hidden_norm",
+    "importance",
+    "norm_features",
+    "slot_norms",
+]
 
 NORMS = ("key", "value", "output", "hidden")  # logarithms of |k|, |v|, |W_o v| and |x|
 FLAGS = (64, 128, 256, 512)  # tokens; one feature each: younger than that
@@ -19,11 +28,18 @@ _TINY = 1e-6
 
 
 def norm_features(hidden: "Tensor", key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
-    """Return float32 [B, H, T, 4], the logarithms of four norms.
+    """Return float32 [B, H, T, 4], the logarithms of all four norms; see ``slot_norms`` and ``hidden_norm``."""
+    import torch
+
+    own = hidden_norm(hidden)[:, None, :, None].expand(*key.shape[:3], 1)
+    return torch.cat([slot_norms(key, value, factor), own], dim=-1)
+
+
+def slot_norms(key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
+    """Return float32 [B, H, T, 3], the logarithms of |k|, |v| and |W_o v|: they can be had as long as a token is held.
 
     Parameters
     ----------
-    hidden : Tensor [B, T, E]
     key, value : Tensor [B, H, T, D]
         Rotation by positions does not change a norm.
     factor : Tensor [H, D, D], float32
@@ -32,26 +48,24 @@ def norm_features(hidden: "Tensor", key: "Tensor", value: "Tensor", factor: "Ten
     """
     import torch
 
-    batch, heads, tokens, _ = key.shape
     plain = value.float()
-    lengths = torch.stack(
-        [
-            key.float().norm(dim=-1),
-            plain.norm(dim=-1),
-            (plain @ factor).norm(dim=-1),
-            hidden.float().norm(dim=-1)[:, None, :].expand(batch, heads, tokens),
-        ],
-        dim=-1,
-    )
-    return lengths.clamp_min(_TINY).log()
+    three = torch.stack([key.float(), plain, plain @ factor], dim=-2)  # [B, H, T, 3, D]
+    return torch.linalg.vector_norm(three, dim=-1).clamp_min_(_TINY).log_()
+
+
+def hidden_norm(hidden: "Tensor") -> "Tensor":
+    """Return float32 [B, T], the logarithm of |x|, for hidden states [B, T, E]."""
+    import torch
+
+    return torch.linalg.vector_norm(hidden.float(), dim=-1).clamp_min_(_TINY).log_()
 
 
 def age_features(age: "Tensor", longest: int) -> "Tensor":
     """Return float32 [..., 5] for ages in tokens; beyond ``longest``, the context trained on, they all look alike."""
     import torch
 
-    logarithm = age.clamp(0, longest).float().log1p()
-    return torch.stack([logarithm, *((age < flag).float() for flag in FLAGS)], dim=-1)
+    age = age.clamp(0, longest)
+    return torch.stack([age.float().log1p(), *((age < flag).float() for flag in FLAGS)], dim=-1)
 
 
 def early_feature(attention: "Tensor") -> "Tensor":

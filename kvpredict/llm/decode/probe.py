@@ -2,7 +2,7 @@
 
 For each layer and KV head a linear probe on the token's features, and, for the layer's heads together, a small net
 whose answer is added (``units`` 0: none). What depends on the token alone is computed once, at its arrival; what
-depends on its age is added when the cache asks. Everything is a product of tensors on the device of the cache.
+depends on its key and value, which the cache holds, or on its age is added when the cache asks. Everything is a product of tensors on the device of the cache.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -51,22 +51,65 @@ class Probe:
         return Probe(**{name: array.to(device) for name, array in self.arrays().items()})
 
     def token(self, layer: int, hidden: "Tensor", norms: "Tensor") -> "Tensor":
-        """Return the part of the score that is known at arrival, [B, H, T]; ``norms`` [B, H, T, 4]."""
+        """Return all of the score but its age, [B, H, T]; ``hidden`` [B, T, E], ``norms`` [B, H, T, 4]."""
+        score = self.arrival(layer, hidden, norms[:, 0, :, 3]) + self.slots(layer, slice(None), norms[..., :3])
+        return score + self.net(layer, hidden, norms) if self.inner.shape[-1] else score
+
+    def arrival(self, layer: int, hidden: "Tensor", own: "Tensor") -> "Tensor":
+        """Return what a hidden state and the logarithm of its norm, [B, T], say: [B, H, T]."""
+        import torch
+
+        weight, bias = self.folded(layer)
+        linear = torch.nn.functional.linear(hidden.float(), weight, bias)  # [B, T, H]
+        return torch.addcmul(linear, own[..., None], self.norms[layer, :, 3]).mT
+
+    def folded(self, layer: int) -> "tuple[Tensor, Tensor]":
+        """Return weight [H, E] and bias [H] for hidden states as they are, not standardised."""
+        weight = self.weight[layer] * self.scale[layer]
+        return weight, self.bias[layer] - weight @ self.mean[layer]
+
+    def slots(self, layer: int, heads: Any, norms: "Tensor") -> "Tensor":
+        """Return what the norms of keys and values say, [B, heads, S], for ``slot_norms`` [B, heads, S, 3]."""
+        return (norms @ self.norms[layer, heads, :3, None])[..., 0]
+
+    def net(self, layer: int, hidden: "Tensor", norms: "Tensor") -> "Tensor":
+        """Return what the hidden layer adds, [B, H, T]."""
         import torch
 
         x = (hidden.float() - self.mean[layer]) * self.scale[layer]  # [B, T, E]
-        score = (x @ self.weight[layer].mT).mT  # [B, H, T]
-        score = score + (norms * self.norms[layer][:, None, :]).sum(-1) + self.bias[layer][:, None]
-        if self.inner.shape[-1]:
-            batch, heads, tokens, _ = norms.shape
-            flat = norms.permute(0, 2, 1, 3).reshape(batch, tokens, heads * len(NORMS))
-            inside = torch.cat([x, flat], dim=-1) @ self.inner[layer] + self.inner_bias[layer]
-            score = score + (torch.nn.functional.gelu(inside) @ self.outer[layer]).mT
-        return score
+        batch, heads, tokens, _ = norms.shape
+        flat = norms.permute(0, 2, 1, 3).reshape(batch, tokens, heads * len(NORMS))
+        inside = torch.cat([x, flat], dim=-1) @ self.inner[layer] + self.inner_bias[layer]
+        return (torch.nn.functional.gelu(inside) @ self.outer[layer]).mT
 
-    def age(self, layer: int, heads: slice, age: "Tensor", longest: int) -> "Tensor":
+    def standing(self) -> "Probe":
+        """Return the same probe for hidden states as they are: nothing is left to fold when tokens arrive."""
+        import torch
+
+        folded = [self.folded(layer) for layer in range(self.shape[0])]
+        inner = self.inner.clone()
+        width = self.shape[2]
+        inner[:, :width] = self.inner[:, :width] * self.scale[..., None]
+        return replace(
+            self,
+            mean=torch.zeros_like(self.mean),
+            scale=torch.ones_like(self.scale),
+            weight=torch.stack([weight for weight, _ in folded]),
+            bias=torch.stack([bias for _, bias in folded]),
+            inner=inner,
+            inner_bias=self.inner_bias - (self.mean[:, None, :] @ inner[:, :width])[:, 0],
+        )
+
+    def age(self, layer: int, heads: Any, age: "Tensor", longest: int) -> "Tensor":
         """Return the part that depends on the age, of the shape of ``age`` [B, heads, S]."""
-        return (age_features(age, longest) * self.ages[layer, heads][:, None, :]).sum(-1)
+        return (age_features(age, longest) @ self.ages[layer, heads, :, None])[..., 0]
+
+    def age_table(self, longest: int) -> "Tensor":
+        """Return what each age says, [L, H, longest + 1]; the last stands for all older ones."""
+        import torch
+
+        ages = age_features(torch.arange(longest + 1, device=self.ages.device), longest)  # [longest + 1, 5]
+        return self.ages @ ages.T
 
     def scaled(self, factor: "Tensor") -> "Probe":
         """Return the probe whose scores are multiplied by ``factor`` [L, H]."""
