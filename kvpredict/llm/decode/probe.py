@@ -1,8 +1,9 @@
 """Probe: the arrays of a learned importance, and how they score a token.
 
 For each layer and KV head a linear probe on the token's features, and, for the layer's heads together, a small net
-whose answer is added (``units`` 0: none). What depends on the token alone is computed once, at its arrival; what
-depends on its key and value, which the cache holds, or on its age is added when the cache asks. Everything is a product of tensors on the device of the cache.
+whose answer is added (``units`` 0: none). What the hidden state says is computed once, at the token's arrival; what
+depends on key and value, which the cache holds, or on its age is added when the cache asks. Everything is a product of
+tensors on the device of the cache.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -1,9 +1,10 @@
 """Learned: keep the tokens that a trained probe says will matter.
 
 A probe per layer and KV head reads the hidden state that feeds the projections and the norms of key, value and output
-(``features``). The product with the hidden state is taken once, when a token arrives, and stored with it; what depends on
-key and value, which the cache holds, and on the token's age is added when the cache ranks, every so many steps. So scoring costs as much as the simplest heuristic, looks at no attention, and nothing leaves
-the device. Where the budget goes is learned too: heads differ more than tokens do, and ``shares`` says how much.
+(``features``). The product with the hidden state is taken once, when a token arrives, and stored with it; what depends
+on key and value, which the cache holds, and on the token's age is added when the cache ranks, every so many steps. So
+no attention is looked at, and nothing leaves the device. Where the budget goes is learned too: heads differ more than
+tokens do, and ``shares`` says how much.
 Probes on hidden states: KVzap, arXiv:2601.07891. Training through soft gates, which is what counts, and budgets learned
 with it: ``learn/end_to_end``. With ``delay`` tokens are judged some steps after they came, by the attention they got
 meanwhile (KVpop, arXiv:2607.05061); the cache then has to compute attention weights.
