@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kvpredict.cache import Cache, cached
     from kvpredict.core.errors import ArtifactError, KvpredictError, MissingExtra, TraceError, UnknownName
     from kvpredict.learn import learner, learner_names
+    from kvpredict.llm.decode.cache import DecodeCache
     from kvpredict.llm.prefix_cache import PrefixCache
     from kvpredict.llm.request_files import read_requests
     from kvpredict.llm.requests import RequestTrace
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ArtifactError": "kvpredict.core.errors",
     "Cache": "kvpredict.cache",
+    "DecodeCache": "kvpredict.llm.decode.cache",
     "KvpredictError": "kvpredict.core.errors",
     "MissingExtra": "kvpredict.core.errors",
     "PrefixCache": "kvpredict.llm.prefix_cache",
@@ -57,6 +59,7 @@ _PUBLIC = {
 __all__ = [
     "ArtifactError",
     "Cache",
+    "DecodeCache",
     "KvpredictError",
     "MissingExtra",
     "PrefixCache",

@@ -24,7 +24,7 @@ from kvpredict.core.errors import ArtifactError
 from kvpredict.features.schema import Schema
 from kvpredict.scorers import KINDS, kind_of, predict_raw
 
-__all__ = ["FORMAT", "Artifact", "load_artifact"]
+__all__ = ["FORMAT", "Artifact", "as_path", "load_artifact", "write_folder"]
 
 LINKS = ("logit", "identity")
 FORMAT = 1  # raise it when older libraries could not read what is written
@@ -67,9 +67,6 @@ class Artifact:
         ArtifactError
             When ``folder`` holds something else than a saved policy, or cannot be written (disk full, no permission).
         """
-        folder = as_path(folder).absolute()
-        if folder.exists() and not (folder / _JSON).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ArtifactError(f"{folder} exists and is not a saved policy: remove it or choose another folder")
         buffer = io.BytesIO()
         np.savez(buffer, **self.scorer._asdict())
         arrays = buffer.getvalue()
@@ -83,24 +80,7 @@ class Artifact:
             "arrays_blake2b": hashlib.blake2b(arrays, digest_size=16).hexdigest(),
         }
         text = json.dumps(content, indent=1, allow_nan=False)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
-            raise ArtifactError(f"cannot write the policy to {folder}: {error}") from error
-        try:
-            fresh.chmod(0o755)
-            _write(fresh / _ARRAYS, arrays)
-            _write(fresh / _JSON, text.encode())
-            if folder.exists():
-                _exchange(fresh, folder)
-            else:
-                fresh.rename(folder)
-        except OSError as error:
-            raise ArtifactError(f"cannot write the policy to {folder}: {error}") from error
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return folder
+        return write_folder(folder, {_ARRAYS: arrays, _JSON: text.encode()})
 
 
 def load_artifact(folder: str | Path) -> tuple[Artifact, dict[str, Any]]:
@@ -140,6 +120,38 @@ def load_artifact(folder: str | Path) -> tuple[Artifact, dict[str, Any]]:
         raise ArtifactError(f"{folder}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder} is damaged ({type(error).__name__}: {error}); save the policy again") from error
+
+
+def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
+    """Write a saved policy's files, beside their place and then renamed into it; the last one marks the folder.
+
+    Raises
+    ------
+    ArtifactError
+        When ``folder`` holds something else than such a policy, or cannot be written (disk full, no permission).
+    """
+    folder = as_path(folder).absolute()
+    marker = list(files)[-1]
+    if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} exists and is not a saved policy: remove it or choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ArtifactError(f"cannot write the policy to {folder}: {error}") from error
+    try:
+        fresh.chmod(0o755)
+        for name, data in files.items():
+            _write(fresh / name, data)
+        if folder.exists():
+            _exchange(fresh, folder)
+        else:
+            fresh.rename(folder)
+    except OSError as error:
+        raise ArtifactError(f"cannot write the policy to {folder}: {error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
 
 
 def as_path(folder: Any) -> Path:

@@ -12,7 +12,7 @@ __all__ = ["load_policy"]
 
 
 def load_policy(source: str | Path) -> Any:
-    """Return the policy saved in a folder, or registered in MLflow; a prefix policy where one was saved.
+    """Return the policy saved in a folder, or registered in MLflow; a prefix or decode policy where one was saved.
 
     Parameters
     ----------
@@ -33,6 +33,10 @@ def load_policy(source: str | Path) -> Any:
         from kvpredict.llm.prefix.policies.learned import Learned as LearnedPrefix
 
         return LearnedPrefix.load(source)
+    if (Path(source) / "decode_policy.json").is_file():
+        from kvpredict.llm.decode.policies.learned import Learned as LearnedDecode
+
+        return LearnedDecode.load(source)
     artifact, settings = load_artifact(source)
     name = settings.pop("name", None)
     if name not in (Learned.name, Guarded.name):

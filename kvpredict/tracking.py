@@ -372,7 +372,9 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
     figures = ("object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second", "write_ratio")
     for row in result.get("policies", []):
         of_prefixes = ("prefix_hit_ratio", "token_hit_ratio", "ttft_p50", "ttft_p90")
-        for figure in (*figures, *of_prefixes):
+        of_decoding = [f"{mode}_{figure}" for mode in ("once", "online") for figure in ("nll", "added", "low", "high")]
+        of_decoding += ["passkey", "needle", "same_tokens", "freed", "policy_us", "step_us"]
+        for figure in (*figures, *of_prefixes, *of_decoding):
             add(f"{row['policy']}/{figure}", row.get(figure), row["capacity"])
             if row["policy"] == result.get("subject"):
                 add(figure, row.get(figure))

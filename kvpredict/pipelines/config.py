@@ -16,6 +16,10 @@ __all__ = [
     "Columns",
     "Config",
     "ConfigError",
+    "DecodeEvaluate",
+    "DecodeRecord",
+    "DecodeTrain",
+    "EndToEnd",
     "FileTrace",
     "Fit",
     "Ingest",
@@ -117,6 +121,93 @@ class PrefixSimulate:
 
 
 @dataclass
+class DecodeRecord:
+    name: str = "decode_record"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
+    length: int = 1024
+    sequences: int = 30
+    each: int = 3
+    horizon: int = 256
+    interval: int = 256
+    label: str = "attention"
+    rank: int = 0
+    delay: int = 0
+    out: str | None = None
+
+
+@dataclass
+class EndToEnd:
+    steps: int = 150
+    prefix: int = 768
+    continuation: int = 256
+    budgets: list[float] = field(default_factory=lambda: [0.25, 0.125])
+    scope: str = "model"
+    sinks: int = 4
+    recent: int = 32
+    temperature: list[float] = field(default_factory=lambda: [0.6, 0.15])
+    rate: float = 0.001
+    rate_few: float = 0.01
+    every: int = 25
+
+
+@dataclass
+class DecodeTrain:
+    name: str = "decode_train"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
+    length: int = 1024
+    sequences: int = 120
+    each: int = 3
+    validation: float = 0.15
+    validated: int = 12
+    recorded: int = 30
+    horizon: int = 256
+    interval: int = 256
+    label: str = "attention"
+    rank: int = 0
+    delay: int = 0
+    end_to_end: EndToEnd = field(default_factory=EndToEnd)
+    work: str | None = None
+    register: bool = False
+
+
+@dataclass
+class DecodeEvaluate:
+    name: str = "decode_evaluate"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    text: list[str] = field(default_factory=list)
+    later: float = 0.5
+    sequences: int = 8
+    each: int = 2
+    prefix: int = 768
+    continuation: int = 256
+    policies: list[str] = field(default_factory=list)
+    policy: str | None = None
+    budgets: list[float] = field(default_factory=list)
+    shares: str | None = None
+    sinks: int = 4
+    recent: float | None = None
+    interval: int = 16
+    online: bool = True
+    block: int = 32
+    depths: list[float] = field(default_factory=list)
+    trials: int = 1
+    answer: int = 32
+
+
+@dataclass
 class Columns:
     key: str | None = None
     time: str | None = None
@@ -155,7 +246,7 @@ class Tracking:
 
 @dataclass
 class Config:
-    """One run's configuration. ``policy``, ``learned``, ``learner`` and ``workload`` hold a name and parameters."""
+    """One run's configuration. ``policy``, ``learned``, the learners and ``workload`` hold a name and parameters."""
 
     pipeline: Any = None
     trace: Any = None
@@ -163,6 +254,7 @@ class Config:
     policy: Any = None
     learned: Any = None
     learner: Any = None
+    decode_learner: Any = None
     tracking: Tracking = field(default_factory=Tracking)
     experiment: Any = None
     capacity: Capacity = field(default_factory=Capacity)
@@ -178,6 +270,9 @@ PIPELINES: dict[str, type] = {
     "inspect": Inspect,
     "prefix_train": PrefixTrain,
     "prefix_simulate": PrefixSimulate,
+    "decode_record": DecodeRecord,
+    "decode_train": DecodeTrain,
+    "decode_evaluate": DecodeEvaluate,
 }
 
 # Values that are one of a few words: checked here, since a schema's type is only ``str``.
@@ -187,6 +282,7 @@ _WORDS = {
     "trace.order": ("clamp", "sort"),
     "trace.on_error": ("raise", "skip"),
     "trace.time_unit": ("s", "ms", "us", "ns", None),
+    "pipeline.shares": (None, "equal", "pyramid"),
     "tracking.name": ("mlflow", "none"),
 }
 
@@ -213,6 +309,7 @@ def read_config(composed: Any) -> Config:
     from omegaconf import OmegaConf
 
     from kvpredict.learn import learner
+    from kvpredict.llm.decode.learn import decode_learner
     from kvpredict.policies import policy_class
     from kvpredict.trace.workloads import workload_class
 
@@ -231,6 +328,9 @@ def read_config(composed: Any) -> Config:
         "policy": _typed("policy", composed.get("policy"), policy_class),
         "learned": _typed("learned", composed.get("learned"), policy_class),
         "learner": _typed("learner", composed.get("learner"), lambda name: type(learner(name))),
+        "decode_learner": _typed(
+            "decode_learner", composed.get("decode_learner"), lambda name: type(decode_learner(name))
+        ),
         "workload": _typed("workload", composed.get("workload"), workload_class),
         "experiment": OmegaConf.to_container(composed).get("experiment"),  # type: ignore[union-attr]
         "seed": composed.get("seed", 0),
@@ -296,7 +396,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:
         raise ConfigError(f"capacity.count={config.capacity.count}: expected a whole number of at least 1")
-    for path in ("report.fractions", "pipeline.fractions"):
+    for path in ("report.fractions", "pipeline.fractions", "pipeline.budgets"):
         group, name = path.split(".")
         for fraction in getattr(getattr(config, group), name, []):
             if not 0 < fraction <= 1:
@@ -309,6 +409,12 @@ def _check(config: Config) -> None:
         ("pipeline.host", 0),
         ("pipeline.every", 0),
         ("pipeline.requests", 1),
+        ("pipeline.sequences", 1),
+        ("pipeline.prefix", 1),
+        ("pipeline.continuation", 3),
+        ("pipeline.block", 1),
+        ("pipeline.trials", 0),
+        ("pipeline.answer", 0),
     ):
         group, name = path.split(".")
         number: Any = getattr(getattr(config, group), name, least)

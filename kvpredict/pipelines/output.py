@@ -10,7 +10,16 @@ from typing import Any
 
 from kvpredict.pipelines.files import write_text
 
-__all__ = ["as_json", "print_comparison", "print_facts", "print_prefixes", "print_sweep", "write_files"]
+__all__ = [
+    "as_json",
+    "print_comparison",
+    "print_decoding",
+    "print_facts",
+    "print_prefixes",
+    "print_sweep",
+    "print_tables",
+    "write_files",
+]
 
 
 def as_json(value: Any) -> Any:
@@ -29,14 +38,19 @@ def write_files(result: Mapping[str, Any], folder: Path, *, html: bool) -> dict[
     written = {"result": folder / "result.json"}
     write_text(written["result"], json.dumps(result, indent=1, allow_nan=False))
     if html and result.get("policies"):
-        from kvpredict.report import draw, render
+        from kvpredict.report import draw, draw_decoding, render
 
-        plots = draw(result)
+        plots = draw_decoding(result) if "depths" in result else draw(result)
         (folder / "plots").mkdir(exist_ok=True)
         for name, svg in plots.items():
             write_text(folder / "plots" / f"{name}.svg", svg)
         written["report"] = folder / "report.html"
         write_text(written["report"], render(result, plots))
+    elif html and result.get("tables"):
+        from kvpredict.report import render_tables
+
+        written["report"] = folder / "report.html"
+        write_text(written["report"], render_tables(result))
     if (folder / "policy").is_dir():
         written["policy"] = folder / "policy"
     return written
@@ -91,6 +105,40 @@ def print_prefixes(result: Mapping[str, Any]) -> None:
     _print(table)
 
 
+def print_decoding(result: Mapping[str, Any]) -> None:
+    """Print the table of decode policies, one line for each budget."""
+    table = _table(
+        f"{result['trace']['name']}: {result['trace']['sequences']} sequences of {result['trace']['tokens']}"
+    )
+    table.add_column("policy")
+    scored = [h for mode in ("once", "online") for h in (f"added NLL\n{mode}", "95 %\ninterval")]
+    headings = ("budget", *scored, "passkey", "needle", "same greedy\ntokens", "KV bytes\nfreed", "policy µs\na step")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in result["policies"]:
+        style = "bold green" if row["policy"] == "learned" else "dim" if row["oracle"] else None
+        spans = [
+            "" if row[f"{mode}_low"] is None else f"{row[f'{mode}_low']:+.4f} … {row[f'{mode}_high']:+.4f}"
+            for mode in ("once", "online")
+        ]
+        table.add_row(
+            row["policy"],
+            f"{row['capacity']:,}",
+            _added(row["once_added"]),
+            spans[0],
+            _added(row["online_added"]),
+            spans[1],
+            *("" if row[k] is None else f"{row[k]:.0%}" for k in ("passkey", "needle", "same_tokens", "freed")),
+            "" if row["policy_us"] is None else f"{row['policy_us']:,.0f}",
+            style=style,
+        )
+    _print(table)
+
+
+def _added(value: float | None) -> str:
+    return "" if value is None else f"{value:+.4f}"
+
+
 def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Print one line for each cell of a sweep, and write ``cells.csv`` beside them."""
     given = [set(result["overrides"]) for _, result in results]
@@ -98,6 +146,10 @@ def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) 
     lines = []
     for cell, result in results:
         differs = " ".join(o for o in result["overrides"] if o not in common)
+        if "depths" in result:  # figures of their own, of several budgets
+            print(f"cell {cell}: {differs}")
+            print_decoding(result)
+            continue
         lines += [(cell, differs, row) for row in result.get("policies", []) if row["policy"] == result["subject"]]
     if not lines:
         return
@@ -124,6 +176,17 @@ def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) 
     writer.writerows([cell, overrides, *(row[c] for c in columns)] for cell, overrides, row in lines)
     write_text(folder / "cells.csv", text.getvalue())
     print(f"cells:   {folder / 'cells.csv'}")
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Print the tables of a result that brings its own."""
+    for given in result["tables"]:
+        table = _table(given["title"])
+        for column, example in zip(given["columns"], given["rows"][0], strict=True):
+            table.add_column(column, justify="left" if isinstance(example, str) else "right")
+        for row in given["rows"]:
+            table.add_row(*map(_shown, row))
+        _print(table)
 
 
 def print_facts(trace: Mapping[str, Any]) -> None:

@@ -11,11 +11,26 @@ from kvpredict import __version__
 from kvpredict.pipelines.build import LEARNED, load_trace
 from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.facts import machine, plain_config, versions
-from kvpredict.pipelines.output import as_json, print_comparison, print_facts, print_prefixes, write_files
+from kvpredict.pipelines.output import (
+    as_json,
+    print_comparison,
+    print_decoding,
+    print_facts,
+    print_prefixes,
+    print_tables,
+    write_files,
+)
 
 __all__ = ["TRACKED", "run_pipeline"]
 
-TRACKED = ("train", "simulate", "prefix_train", "prefix_simulate")  # pipelines whose results are figures
+TRACKED = (
+    "train",
+    "simulate",
+    "prefix_train",
+    "prefix_simulate",
+    "decode_train",
+    "decode_evaluate",
+)  # pipelines whose results are figures
 
 
 def run_pipeline(
@@ -70,8 +85,12 @@ def run_pipeline(
     written = write_files(result, folder, html=config.report.html)
     if config.pipeline.name.startswith("prefix_"):
         print_prefixes(result)
+    elif config.pipeline.name == "decode_evaluate":
+        print_decoding(result)
     elif result.get("policies"):
         print_comparison(result)
+    elif result.get("tables"):
+        print_tables(result)
     else:
         print_facts(result["trace"])
     if "written" in result:

@@ -4,7 +4,8 @@
 result at any time.
 """
 
-from kvpredict.report.page import render
+from kvpredict.report.decode import draw_decoding
+from kvpredict.report.page import render, render_tables
 from kvpredict.report.plots import draw
 
-__all__ = ["draw", "render"]
+__all__ = ["draw", "draw_decoding", "render", "render_tables"]

@@ -6,11 +6,13 @@ from importlib.resources import files
 from typing import Any
 
 from kvpredict.core.errors import MissingExtra
+from kvpredict.report.plots import draw_training
 
-__all__ = ["render"]
+__all__ = ["render", "render_tables"]
 
 MISSING = "\N{EN DASH}"
 
+WIDE = ("windows", "guarded", "learned", "kept")
 CAPTIONS = {
     "curves": "Object miss ratio over capacity. A learned policy was trained for the one at the thin line.",
     "curves_bytes": "Byte miss ratio over capacity.",
@@ -19,6 +21,10 @@ CAPTIONS = {
     "learned": "The learned policy, which is a guarded one: lambda over time, and who led.",
     "calibration": "Reliability of the model's probabilities, on requests later than all it was trained on.",
     "importance": "What the model looks at.",
+    "once": "Added NLL over budgets, once after the prefix; bars are 95 % intervals over sequences.",
+    "online": "Added NLL over budgets, with the budget kept at all times.",
+    "depth": "Share of passkeys and needles found, by where they were hidden (smallest budget), of all that were.",
+    "kept": "Where in the prefix the kept tokens are, by layer (smallest budget): brighter is more.",
 }
 
 
@@ -32,27 +38,52 @@ def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     plots : mapping of name to SVG text
         What ``draw`` returned; they are put in as they are.
     """
+    decodes = "depths" in result
+    rows = result["policies"]
+    figure = "once_added" if decodes else "object_miss_ratio"
+    finite = [row[figure] for row in rows if row[figure] is not None]
+    return _template("decode.html" if decodes else "page.html").render(
+        result=result,
+        rows=rows,
+        headline=None if decodes else _headline(result),
+        several=len({row["capacity"] for row in rows}) > 1,
+        most=max(finite, default=1.0) or 1.0,
+        plots=plots,
+        wide=WIDE,
+        captions=CAPTIONS,
+        config=json.dumps(result["config"], indent=2, ensure_ascii=False),
+    )
+
+
+def render_tables(result: Mapping[str, Any]) -> str:
+    """Return the page of a result that brings its own ``tables``, each with ``title``, ``columns`` and ``rows``.
+
+    Of a training the curves are drawn.
+    """
+    curves = (result.get("learned") or {}).get("curves") or {}
+    return _template("tables.html").render(
+        result=result,
+        plots=draw_training(curves),
+        wide=WIDE,
+        captions={name: f"Training: {name.replace('_', ' ')} by step." for name in curves},
+        config=json.dumps(result["config"], indent=2, ensure_ascii=False),
+    )
+
+
+def _template(name: str) -> Any:
+    """Return a template of this folder."""
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
     except ImportError as error:
         raise MissingExtra(
             f"the report needs Jinja2: pip install 'kvpredict[train]', or set report.html=false ({error})"
         ) from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate}
-    template = environment.from_string((files(__package__) / "page.html").read_text("utf-8"))
-    rows = result["policies"]
-    finite = [row["object_miss_ratio"] for row in rows if row["object_miss_ratio"] is not None]
-    return template.render(
-        result=result,
-        rows=rows,
-        headline=_headline(result),
-        several=len({row["capacity"] for row in rows}) > 1,
-        most=max(finite, default=1.0) or 1.0,
-        plots=plots,
-        captions=CAPTIONS,
-        config=json.dumps(result["config"], indent=2, ensure_ascii=False),
-    )
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8")),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"ratio": _ratio, "share": _share, "fact": _fact, "rate": _rate, "number": _number}
+    return environment.get_template(name)
 
 
 def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -76,6 +107,10 @@ def _ratio(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
 
 
 def _rate(value: float | None) -> str:

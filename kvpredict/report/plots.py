@@ -15,7 +15,7 @@ import numpy as np
 
 from kvpredict.core.errors import MissingExtra
 
-__all__ = ["draw"]
+__all__ = ["HEURISTICS", "LEARNED", "ORACLE", "draw", "draw_training", "figure"]
 
 LEARNED, LRU, ORACLE = "#c2410c", "#475569", "#94a3b8"
 HEURISTICS = ("#0f766e", "#1d4ed8", "#7c3aed", "#a16207", "#be185d", "#15803d")
@@ -29,22 +29,35 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
     bytes_differ = any(row["byte_miss_ratio"] != row["object_miss_ratio"] for row in result["policies"])
     plots: dict[str, str] = {}
     if any(len(curve["capacity"]) > 1 for curve in result["curves"]):
-        plots["curves"] = _figure("curves", lambda axes: _curves(axes, result, "object_miss_ratio"))
+        plots["curves"] = figure("curves", lambda axes: _curves(axes, result, "object_miss_ratio"))
         if bytes_differ:
-            plots["curves_bytes"] = _figure("curves_bytes", lambda axes: _curves(axes, result, "byte_miss_ratio"))
+            plots["curves_bytes"] = figure("curves_bytes", lambda axes: _curves(axes, result, "byte_miss_ratio"))
     if any(len(series["start"]) > 1 for series in result["series"]):
-        plots["windows"] = _figure("windows", lambda axes: _windows(axes, result), width=11.4)
+        plots["windows"] = figure("windows", lambda axes: _windows(axes, result), width=11.4)
     for account in result.get("accounts", []):
         if len(account["series"]["request"]) > 1:
-            plots[account["policy"]] = _figure(account["policy"], partial(_guard, account=account), width=11.4)
+            plots[account["policy"]] = figure(account["policy"], partial(_guard, account=account), width=11.4)
     if learned.get("calibration"):
-        plots["calibration"] = _figure("calibration", lambda axes: _calibration(axes, learned["calibration"]))
+        plots["calibration"] = figure("calibration", lambda axes: _calibration(axes, learned["calibration"]))
     if learned.get("importance"):
-        plots["importance"] = _figure("importance", lambda axes: _importance(axes, learned["importance"]))
+        plots["importance"] = figure("importance", lambda axes: _importance(axes, learned["importance"]))
     return plots
 
 
-def _figure(name: str, paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7) -> str:
+def draw_training(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, str]:
+    """Return a plot of each curve that a training logged, SVG texts by name."""
+
+    def paint(axes: Any, name: str) -> None:
+        step, value = curves[name]["step"], _numbers(curves[name]["value"])
+        axes.plot(step, value, color=LEARNED, marker="o" if len(step) < 30 else None, markersize=3.5)
+        axes.set_xlabel("step")
+        axes.set_ylabel(name.replace("_", " "))
+
+    return {name: figure(name, partial(paint, name=name)) for name in curves}
+
+
+def figure(name: str, paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7) -> str:
+    """Return the SVG text of what ``paint`` draws on its axes."""
     try:
         import matplotlib as mpl
         from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -11,12 +11,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import kvpredict.conf
 from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.decode.learn import decode_learner, decode_learner_names
+from kvpredict.llm.decode.learn.end_to_end import EndToEnd
 from kvpredict.pipelines import config as schemas
 from kvpredict.pipelines.mistakes import explain, settings
 from tests.pipelines.composed import composed, config
 
 CONF = Path(kvpredict.conf.__file__).parent
-GROUPS = ("pipeline", "trace", "workload", "policy", "learner", "tracking")
+GROUPS = ("pipeline", "trace", "workload", "policy", "learner", "decode_learner", "tracking")
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OURS = ["config.yaml", *(f"{g}/{p.name}" for g in ("pipeline", "trace", "tracking") for p in (CONF / g).glob("*.yaml"))]
@@ -94,6 +96,17 @@ def test_yaml_states_every_field_of_its_schema(schema: type, place: str) -> None
     stated = yaml.safe_load((CONF / name).read_text())
     stated = stated[node] if node else stated
     assert [key for key in stated if key != "defaults"] == [f.name for f in fields(schema)]
+
+
+def test_yaml_of_training_states_every_field_of_the_learner() -> None:
+    stated = yaml.safe_load((CONF / "pipeline/decode_train.yaml").read_text())["end_to_end"]
+    assert stated == {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(EndToEnd)}
+
+
+@pytest.mark.parametrize("name", decode_learner_names())
+def test_yaml_of_decode_learners_states_their_defaults(name: str) -> None:
+    stated = yaml.safe_load((CONF / f"decode_learner/{name}.yaml").read_text())
+    assert stated == {"name": name, **decode_learner(name).params()}
 
 
 def said(*overrides: str) -> tuple[int, str]:

@@ -40,12 +40,12 @@ class Held:
     """What some KV heads of one layer hold, all with as many slots: S of them."""
 
     layer: int
-    heads: slice  # of the layer's H
+    heads: "slice | list[int]"  # of the layer's H; a slice where they are neighbours
     memo: "Tensor"  # [B, heads, S, columns]
     key: "Tensor"  # [B, heads, S, D]
     value: "Tensor"  # [B, heads, S, D]
     position: "Tensor"  # [B, heads, S]; -1 is an empty slot
-    now: "Tensor"  # [B] tokens of each sequence so far
+    now: "Tensor"  # [B] tokens of each sequence so far, those of the block that arrives or attends included
 
 
 class DecodePolicy:
@@ -54,6 +54,8 @@ class DecodePolicy:
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     columns: ClassVar[int] = 1  # float32 numbers kept with a token
+    recent: ClassVar[int | float] = 32  # last tokens kept unless the cache is told otherwise; below 1, a share of slots
+    evicts: ClassVar[bool] = True  # False: everything is kept, and the budget is not looked at
 
     def arrive(self, new: Arrival) -> "Tensor":
         """Return the memos of new tokens, [B, H, T, columns]. Default: zeros."""

@@ -1,0 +1,115 @@
+"""How a Hugging Face model's attention comes to a decode cache, without patching the model.
+
+transformers looks attention up by name in a registry. ``attach`` registers one more name and sets it on the model; a
+hook on each attention module tells the function which layer of which cache it serves, and hands over the hidden state.
+A forward pass with any other cache, or with none, goes on to ``sdpa`` as it did before.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from kvpredict.core.errors import KvpredictError
+
+__all__ = ["NAME", "attach"]
+
+NAME = "kvpredict_decode"
+# What attention functions of some models take and plain attention over slots does not do.
+UNKNOWN = ("softcap", "s_aux", "position_bias", "block_mask", "head_mask")
+KINDS = {"full_attention", "sliding_attention"}
+
+
+def attach(model: Any) -> list[int | None]:
+    """Route a model's attention through decode caches; return each layer's sliding window, None without one.
+
+    Raises
+    ------
+    KvpredictError
+        For a model that does not look its attention up in the registry, that was loaded with another attention than
+        ``sdpa``, or whose layers are not plain or sliding self-attention.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if not getattr(model, "_supports_attention_backend", False):
+        raise KvpredictError(
+            f"DecodeCache cannot serve the model type {kind!r}: its attention is not looked up by name"
+        )
+    config = model.config.get_text_config(decoder=True)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: it has an encoder")
+    layers = config.num_hidden_layers
+    windows = _windows(config, layers, kind)
+    modules: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "is_causal"):
+            modules[module.layer_idx] = module
+    if sorted(modules) != list(range(layers)):
+        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: found no attention in some layers")
+    now = config._attn_implementation
+    if now not in ("sdpa", NAME):
+        raise KvpredictError(f"the model computes attention by {now!r}: load it with attn_implementation='sdpa'")
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+    if now != NAME:
+        model.set_attn_implementation(NAME)
+        if config._attn_implementation != NAME:
+            raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: its attention cannot be chosen")
+    for module in modules.values():
+        if not getattr(module, "_kvpredict_hooked", False):
+            module.register_forward_pre_hook(_arrive, with_kwargs=True)
+            module.register_forward_hook(_leave, always_call=True)
+            module._kvpredict_hooked = True
+    return windows
+
+
+def _windows(config: Any, layers: int, kind: str) -> list[int | None]:
+    types = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "attention_chunk_size", None) is not None:
+        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: chunked attention")
+    if getattr(config, "kv_sharing_modes", None) is not None:
+        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: its layers share keys and values")
+    if types is None:
+        types = ["full_attention" if window is None else "sliding_attention"] * layers
+    for name in types:
+        if name not in KINDS:
+            raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: it has layers of {name!r}")
+    return [window if name == "sliding_attention" else None for name in types]
+
+
+def _arrive(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Note whose layer this forward serves; only a DecodeCache has ``decode_layer``."""
+    find = getattr(kwargs.get("past_key_values"), "decode_layer", None)
+    if find is None:
+        module._kvpredict_layer = None
+        return
+    layer = module._kvpredict_layer = find(module.layer_idx)
+    layer.hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
+def _leave(module: Any, args: Any, output: Any) -> None:
+    layer = module._kvpredict_layer
+    if layer is not None:
+        layer.hidden = None
+        module._kvpredict_layer = None  # the model does not keep a cache alive
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    layer = getattr(module, "_kvpredict_layer", None)
+    if layer is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    for name in UNKNOWN:
+        if kwargs.get(name) is not None:
+            raise KvpredictError(f"DecodeCache cannot serve {type(module).__name__}: its attention uses {name!r}")
+    return layer.attend(module, query, key, value, attention_mask, scaling), None

@@ -1,0 +1,68 @@
+"""How far each sequence of a batch is: one count for all layers, moved on by the first of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvpredict.core.errors import KvpredictError
+
+__all__ = ["Clock", "Step"]
+
+
+@dataclass
+class Step:
+    """The tokens of one forward pass."""
+
+    position: Tensor  # int32 [B, T], from 0 for each sequence; -1 is padding
+    now: Tensor  # int32 [B], tokens of each sequence, these included
+    seen: int  # columns so far, padding included
+    fewest: int  # tokens of the shortest sequence
+    evicts: bool  # whether what exceeds the budget goes
+
+
+class Clock:
+    """Counts tokens. Padding stands before a sequence's first token and nowhere else."""
+
+    def __init__(self) -> None:
+        self.seen = self.fewest = 0
+        self.now: Tensor | None = None
+        self.step: Any = None
+
+    def advance(self, key: Tensor, mask: Tensor | None, evicts: bool) -> Step:
+        """Count the T new tokens of ``key`` [B, H, T, D].
+
+        ``mask`` is the model's, bool [B, 1, T, T]: a token that does not see itself is padding.
+
+        Raises
+        ------
+        KvpredictError
+            On a mask of another form, padding after a token, or a sequence of padding only.
+        """
+        batch, _, fresh, _ = key.shape
+        if self.now is None:
+            self.now = torch.zeros(batch, dtype=torch.int32, device=key.device)
+        if mask is not None and (mask.shape[-1] != fresh or mask.dtype != torch.bool):
+            raise KvpredictError("DecodeCache takes an attention_mask of [batch, tokens], not one of pairs of tokens")
+        if mask is None or (fresh == 1 and torch.compiler.is_compiling()):
+            new = torch.arange(fresh, dtype=torch.int32, device=key.device)
+            position = self.now[:, None] + new  # [B, T]
+            self.now.add_(fresh)
+            self.fewest += fresh
+        else:
+            real = mask[:, 0].diagonal(dim1=-2, dim2=-1)  # [B, T]
+            before = torch.cat([self.now[:, None] > 0, real[:, :-1]], 1)
+            if bool((before & ~real).any()):
+                raise KvpredictError("DecodeCache takes padding on the left only: set tokenizer.padding_side='left'")
+            position = (self.now[:, None] + real.cumsum(1, dtype=torch.int32) - 1).masked_fill(~real, -1)
+            self.now.add_(real.sum(1, dtype=torch.int32))
+            self.fewest = int(self.now.min())
+        self.seen += fresh
+        self.step = Step(position, self.now.clone(), self.seen, self.fewest, evicts)
+        return self.step
+
+    def rows(self, index: Tensor) -> None:
+        """Keep the sequences ``index``, as often as they are named."""
+        if self.now is not None:
+            self.now = self.now.index_select(0, index.to(self.now.device))

@@ -1,0 +1,81 @@
+"""What a learned policy knows of a token, written once: recording, training and serving all call these functions.
+
+At its arrival a token in one layer and KV head has the hidden state that feeds the projections and four norms; later it
+has an age. No attention statistics are among them, so any attention kernel will do (KVzap, arXiv:2601.07891; its
+importance is per token, this one's also knows the age).
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "AGES",
+    "NORMS",
+    "age_features",
+    "early_feature",
+    "hidden_norm",
+    "importance",
+    "norm_features",
+    "slot_norms",
+]
+
+NORMS = ("key", "value", "output", "hidden")  # logarithms of |k|, |v|, |W_o v| and |x|
+FLAGS = (64, 128, 256, 512)  # tokens; one feature each: younger than that
+AGES = ("log_age", *(f"younger_than_{age}" for age in FLAGS))
+_TINY = 1e-6
+
+
+def norm_features(hidden: "Tensor", key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
+    """Return float32 [B, H, T, 4], the logarithms of all four norms; see ``slot_norms`` and ``hidden_norm``."""
+    import torch
+
+    own = hidden_norm(hidden)[:, None, :, None].expand(*key.shape[:3], 1)
+    return torch.cat([slot_norms(key, value, factor), own], dim=-1)
+
+
+def slot_norms(key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
+    """Return float32 [B, H, T, 3], the logarithms of |k|, |v| and |W_o v|: they can be had as long as a token is held.
+
+    Parameters
+    ----------
+    key, value : Tensor [B, H, T, D]
+        Rotation by positions does not change a norm.
+    factor : Tensor [H, D, D], float32
+        |v @ factor| is the norm of what the output projection makes of v, a root mean square over the query heads that
+        share the KV head.
+    """
+    import torch
+
+    plain = value.float()
+    three = torch.stack([key.float(), plain, plain @ factor], dim=-2)  # [B, H, T, 3, D]
+    return torch.linalg.vector_norm(three, dim=-1).clamp_min_(_TINY).log_()
+
+
+def hidden_norm(hidden: "Tensor") -> "Tensor":
+    """Return float32 [B, T], the logarithm of |x|, for hidden states [B, T, E]."""
+    import torch
+
+    return torch.linalg.vector_norm(hidden.float(), dim=-1).clamp_min_(_TINY).log_()
+
+
+def age_features(age: "Tensor", longest: int) -> "Tensor":
+    """Return float32 [..., 5] for ages in tokens; beyond ``longest``, the context trained on, they all look alike."""
+    import torch
+
+    age = age.clamp(0, longest)
+    return torch.stack([age.float().log1p(), *((age < flag).float() for flag in FLAGS)], dim=-1)
+
+
+def early_feature(attention: "Tensor") -> "Tensor":
+    """Return the logarithm of the most ``attention`` that a token got in its first steps, from 0 for none."""
+    return (attention.float().clamp_min(_TINY) / _TINY).log()
+
+
+def importance(attention: "Tensor", norms: "Tensor") -> "Tensor":
+    """Return the label: the logarithm of ``attention`` times |W_o v| / |x|, float32 of the same shape.
+
+    ``attention`` [..., H, T] is the most that any of the queries to come pays; ``norms`` are [..., H, T, 4].
+    """
+    return attention.float().clamp_min(_TINY).log() + norms[..., 2] - norms[..., 3]

@@ -1,0 +1,98 @@
+"""Fingerprint: which model a learned policy belongs to, told from its shape and a few of its weights.
+
+Weights are rounded to bfloat16 first, so that a model has one fingerprint in whatever type it is loaded.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from kvpredict.core.errors import ArtifactError, KvpredictError
+
+__all__ = ["attention_layers", "check_model", "model_identity", "output_factor"]
+
+_SAMPLE = 256  # weights looked at in each tensor
+
+
+def attention_layers(model: Any) -> list[Any]:
+    """Return the self-attention modules of a causal LM, by layer.
+
+    Raises
+    ------
+    KvpredictError
+        When the model has no such modules, or their layers are not numbered 0, 1, 2 ….
+    """
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        layer = getattr(module, "layer_idx", None)
+        projects = hasattr(module, "o_proj") or hasattr(module, "c_proj")
+        if isinstance(layer, int) and projects and not getattr(module, "is_cross_attention", False):
+            found.setdefault(layer, module)
+    if not found or sorted(found) != list(range(len(found))):
+        raise KvpredictError(
+            f"{type(model).__name__} has no self-attention that this kvpredict knows (modules with layer_idx and "
+            "o_proj or c_proj, numbered from 0): learned decode policies work with Llama-like models and GPT-2"
+        )
+    return [found[layer] for layer in range(len(found))]
+
+
+def model_identity(model: Any) -> dict[str, Any]:
+    """Return ``type``, ``layers``, ``kv_heads``, ``head_dim``, ``width`` and ``digest`` of a model."""
+    import torch
+
+    modules = attention_layers(model)
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    shape = {
+        "type": str(config.model_type),
+        "layers": len(modules),
+        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
+        "head_dim": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        "width": int(config.hidden_size),
+    }
+    digest = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
+    for tensor in (model.get_input_embeddings().weight, *(_projection(module).weight for module in modules)):
+        flat = tensor.detach().reshape(-1)
+        # Spread over the tensor: the first rows may be those of tokens that were never trained.
+        some = flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].to("cpu", torch.bfloat16)
+        digest.update(some.view(torch.int16).numpy().tobytes())
+    return shape | {"digest": digest.hexdigest()}
+
+
+def check_model(trained: dict[str, Any], model: Any) -> None:
+    """Raise ``ArtifactError`` unless ``model`` is the one that a policy was ``trained`` for."""
+    given = model_identity(model)
+    for key in ("layers", "kv_heads", "head_dim", "width"):
+        if trained[key] != given[key]:
+            raise ArtifactError(
+                f"this policy was trained for a model with {key.replace('_', ' ')} {trained[key]}, this one has "
+                f"{given[key]}: train a policy for this model (kvpredict pipeline=decode_train)"
+            )
+    if trained["digest"] != given["digest"]:
+        raise ArtifactError(
+            f"this policy was trained for other weights (fingerprint {trained['digest']}) than this {given['type']} "
+            f"model's ({given['digest']}): train a policy for this model (kvpredict pipeline=decode_train)"
+        )
+
+
+def output_factor(model: Any) -> Any:
+    """Return float32 [L, H, D, D]: |v @ factor| is the norm of W_o v, a root mean square over the group's heads."""
+    import torch
+
+    identity = model_identity(model)
+    heads, width = identity["kv_heads"], identity["head_dim"]
+    factors = []
+    for module in attention_layers(model):
+        projection = _projection(module)
+        weight = projection.weight.detach().float()
+        # A linear layer holds [out, in], GPT-2's Conv1D [in, out].
+        weight = weight if hasattr(projection, "nf") else weight.T  # [G H D, E]
+        grouped = weight.reshape(heads, -1, width, weight.shape[1])  # [H, G, D, E]
+        gram = (grouped @ grouped.mT).mean(1).double()  # [H, D, D]
+        values, vectors = torch.linalg.eigh(gram)
+        factors.append((vectors * values.clamp_min(0).sqrt()[:, None, :]).float().cpu())
+    return torch.stack(factors)
+
+
+def _projection(module: Any) -> Any:
+    return module.o_proj if hasattr(module, "o_proj") else module.c_proj

@@ -1,0 +1,172 @@
+"""decode_evaluate: what a token budget costs a language model on later documents, policy by policy."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvpredict.core.errors import KvpredictError
+from kvpredict.pipelines.config import Config, DecodeEvaluate
+from kvpredict.pipelines.progress import track
+
+__all__ = ["run"]
+
+LEARNED, FULL = "learned", "full"
+PARTS = 32  # columns of the picture of kept tokens
+REFERENCES = (FULL, "oracle")  # rows that nobody can serve with
+
+
+def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
+    """Run the pipeline; nothing is saved but the result."""
+    from kvpredict.llm.decode import evaluate, text
+
+    s: DecodeEvaluate = config.pipeline
+    if s.model is None:
+        raise KvpredictError(
+            "pipeline.model is not given: the folder of a causal language model, or its name on the hub"
+        )
+    at = (start / Path(s.model).expanduser()).resolve()
+    model, tokenizer = text.load_model(str(at) if at.is_dir() else s.model, s.dtype, s.device, s.threads)
+    documents = text.read_documents([(start / Path(p).expanduser()).resolve() for p in s.text])
+    later = documents[round(s.later * len(documents)) :]
+    length = s.prefix + s.continuation
+    cut, names = text.cut(later, tokenizer, length, s.sequences, each=s.each)
+    ids = text.on_device(cut, model)
+    makers = {name: _maker(name, model, s, start) for name in _chosen(s)}
+    budgets = sorted({max(1, round(share * s.prefix)) for share in s.budgets}, reverse=True)
+    cells = [(name, budget) for name in makers for budget in (budgets if name != FULL else [length])]
+    rows, depths, kept = [], [], []
+    truth: dict[str, np.ndarray] = {}
+    for name, budget in track(cells, "judging policies", len(cells)):
+        make = makers[name](budget)
+        row, pictures = _judge(evaluate, model, ids, make, s, truth)
+        hidden = [] if name == FULL else _hidden(model, tokenizer, cut, make, s, config.seed)
+        for kind in ("passkey", "needle"):
+            there = [f.kept for f in hidden if f.kind == kind and f.full]
+            row[kind] = float(np.mean(there)) if there else None
+        head = {"policy": name, "capacity": budget}
+        depths += [head | {"kind": f.kind, "depth": f.depth, "found": f.kept} for f in hidden]
+        if name != FULL and budget == min(budgets):
+            kept.append({"policy": name, "share": pictures})
+            depths += [
+                {"policy": FULL, "capacity": None, "kind": f.kind, "depth": f.depth, "found": f.full}
+                for f in hidden
+                if len(kept) == 1
+            ]
+        rows.append({**head, "oracle": name in REFERENCES, "unit": "tokens", **row})
+    rows.sort(key=lambda r: (-r["capacity"], r["once_added"], r["policy"]))
+    return {
+        "trace": {
+            "name": "Python's help topics" if not s.text else ", ".join(Path(p).name for p in s.text),
+            "fingerprint": hashlib.sha256(cut.tobytes()).hexdigest()[:12],
+            "sequences": len(cut),
+            "tokens": length,
+            "documents": len(set(names)),
+            "of_documents": len(documents),
+        },
+        "model": {
+            "name": s.model,
+            "type": model.config.model_type,
+            "layers": model.config.get_text_config(decoder=True).num_hidden_layers,
+            "heads": int(makers[FULL](length)(ids, "steps").slots.shape[1]),
+            "parameters": model.num_parameters(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+        "capacity": {"count": budgets[0] if budgets else length, "unit": "tokens"},
+        "policies": rows,
+        "depths": depths,
+        "kept": kept,
+        "learned": None,
+    }
+
+
+def _chosen(s: DecodeEvaluate) -> list[str]:
+    """Return the policies to judge; the full cache is the first, for it is what others are measured against."""
+    from kvpredict.llm.decode.policies import decode_policy_class
+
+    if LEARNED in s.policies and s.policy is None:
+        raise KvpredictError("pipeline.policies has learned: give its folder or MLflow URI as pipeline.policy")
+    for name in s.policies:
+        if name != LEARNED:
+            decode_policy_class(name)  # raises for an unknown one, with the nearest right name
+    return list(dict.fromkeys([FULL, *([LEARNED] if s.policy is not None else []), *s.policies]))
+
+
+def _maker(name: str, model: Any, s: DecodeEvaluate, start: Path) -> Callable[[int], Callable[[Any, str], Any]]:
+    """Return what makes, from a budget, what makes a cache for sequences."""
+    from kvpredict.llm.decode.cache import DecodeCache, find_policy
+    from kvpredict.llm.decode.policies.oracle import Oracle, record_future
+
+    known: Any = None
+    if name == LEARNED:
+        folder = (start / Path(str(s.policy)).expanduser()).resolve()
+        known = find_policy(folder if folder.is_dir() else str(s.policy))
+
+    def make(budget: int) -> Callable[[Any, str], DecodeCache]:
+        def new(ids: Any, when: str) -> DecodeCache:
+            policy: Any = Oracle(record_future(model, ids), 32) if name == "oracle" else known or name
+            recent = int(s.recent) if s.recent is not None and s.recent >= 1 else s.recent
+            return DecodeCache(
+                budget,
+                policy,
+                model=model,
+                sinks=s.sinks,
+                recent=recent,
+                split=s.shares,
+                when=when,
+                interval=s.interval,
+            )
+
+        return new
+
+    return make
+
+
+def _judge(
+    evaluate: Any, model: Any, ids: Any, make: Any, s: DecodeEvaluate, truth: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], Any]:
+    """Return the figures of one policy at one budget, and where its kept tokens are, [layers, PARTS]."""
+    row: dict[str, Any] = dict.fromkeys(
+        f"{mode}_{figure}" for mode in ("once", "online") for figure in ("nll", "perplexity", "added", "low", "high")
+    )
+    once, online = [], []
+    picture: Any = 0.0
+    for sequence in ids.split(1):
+        nll, cache = evaluate.nll_once(model, sequence, s.prefix, make)
+        once.append(nll[0])
+        held = [np.concatenate(heads) for heads in cache.kept()]
+        edges = np.linspace(0, s.prefix, PARTS + 1)
+        picture = picture + np.array([np.histogram(h[h < s.prefix], edges)[0] for h in held]) / len(ids)
+        if s.online:
+            online.append(evaluate.nll_online(model, sequence, make, s.block)[0][0])
+    for mode, nll in (("once", once), ("online", online)):
+        if nll:
+            full = truth.setdefault(mode, np.array(nll))  # the first policy is the full cache
+            added = evaluate.interval(np.array(nll) - full)
+            mean = float(np.mean(nll))
+            row |= {f"{mode}_nll": mean, f"{mode}_perplexity": float(np.exp(mean)), f"{mode}_added": added.mean}
+            row |= {f"{mode}_low": added.low, f"{mode}_high": added.high}
+    row |= {"same_tokens": None, "first_difference": None, "policy_us": None, "step_us": None}
+    if s.answer:
+        same, until = evaluate.agreement(model, ids[:, : s.prefix], make, s.answer)
+        row |= {"same_tokens": float(same.mean()), "first_difference": float(until.mean())}
+        row |= evaluate.step_times(model, ids[:1, : s.prefix], make, s.answer)
+    cache = make(ids[:1, : s.prefix], "steps")
+    evaluate.nll_online(model, ids[:1, : s.prefix], lambda *_: cache, s.block)
+    everything = cache.nbytes * s.prefix / max(1, cache.slots.sum()) * cache.slots.size
+    row |= {"kv_bytes": cache.nbytes, "freed": max(0.0, 1 - cache.nbytes / everything)}
+    return row, np.asarray(picture).tolist()
+
+
+def _hidden(model: Any, tokenizer: Any, filler: np.ndarray, make: Any, s: DecodeEvaluate, seed: int) -> list[Any]:
+    from kvpredict.llm.decode.retrieval import KINDS, retrieve
+
+    return [
+        found
+        for kind in KINDS
+        for found in retrieve(
+            model, tokenizer, filler[:, : s.prefix], make, kind=kind, depths=s.depths, trials=s.trials, seed=seed
+        )
+    ]

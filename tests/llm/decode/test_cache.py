@@ -1,0 +1,271 @@
+"""The host: memory, chunks, batches, splits, beams, what is refused, and shapes that a compiler can rely on."""
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+import kvpredict as kvp
+from kvpredict.llm.decode.policies.h2o import H2O
+from kvpredict.llm.decode.policies.keydiff import KeyDiff
+from kvpredict.llm.decode.policies.window import Window
+from kvpredict.llm.decode.policy import HIDDEN, Arrival, DecodePolicy, Held
+from tests.llm.decode import models
+
+SMALL: dict[str, Any] = {"sinks": 2, "recent": 4, "interval": 3}
+
+
+def test_memory_is_the_sum_of_the_budgets_not_the_greatest() -> None:
+    on, ids = models.model("gpt2"), models.tokens(1, 190)
+    split = np.array([[1, 1, 1, 9], [1, 2, 1, 1]])
+    cache = kvp.DecodeCache(30, "keydiff", model=on, split=split, **SMALL)
+    models.read(on, cache, ids, [100] + [1] * 30)
+    assert cache.slots.max() > 3 * cache.slots.min()
+    width = on.config.n_embd // on.config.n_head
+    assert cache.nbytes == 2 * 8 * 30 * width * 4  # keys and values, 8 heads, float32
+    held = sum(len(head) for layer in cache.kept() for head in layer)
+    assert held * 2 * width * 4 == cache.nbytes
+    assert cache.side_nbytes < cache.nbytes / 4
+
+
+def test_a_prompt_in_chunks_never_holds_more_than_budget_and_chunk() -> None:
+    on, ids = models.model(), models.tokens(2, 180)
+    mask = torch.ones_like(ids)
+    mask[1, :57] = 0
+    cache = kvp.DecodeCache(24, "h2o", model=on, **SMALL)
+    cache.prefill(on, ids, mask, chunk=16)
+    assert cache.get_seq_length() == 179
+    token = 2 * 2 * 8 * 2 * 4  # bytes a token of one layer: K and V, 2 heads of width 8, 2 sequences, float32
+    assert cache.peak_nbytes <= token * (2 * 24 + 24 + 16)
+    whole = kvp.DecodeCache(24, "h2o", model=on, **SMALL)
+    models.read(on, whole, ids[:, :179], [179], mask[:, :179])
+    assert whole.peak_nbytes > cache.peak_nbytes
+    out = on.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=5, do_sample=False)
+    assert out.shape == (2, 185)
+    alone = kvp.DecodeCache(24, "h2o", model=on, **SMALL)
+    models.read(on, alone, ids[:1, :179], [16] * 11 + [3])
+    other = on.generate(ids[:1], past_key_values=alone, max_new_tokens=5, do_sample=False)
+    assert torch.equal(out[:1], other)
+
+
+def test_after_prefill_once_chunks_are_within_the_budget_and_answers_are_kept() -> None:
+    on, ids = models.model(), models.tokens(1, 90)
+    cache = kvp.DecodeCache(24, "tova", model=on, when="prefill", sinks=2, recent=4)
+    cache.prefill(on, ids, chunk=20)
+    assert {len(h) for layer in cache.kept() for h in layer} == {24}
+    on.generate(ids, past_key_values=cache, max_new_tokens=70, do_sample=False)
+    assert {len(h) for layer in cache.kept() for h in layer} == {24 + 70}
+
+
+def test_positions_stay_those_of_the_text() -> None:
+    """With a window that reaches back over all that matters, eviction changes nothing."""
+    on, ids = models.model("mistral"), models.tokens(1, 120)
+    expected = models.read(on, DynamicCache(config=on.config), ids, [1] * 120)
+    cache = kvp.DecodeCache(models.WINDOW + 3, "window", model=on, sinks=0, recent=models.WINDOW, interval=3)
+    torch.testing.assert_close(models.read(on, cache, ids, [1] * 120), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_other_caches_go_on_as_before() -> None:
+    on, ids = models.MAKERS["llama"]().eval(), models.tokens(2, 30)
+    mask = torch.ones_like(ids)
+    mask[0, :9] = 0
+    before = models.read(on, DynamicCache(config=on.config), ids, [20, 1, 9], mask)
+    kvp.DecodeCache(30, model=on, **SMALL)
+    assert torch.equal(models.read(on, DynamicCache(config=on.config), ids, [20, 1, 9], mask), before)
+    with torch.no_grad():
+        assert torch.isfinite(on(ids, attention_mask=mask, use_cache=False).logits).all()
+
+
+def test_beam_search_and_batches() -> None:
+    on, ids = models.model(), models.tokens(2, 20)
+    given: dict[str, Any] = {"max_new_tokens": 10, "num_beams": 3, "do_sample": False}
+    expected = on.generate(ids, past_key_values=DynamicCache(config=on.config), **given)
+    assert torch.equal(
+        on.generate(ids, past_key_values=kvp.DecodeCache(40, "keydiff", model=on, **SMALL), **given), expected
+    )
+    evicting = kvp.DecodeCache(16, "h2o", model=on, **SMALL)
+    assert on.generate(ids, past_key_values=evicting, **given).shape == (2, 30)
+    cache = kvp.DecodeCache(16, "h2o", model=on, **SMALL)
+    models.read(on, cache, ids, [15, 1, 1, 1, 1, 1])
+    first, second = cache.kept(0), cache.kept(1)
+    cache.batch_repeat_interleave(2)
+    assert [h.tolist() for h in cache.kept(3)[1]] == [h.tolist() for h in second[1]]
+    cache.batch_select_indices(torch.tensor([3, 0]))
+    assert [h.tolist() for h in cache.kept(1)[0]] == [h.tolist() for h in first[0]]
+    models.read(on, cache, ids[[1, 0]], [1])
+    cache.reset()
+    assert (cache.get_seq_length(), cache.nbytes) == (0, 0)
+    models.read(on, cache, models.tokens(3, 9), [9])
+
+
+def test_hidden_states_reach_the_policy() -> None:
+    seen = []
+
+    class Looks(Window):
+        needs = frozenset({HIDDEN})
+
+        def arrive(self, new: Arrival) -> Any:
+            assert new.hidden is not None
+            assert new.query is None
+            seen.append(new.hidden.shape)
+            return super().arrive(new)
+
+    on = models.model("qwen3")
+    models.read(on, kvp.DecodeCache(30, Looks(), model=on, **SMALL), models.tokens(2, 9), [8, 1])
+    assert seen == [(2, 8, 32)] * 2 + [(2, 1, 32)] * 2
+
+
+def test_a_policy_brings_its_own_split() -> None:
+    class Shares(KeyDiff):
+        def shares(self, layers: int, heads: int) -> Any:
+            return torch.tensor([[1.0, 3.0], [2.0, 2.0]])
+
+    on = models.model()
+    assert kvp.DecodeCache(40, Shares(), model=on, **SMALL).slots.tolist() == [[20, 60], [40, 40]]
+    assert kvp.DecodeCache(40, Shares(), model=on, split="equal", **SMALL).slots.tolist() == [[40, 40], [40, 40]]
+
+
+def test_nan_keys_go_first() -> None:
+    class Worthless(Window):
+        def score(self, held: Held) -> Any:
+            return super().score(held).masked_fill(held.position % 3 == 0, torch.nan)
+
+    on = models.model()
+    cache = kvp.DecodeCache(20, Worthless(), model=on, **SMALL)
+    models.read(on, cache, models.tokens(1, 40), [40])
+    kept = cache.kept()[1][1]
+    assert [p for p in kept if p % 3 == 0] == [0, 36, 39]  # a sink and recent ones
+
+
+def test_steady_steps_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo as dynamo
+
+    on, ids = models.MAKERS["llama"]().eval(), models.tokens(1, 120)
+    cache = kvp.DecodeCache(24, "keydiff", model=on, **SMALL)
+    plain = kvp.DecodeCache(24, "keydiff", model=on, **SMALL)
+    expected = models.read(on, plain, ids, [40] + [1] * 80)
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(1)
+        return graph.forward
+
+    dynamo.reset()
+    compiled = torch.compile(on, backend=backend)
+    models.read(on, cache, ids[:, :40], [40])
+    got = models.read(compiled, cache, ids[:, 40:70], [1] * 30)
+    settled = len(graphs)
+    got = torch.cat([got, models.read(compiled, cache, ids[:, 70:], [1] * 50)], 1)
+    dynamo.reset()
+    assert len(graphs) == settled
+    torch.testing.assert_close(got, expected[:, 40:], atol=2e-5, rtol=1e-4)
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget_tokens": 40}, "below the 52 slots .* 4 sinks, 32 recent, 16"),
+        ({"budget_tokens": 8, "when": "prefill", "recent": 5}, "below the 9"),
+        ({"budget_tokens": "many"}, "budget_tokens must be a whole number"),
+        ({"budget_tokens": 0}, "at least 1"),
+        ({"budget_tokens": 64, "sinks": -1}, "sinks must be"),
+        ({"budget_tokens": 64, "interval": 0}, "interval must be"),
+        ({"budget_tokens": 64, "recent": 3.5}, "recent must be a whole number"),
+        ({"budget_tokens": 64, "recent": "x"}, "recent must be a number"),
+        ({"budget_tokens": 64, "when": "never"}, "steps, prefill"),
+        ({"budget_tokens": 64, "split": "pyramids"}, "Did you mean 'pyramid'"),
+        ({"budget_tokens": 64, "split": np.ones((3, 2))}, r"this model's is \(2, 2\)"),
+        ({"budget_tokens": 64, "split": [[1, 2], [3, -1]]}, "positive"),
+        ({"budget_tokens": 64, "policy": "keydif"}, "Did you mean 'keydiff'"),
+        ({"budget_tokens": 64, "policy": 3}, "decode policy's name"),
+        ({"budget_tokens": 64, "policy": "oracle"}, "needs its record"),
+    ],
+)
+def test_bad_arguments(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(kvp.KvpredictError, match=message):
+        kvp.DecodeCache(**({"policy": "window", "model": models.model()} | given))
+
+
+def test_what_it_cannot_do_is_refused_by_name() -> None:
+    on, ids = models.model(), models.tokens(2, 20)
+    cache = kvp.DecodeCache(40, "keydiff", **SMALL)
+    with pytest.raises(kvp.KvpredictError, match="attach"):
+        models.read(on, cache, ids, [20])
+    cache.attach(on)
+    with pytest.raises(kvp.KvpredictError, match=r"torch\.no_grad"):
+        on(ids, past_key_values=cache, use_cache=True)
+    cache.reset()
+    models.read(on, cache, ids, [20])
+    with pytest.raises(kvp.KvpredictError, match="crop"):
+        cache.crop(-1)
+    with pytest.raises(kvp.KvpredictError, match="assisted"):
+        cache.activate_past_recording()
+    with pytest.raises(kvp.KvpredictError, match="batch of 2"):
+        models.read(on, cache, ids[:1], [1])
+    with pytest.raises(kvp.KvpredictError, match="empty cache"):
+        cache.prefill(on, ids)
+    with pytest.raises(kvp.KvpredictError, match="reset"):
+        cache.attach(on)
+    fresh = kvp.DecodeCache(40, "keydiff", model=on, **SMALL)
+    with pytest.raises(kvp.KvpredictError, match="left only"):
+        models.read(on, fresh, ids, [20], torch.tensor([[1] * 20, [1] * 15 + [0] * 5]))
+    with pytest.raises(kvp.KvpredictError, match="pairs of tokens"), torch.no_grad():
+        on(ids, attention_mask=torch.ones(2, 1, 20, 25, dtype=torch.bool), past_key_values=fresh, use_cache=True)
+    fresh.reset()
+    with pytest.raises(kvp.KvpredictError, match="assisted"):
+        on.generate(ids[:1], past_key_values=fresh, assistant_model=on, max_new_tokens=4)
+
+
+def test_without_transformers_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['transformers'] = None; import kvpredict; kvpredict.DecodeCache"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MissingExtra" in done.stderr
+    assert 'pip install "kvpredict[llm]"' in done.stderr
+
+
+def test_after_the_one_eviction_no_weights_are_asked_for() -> None:
+    asked = []
+
+    class Counts(H2O):
+        def attend(self, held: Held, weights: Any) -> None:
+            asked.append(weights.shape[3])
+            super().attend(held, weights)
+
+    on, ids = models.model(), models.tokens(1, 60)
+    cache = kvp.DecodeCache(20, Counts(), model=on, when="prefill", sinks=2, recent=4)
+    models.read(on, cache, ids, [40, 1, 1, 18])
+    assert asked == [40, 40]
+
+
+def test_models_that_it_cannot_serve() -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1))
+    with pytest.raises(kvp.KvpredictError, match="'mamba'"):
+        kvp.DecodeCache(64, "window", model=mamba)
+    eager = models.MAKERS["llama"]()
+    eager.set_attn_implementation("eager")
+    with pytest.raises(kvp.KvpredictError, match="attn_implementation='sdpa'"):
+        kvp.DecodeCache(64, "window", model=eager)
+    with pytest.raises(kvp.KvpredictError, match="cannot serve"):
+        kvp.DecodeCache(64, "window", model=torch.nn.Linear(2, 2))
+
+
+def test_a_policy_for_another_model_is_refused() -> None:
+    class Other(DecodePolicy):
+        name = "other"
+
+        def check(self, model: Any) -> None:
+            raise kvp.KvpredictError("made for 30 layers, this model has 2")
+
+    with pytest.raises(kvp.KvpredictError, match="30 layers"):
+        kvp.DecodeCache(64, Other(), model=models.model())
+    made = models.oracle(models.model(), models.tokens(1, 20))
+    deeper = LlamaForCausalLM(LlamaConfig(**(models.PLAIN | {"num_hidden_layers": 3})))
+    with pytest.raises(kvp.KvpredictError, match="recorded on 2 layers"):
+        kvp.DecodeCache(64, made, model=deeper)

@@ -1,0 +1,145 @@
+"""The learned policy: what it scores, at rest, and under the cache."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import kvpredict as kvp
+from kvpredict.core.errors import ArtifactError, KvpredictError
+from kvpredict.llm.decode.cache import DecodeCache
+from kvpredict.llm.decode.fingerprint import model_identity
+from kvpredict.llm.decode.learn.end_to_end import prefix_scores
+from kvpredict.llm.decode.observe import observe
+from kvpredict.llm.decode.policies.learned import FILE, Learned
+from tests.llm.decode import models
+from tests.llm.decode.trained import learned, random_probe
+
+
+def slow_kept(score: torch.Tensor, slots: int, sinks: int, recent: int) -> list[int]:
+    """Return the positions that stay of one head, chosen one by one."""
+    length = len(score)
+    stay = set(range(sinks)) | set(range(length - recent, length))
+    for at in sorted(range(length), key=lambda p: -float(score[p])):
+        if len(stay) < slots:
+            stay.add(at)
+    return sorted(stay)
+
+
+@pytest.mark.parametrize("delay", [0, 6])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_cache_keeps_what_training_would_keep(name: str, delay: int) -> None:
+    model, ids = models.model(name), models.tokens(1, 70)
+    policy = learned(model, delay=delay)
+    seen = observe(model, ids, attention=delay > 0, early=delay)
+    assert policy.probe is not None
+    score = prefix_scores(replace(policy.probe), seen, 70, delay)
+    cache = DecodeCache(20, policy, model=model, when="prefill", sinks=3, recent=7)
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+    for layer, heads in enumerate(cache.kept()):
+        for head, positions in enumerate(heads):
+            assert positions.tolist() == slow_kept(score[layer, head], 20, 3, 7)
+
+
+def test_learned_shares_make_ragged_slots() -> None:
+    model, ids = models.model("llama"), models.tokens(1, 70)
+    split = torch.tensor([[0.4, 1.6], [1.2, 0.8]])
+    cache = DecodeCache(20, learned(model, split=split), model=model, when="prefill", sinks=2, recent=4)
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+    assert [[len(p) for p in heads] for heads in cache.kept()] == [[8, 32], [24, 16]]
+
+
+def test_the_split_follows_the_budget() -> None:
+    made = learned(models.model("llama"))
+    splits = torch.stack([torch.full((2, 2), 1.0), torch.tensor([[0.0, 2.0], [2.0, 0.0]])])
+    policy = Learned(made.probe, made.model, splits, (0.25, 0.125))
+    assert torch.equal(policy.shares(2, 2), splits.mean(0))
+    for budget, weight in ((0.5, 1.0), (0.25, 1.0), (0.25 / 2**0.5, 0.5), (0.125, 0.0), (0.01, 0.0)):
+        expected = weight * splits[0] + (1 - weight) * splits[1]
+        assert torch.allclose(policy.for_budget(budget).shares(2, 2), expected)
+    with pytest.raises(KvpredictError, match=r"budget=1\.5"):
+        policy.for_budget(1.5)
+
+
+def test_a_delayed_judgement_counts_first_steps_only() -> None:
+    model, ids = models.model("llama"), models.tokens(2, 40)
+    policy = learned(model, delay=5)
+    whole = observe(model, ids[:1], attention=True, early=5)
+    for blocks in ([40], [13, 9, 1, 1, 16]):
+        cache = DecodeCache(64, policy, model=model, recent=8)
+        models.read(model, cache, ids, blocks)
+        for layer, held in enumerate(cache.layers):
+            memo = held.groups[0].held(torch.tensor([40, 40])).memo[0, :, :40, 1]
+            assert torch.allclose(memo, whole.attention[layer].early, atol=1e-5)
+
+
+def test_younger_ages_are_told_apart_and_older_ones_are_not() -> None:
+    probe = random_probe(models.model("llama"))
+    age = torch.tensor([[[1, 63, 64, 99, 100, 5000]]]).expand(1, 2, 6)
+    score = probe.age(0, slice(None), age, 100)
+    assert (score[..., :-1].diff(dim=-1).abs() > 1e-6).all()
+    flags_off = probe.age(0, slice(None), torch.tensor([[[600]]]).expand(1, 2, 1), 100)
+    assert torch.equal(score[..., -1:], flags_off)
+
+
+def test_at_rest_and_back(tmp_path: Path) -> None:
+    model, ids = models.model("llama"), models.tokens(1, 60)
+    policy = learned(model, delay=3, split=torch.tensor([[0.5, 1.5], [1.0, 1.0]]))
+    policy.save(tmp_path / "policy", {"note": "tiny"})
+    assert not [f for f in (tmp_path / "policy").iterdir() if f.suffix in (".pkl", ".pt")]
+    loaded = kvp.load_policy(tmp_path / "policy")
+    assert isinstance(loaded, Learned)
+    assert (loaded.delay, loaded.longest, loaded.metadata["note"]) == (3, 100, "tiny")
+    assert policy.probe is not None
+    assert loaded.probe is not None
+    for name, array in policy.probe.arrays().items():
+        assert torch.equal(array, loaded.probe.arrays()[name])
+    assert torch.equal(loaded.shares(2, 2), torch.tensor([[0.5, 1.5], [1.0, 1.0]]))
+    logits = [
+        models.read(model, DecodeCache(24, p, model=model, recent=6, interval=2), ids, [40] + [1] * 20)
+        for p in (policy, loaded, tmp_path / "policy")
+    ]
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_other_models_are_refused() -> None:
+    model = models.model("llama")
+    policy = learned(model)
+    with pytest.raises(ArtifactError, match="kv heads 2, this one has 4"):
+        DecodeCache(40, policy, model=models.model("gpt2"))
+    deeper = models.LlamaForCausalLM(models.LlamaConfig(**models.PLAIN | {"num_hidden_layers": 3}))
+    with pytest.raises(ArtifactError, match="layers 2, this one has 3"):
+        DecodeCache(40, policy, model=deeper)
+    torch.manual_seed(99)
+    other = models.LlamaForCausalLM(models.LlamaConfig(**models.PLAIN))
+    with pytest.raises(ArtifactError, match="other weights"):
+        DecodeCache(40, policy, model=other)
+
+
+def test_a_model_has_one_fingerprint_in_every_type() -> None:
+    torch.manual_seed(4)
+    model = models.MAKERS["llama"]().to(torch.bfloat16)
+    said = model_identity(model)
+    assert model_identity(model.float())["digest"] == said["digest"]
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    folder = learned(models.model("llama")).save(tmp_path / "p")
+    text = (folder / FILE).read_text()
+    (folder / FILE).write_text(json.dumps(json.loads(text) | {"format": 99}))
+    with pytest.raises(ArtifactError, match="upgrade"):
+        kvp.load_policy(folder)
+    (folder / FILE).write_text(text)
+    (folder / "probe.npz").write_bytes((folder / "probe.npz").read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match="damaged"):
+        kvp.load_policy(folder)
+    (folder / "probe.npz").unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        kvp.load_policy(folder)
+    with pytest.raises(KvpredictError, match="has to be trained"):
+        DecodeCache(40, "learned")
