@@ -17,10 +17,11 @@ from kvpredict.core.heap import heap_drop, heap_pop, heap_push, heap_update
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
-from kvpredict.llm.prefix.pool import DIRTY, ahead, heap_of, standing, timer_of
+from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
 __all__ = ["CANCEL", "DROP", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine", "bind"]
 
+STRAY = LEVEL / 4  # a rank is within a tenth of LEVEL
 EXTERN = 3  # tiers of a host that stores blocks itself
 
 # What ``act`` does. CANCEL: the request ends and nothing is noted of it. PUT: the host has stored the node, for which
@@ -49,17 +50,29 @@ def bind(policy: PrefixPolicy, *, late: bool = False) -> Engine:
 @lru_cache(maxsize=64)
 def _bind(kernels: Kernels) -> Engine:
     rank, until, told, ended, stored, evicted, worth, side, choose, traits = kernels
-    heaps, rankings, late = traits.heaps, traits.rankings, traits.late
+    heaps, rankings, late, early = traits.heaps, traits.rankings, traits.late, traits.early
 
     @lean_kernel
     def listed(s, p, c, node):
         return p.place[c * heaps + side(s, node), node] >= 0
 
+    @lean_kernel
+    def leader(p):
+        """Return the shadow that the serving cache follows."""
+        return p.used.size - rankings + p.follows[0]
+
+    @lean_subroutine
+    def value(s, p, c, node, now):
+        """Return what decides whether a node goes: hints, then the shadow followed, then the policy's rank."""
+        found = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
+        if rankings > 1 and c < p.used.size - rankings and not p.resident[leader(p), node]:
+            found -= STRAY
+        return found
+
     @lean_subroutine
     def expose(s, p, c, node, now):
         which = p.follows[c]
-        heap_push(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
-                  p.order[node])  # fmt: skip
+        heap_push(heap_of(p, c * heaps + side(s, node)), node, value(s, p, c, node, now), p.order[node])
         if p.timer_slots.shape[1] > 0:
             when = min(until(s, p, node, which, now), ahead(p, node, now))
             if when < np.inf:
@@ -75,8 +88,7 @@ def _bind(kernels: Kernels) -> Engine:
     def again(s, p, c, node, now):
         """Rank a listed node anew."""
         which = p.follows[c]
-        heap_update(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
-                    p.order[node])  # fmt: skip
+        heap_update(heap_of(p, c * heaps + side(s, node)), node, value(s, p, c, node, now), p.order[node])
         if p.timer_slots.shape[1] > 0:
             when = min(until(s, p, node, which, now), ahead(p, node, now))
             timer = timer_of(p, c)
@@ -105,6 +117,14 @@ def _bind(kernels: Kernels) -> Engine:
         p.tally[1] = 0
 
     @lean_kernel
+    def heeded(s, p, c, node, now):
+        """Have the caches that serve heed what the shadow they follow did."""
+        if rankings > 1 and c == leader(p):
+            for k in range(p.used.size - rankings):
+                if p.resident[k, node] and listed(s, p, k, node):
+                    again(s, p, k, node, now)
+
+    @lean_kernel
     def leave(s, p, c, node, now):
         """Take a held node out of cache ``c``."""
         if listed(s, p, c, node):
@@ -114,6 +134,7 @@ def _bind(kernels: Kernels) -> Engine:
         if c < 2:
             p.gone[p.tally[2] % p.gone.size] = node
             p.tally[2] += 1
+        heeded(s, p, c, node, now)
         above = p.parent[node]
         if above >= 0:
             p.children[c, above] -= 1
@@ -125,6 +146,7 @@ def _bind(kernels: Kernels) -> Engine:
         """Put a node into a cache with room for it."""
         p.resident[c, node] = 1
         p.used[c] += 1
+        heeded(s, p, c, node, now)
         above = p.parent[node]
         if above >= 0:
             p.children[c, above] += 1
@@ -209,6 +231,11 @@ def _bind(kernels: Kernels) -> Engine:
                 if p.resident[c, node] and p.children[c, node] == 0:
                     expose(s, p, c, node, now)
 
+    @lean_kernel
+    def on_arrival(p, c):
+        """Return whether cache ``c`` stores a request's blocks when it arrives."""
+        return not late or p.follows[c] == early
+
     @lean_subroutine
     def arrive(s, p, r, i, now, tiers, hits):
         low = r.start[i]
@@ -217,7 +244,7 @@ def _bind(kernels: Kernels) -> Engine:
         refresh(s, p, now)
         for j in range(low, high):
             seize(s, p, r.node[j])
-        for c in range(p.used.size):
+        for c in range(p.used.size - 1, -1, -1):  # shadows first, so that the caches that serve can follow them
             if c == 1 and tiers == 2:
                 continue
             j = low
@@ -231,8 +258,14 @@ def _bind(kernels: Kernels) -> Engine:
                         break
                     j += 1
                 hits[i, 1] = j - low - hits[i, 0]
-            while not late and j < high and keep(s, p, r, j, c, worth(s, p, r, j, now), tiers, now):
-                j += 1
+            if on_arrival(p, c) and not (c == 0 and tiers == EXTERN):
+                while j < high:
+                    least = worth(s, p, r, j, now)
+                    if rankings > 1 and c == 0 and not p.resident[leader(p), r.node[j]]:
+                        least = value(s, p, c, r.node[j], now)
+                    if not keep(s, p, r, j, c, least, tiers, now):
+                        break
+                    j += 1
 
     @lean_kernel
     def heed(p, r, i, j, now):
@@ -266,15 +299,15 @@ def _bind(kernels: Kernels) -> Engine:
             if r.next_use.size > 0:
                 p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
             heed(p, r, i, j, now)
-        for c in range(p.used.size):
+        for c in range(p.used.size - 1, -1, -1):
             if (c == 1 and tiers == 2) or (c == 0 and tiers == EXTERN):
                 continue
-            j = low if late else middle
+            at_end = not on_arrival(p, c)
+            j = low if at_end else middle
             if j == low or p.resident[c, r.node[j - 1]]:
                 while j < high:
-                    if late and not p.resident[c, r.node[j]]:
-                        node = r.node[j]
-                        least = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
+                    if at_end and not p.resident[c, r.node[j]]:
+                        least = value(s, p, c, r.node[j], now)
                     else:
                         least = worth(s, p, r, j, now)
                     if not keep(s, p, r, j, c, least, tiers, now):
@@ -307,8 +340,10 @@ def _bind(kernels: Kernels) -> Engine:
             if said > most:
                 best, most = k, said
         if best != p.follows[0]:
-            p.follows[0] = best
-            relist(s, p, 0, now)
+            for c in range(p.used.size - rankings):
+                p.follows[c] = best
+            for c in range(p.used.size - rankings):
+                relist(s, p, c, now)
 
     @lean_subroutine
     def follow(s, p, shadows, steer, now, hits, i):
@@ -368,7 +403,7 @@ def _bind(kernels: Kernels) -> Engine:
         elif what == RELIST:
             relist(s, p, i, now)
         elif what == RANK:
-            return rank(s, p, i, p.follows[0], now) + standing(p, i, now)
+            return value(s, p, 0, i, now)
         return 0.0
 
     return Engine(begin, end, act, replay)

@@ -125,6 +125,7 @@ class PrefixIndex:
         session: int | None = None,
         hints: Mapping[str, float] | None = None,
         now: float | None = None,
+        tiers: int | None = None,
     ) -> tuple[int, int, int]:
         """Start a request with these prompt blocks: look them up and pin them.
 
@@ -145,7 +146,7 @@ class PrefixIndex:
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, blocks)
         # Two tiers: what is found in the host's moves up here.
-        self._engine.begin(self.state, self.pool, r, ticket, now, self.tiers, self.hits, self._steer, self._shadows)
+        self._engine.begin(self.state, self.pool, r, ticket, now, tiers or self.tiers, self.hits, self._steer, self._shadows)
         self._busy.add(ticket)
         return ticket, int(self.hits[ticket, 0]), int(self.hits[ticket, 1]) if self.tiers == 2 else 0
 
@@ -180,7 +181,7 @@ class PrefixIndex:
         """Note a request in one call, for engines that store blocks themselves."""
         begun, ended = about.get("times", (None, None))
         session, hints = about.get("session"), about.get("hints")
-        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun)
+        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun, tiers=EXTERN)
         self.end(ticket, blocks[prompt_blocks:], tokens[1], now=ended, tiers=EXTERN)
 
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:

@@ -33,6 +33,7 @@ class Traits(NamedTuple):
     ``oracle``: needs the future. ``timed``: ranks change with time. ``heaps``: how many a cache. ``rankings``: how many
     rankings the policy has; with several, each runs in a shadow, and the cache that serves follows one of them.
     ``late``: blocks are stored when their request ends, if they rank above the lowest, instead of when it arrives.
+    ``early``: the ranking of a late policy under which blocks are stored on arrival all the same, -1 for none.
     """
 
     oracle: bool = False
@@ -40,6 +41,7 @@ class Traits(NamedTuple):
     heaps: int = 1
     rankings: int = 1
     late: bool = False
+    early: int = -1
 
 
 class Kernels(NamedTuple):

@@ -26,9 +26,10 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["RANKINGS", "Learned"]
 
-RANKINGS = ("lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_all")
-SIMPLE = 3  # of them need no model
+RANKINGS = ("arrival", "lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_all")
+SIMPLE = 4  # of them need no model
 PREFERRED = RANKINGS.index("mean300")  # best of the learned ones on the development part
+ARRIVAL, LRU, FREQUENT, HINT, GITTINS, WITHIN300, WITHIN100, MEAN300 = range(8)
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
 
@@ -82,7 +83,7 @@ class Learned(PrefixPolicy):
     """
 
     name = "learned"
-    traits = Traits(timed=True, rankings=len(RANKINGS), late=True)
+    traits = Traits(timed=True, rankings=len(RANKINGS), late=True, early=ARRIVAL)
 
     model: Model | None = field(default=None, repr=False, compare=False, metadata={"config": False})
     every: float = 120.0
@@ -177,7 +178,7 @@ class Learned(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def rank(s, p, node, which, now):
-        if which == 0:
+        if which <= LRU:
             return float(p.order[node])
         if s.turns.dead[node]:
             return DEAD + 1e-3 * p.order[node]
@@ -185,30 +186,30 @@ class Learned(PrefixPolicy):
         frequent = np.sqrt(1.0 + p.touches[node]) / (age + 30.0)
         number = s.turns.row[node]
         row = number % s.turns.stamp.size
-        if which == 2:
+        if which == HINT:
             said = s.turns.x[row, CONTINUES]
             over = number >= 0 and s.turns.stamp[row] == number and not np.isnan(said) and said < 0.5
             return float(p.order[node]) - (1e9 if over else 0.0)
-        if which == 1 or not s.ready[0] or number < 0 or s.turns.stamp[row] != number:
-            return 1e-3 * frequent if which > 2 and s.ready[0] else frequent
+        if which == FREQUENT or not s.ready[0] or number < 0 or s.turns.stamp[row] != number:
+            return 1e-3 * frequent if which > HINT and s.ready[0] else frequent
         if s.scored[row] != number:
             _score(s, row)
         hazard = s.hazard[row]
-        if which == 3:
+        if which == GITTINS:
             return gittins(hazard, age)
         within100 = reuse_within(hazard, age, 100.0) / (age + 60.0)
-        if which == 5:
+        if which == WITHIN100:
             return within100
         within300 = reuse_within(hazard, age, 300.0) / (age + 60.0)
-        if which == 4:
+        if which == WITHIN300:
             return within300
-        if which == 6:
+        if which == MEAN300:
             return np.sqrt(gittins(hazard, age) * within300)
         return np.sqrt(np.sqrt(gittins(hazard, age) * within300 * within100 * 1e-3 * frequent))
 
     @staticmethod
     @lean_kernel
     def until(s, p, node, which, now):
-        if which == 0 or which == 2 or s.turns.dead[node]:
+        if which <= LRU or which == HINT or s.turns.dead[node]:
             return np.inf
         return p.last[node] + age_step(now - p.last[node])
