@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from kvpredict.llm.engines import lmcache, sglang
-from kvpredict.llm.engines.guard import POLICY, Safely, policy_from_environment
-from kvpredict.llm.engines.vllm_offload import KvpredictPolicy, key_number
+from kvpredict.llm.engines.guard import POLICY, Safely, key_number, lenient_hints, policy_from_environment
+from kvpredict.llm.engines.vllm_offload import KvpredictPolicy
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.policies.lfu import LFU

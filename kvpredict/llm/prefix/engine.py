@@ -1,8 +1,9 @@
 """The engine: binds a policy's kernels into what servers do with blocks, one request after the other.
 
-``begin`` looks a prompt up, pins its blocks and stores the missing ones; ``end`` unpins them and notes the use; ``act``
-serves hosts that store blocks themselves, in small steps; ``replay`` runs requests by a clock. Everything goes through
-the same kernels, so hosts decide as the simulator does; that is why they stand in one file.
+When a request begins, its prompt is looked up, its blocks are pinned and the missing ones stored; when it ends they are
+unpinned and their use is noted. ``live`` does that one request at a time, and serves hosts that store blocks themselves
+in smaller steps; ``replay`` runs requests by a clock. Everything goes through the same kernels, so hosts decide as the
+simulator does; that is why they stand in one file.
 
 A server's rules: a block counts only if all before it hit; blocks in use stay; only leaves go; what finds no room is
 computed and not kept. A block evicted from the device goes to the host tier where there is one, and comes back on use.
@@ -19,15 +20,18 @@ from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
 from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
-__all__ = ["CANCEL", "DROP", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine", "bind"]
+__all__ = [
+    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "NEXT", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine", "bind",
+]  # fmt: skip
 
 STRAY = LEVEL / 4  # a rank is within a tenth of LEVEL
 EXTERN = 3  # tiers of a host that stores blocks itself
 
-# What ``act`` does. CANCEL: the request ends and nothing is noted of it. PUT: the host has stored the node, for which
-# there is room. DROP: it has taken the node out. EVICT: returns the node that goes, or -1. RELIST: rank everything in a
-# cache anew. RANK: returns the node's rank in the cache that serves.
-CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK = range(8)
+# What ``live`` does. BEGIN: a request arrives, and its row of hits is filled. END: it is over. CANCEL: it is over and
+# nothing is noted of it. PUT: the host has stored the node, for which there is room. DROP: it has taken the node out.
+# NEXT: returns the node that would go, or -1. EVICT: returns the node that goes, or -1. RELIST: rank everything in a cache
+# anew. RANK: returns the node's rank in the cache that serves.
+BEGIN, END, CANCEL, PUT, DROP, NEXT, EVICT, PIN, UNPIN, RELIST, RANK = range(11)
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
 
@@ -35,9 +39,8 @@ PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "
 class Engine(NamedTuple):
     """Compiled functions over a pool ``p``, a policy's state ``s`` and requests ``r``."""
 
-    begin: Any  # (s, p, r, i, now, tiers, hits, steer, shadows): request i arrives; fills hits[i]
-    end: Any  # (s, p, r, i, now, tiers): request i is over
-    act: Any  # (what, s, p, r, i, now): see the codes; i is a node, a request (CANCEL) or a cache (RELIST)
+    live: Any  # (what, s, p, r, i, now, tiers, hits, steer, shadows): see the codes; i: request, node or (RELIST) cache
+    rerank: Any  # (s, p, now): rank everything anew
     replay: Any
 
 
@@ -61,13 +64,18 @@ def _bind(kernels: Kernels) -> Engine:
         """Return the shadow that the serving cache follows."""
         return p.used.size - rankings + p.follows[0]
 
-    @lean_subroutine
+    @lean_kernel
     def value(s, p, c, node, now):
         """Return what decides whether a node goes: hints, then the shadow followed, then the policy's rank."""
         found = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
         if rankings > 1 and c < p.used.size - rankings and not p.resident[leader(p), node]:
             found -= STRAY
         return found
+
+    @lean_subroutine
+    def valued(s, p, c, node, now):
+        """Return the same, not inline."""
+        return value(s, p, c, node, now)
 
     @lean_subroutine
     def expose(s, p, c, node, now):
@@ -97,14 +105,11 @@ def _bind(kernels: Kernels) -> Engine:
             if when < np.inf:
                 heap_push(timer, node, when, p.order[node])
 
-    @lean_subroutine
+    @lean_kernel
     def tick(s, p, c, now):
         """Rank anew what has reached the time at which its rank changes."""
-        while p.timer_held[c, 0] > 0:
-            node = p.timer_slots[c, 0]
-            if p.timer_rank[c, node] > now:
-                break
-            again(s, p, c, node, now)
+        while p.timer_held[c, 0] > 0 and p.timer_rank[c, p.timer_slots[c, 0]] <= now:
+            again(s, p, c, p.timer_slots[c, 0], now)
 
     @lean_kernel
     def refresh(s, p, now):
@@ -202,10 +207,8 @@ def _bind(kernels: Kernels) -> Engine:
 
     @lean_subroutine
     def keep(s, p, r, j, c, least, tiers, now):
-        """Store block ``r.node[j]`` in cache ``c``; return whether it is there now."""
+        """Store block ``r.node[j]`` in cache ``c``, which does not hold it; return whether it is there now."""
         node = r.node[j]
-        if p.resident[c, node]:
-            return True
         if not room(s, p, c, least, tiers, now):
             return False
         if c == 0 and tiers == 2 and p.resident[1, node]:  # it comes back up
@@ -254,15 +257,18 @@ def _bind(kernels: Kernels) -> Engine:
             if c == 0 and tiers == 2:
                 while j < high and (p.resident[1, r.node[j]] or p.resident[0, r.node[j]]):
                     # What the host tier holds counts if it can come back up.
-                    if not keep(s, p, r, j, 0, np.inf, tiers, now):
+                    if not p.resident[0, r.node[j]] and not keep(s, p, r, j, 0, np.inf, tiers, now):
                         break
                     j += 1
                 hits[i, 1] = j - low - hits[i, 0]
             if on_arrival(p, c) and not (c == 0 and tiers == EXTERN):
                 while j < high:
+                    if p.resident[c, r.node[j]]:
+                        j += 1
+                        continue
                     least = worth(s, p, r, j, now)
                     if rankings > 1 and c == 0 and not p.resident[leader(p), r.node[j]]:
-                        least = value(s, p, c, r.node[j], now)
+                        least = valued(s, p, c, r.node[j], now)
                     if not keep(s, p, r, j, c, least, tiers, now):
                         break
                     j += 1
@@ -306,10 +312,10 @@ def _bind(kernels: Kernels) -> Engine:
             j = low if at_end else middle
             if j == low or p.resident[c, r.node[j - 1]]:
                 while j < high:
-                    if at_end and not p.resident[c, r.node[j]]:
-                        least = value(s, p, c, r.node[j], now)
-                    else:
-                        least = worth(s, p, r, j, now)
+                    if p.resident[c, r.node[j]]:
+                        j += 1
+                        continue
+                    least = valued(s, p, c, r.node[j], now) if at_end else worth(s, p, r, j, now)
                     if not keep(s, p, r, j, c, least, tiers, now):
                         break
                     j += 1
@@ -350,8 +356,12 @@ def _bind(kernels: Kernels) -> Engine:
         """Count request ``i``'s hits in the shadows, and choose whom to follow when it is time."""
         fade = 0.5 ** ((now - steer[1]) / steer[0])
         steer[1] = now
+        first = p.used.size - shadows.size
+        common = hits[i, first]  # hits of all tell nothing of whom to follow
         for k in range(shadows.size):
-            shadows[k] = shadows[k] * fade + hits[i, p.used.size - shadows.size + k]
+            common = min(common, hits[i, first + k])
+        for k in range(shadows.size):
+            shadows[k] = shadows[k] * fade + hits[i, first + k] - common
         if now >= steer[2]:
             steer[2] = now + steer[3]
             lead(s, p, shadows, steer, now)
@@ -374,26 +384,28 @@ def _bind(kernels: Kernels) -> Engine:
                     + server[2] * r.tokens[i, 1])  # fmt: skip
             heap_push(ends, i, now + busy, i)
 
-    @kernel
-    def begin(s, p, r, i, now, tiers, hits, steer, shadows):
-        arrive(s, p, r, i, now, tiers, hits)
-        if rankings > 1:
-            follow(s, p, shadows, steer, now, hits, i)
-
-    @kernel
-    def end(s, p, r, i, now, tiers):
-        finish(s, p, r, i, now, tiers)
-
-    @kernel
-    def act(what, s, p, r, i, now):
-        """Do one of the small things: together they compile in a fraction of the time."""
-        if what == CANCEL:
+    @lean_kernel
+    def live(what, s, p, r, i, now, tiers, hits, steer, shadows):
+        """Do one thing: together they compile in a fraction of the time."""
+        if what == BEGIN:
+            arrive(s, p, r, i, now, tiers, hits)
+            if rankings > 1:
+                follow(s, p, shadows, steer, now, hits, i)
+        elif what == END:
+            finish(s, p, r, i, now, tiers)
+        elif what == CANCEL:
             for j in range(r.start[i] + r.prompt[i] - 1, r.start[i] - 1, -1):
                 release(s, p, r.node[j], now)
         elif what == PUT:
             enter(s, p, 0, i, now)
         elif what == DROP:
             leave(s, p, 0, i, now)
+        elif what == NEXT:
+            if exposed(p, 0) == 0:
+                return -1.0
+            if p.timer_slots.shape[1] > 0:
+                tick(s, p, 0, now)
+            return float(choose(s, p, 0, now))
         elif what == EVICT:
             return float(evict(s, p, 0, now))
         elif what == PIN:
@@ -403,7 +415,12 @@ def _bind(kernels: Kernels) -> Engine:
         elif what == RELIST:
             relist(s, p, i, now)
         elif what == RANK:
-            return value(s, p, 0, i, now)
+            return valued(s, p, 0, i, now)
         return 0.0
 
-    return Engine(begin, end, act, replay)
+    @kernel
+    def rerank(s, p, now):
+        for c in range(p.used.size):
+            relist(s, p, c, now)
+
+    return Engine(live, rerank, replay)

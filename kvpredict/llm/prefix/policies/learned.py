@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvpredict.core.jit import lean_kernel, lean_subroutine
-from kvpredict.llm.prefix.engine import RELIST
 from kvpredict.llm.prefix.hazard import BINS, age_step, gittins, reuse_within
 from kvpredict.llm.prefix.model import Model, fit_model, load_model, no_model, save_model
 from kvpredict.llm.prefix.policy import PrefixPolicy, Traits, require
@@ -39,8 +38,8 @@ class State(NamedTuple):
     ready: np.ndarray  # uint8 [1], whether there is a model
     hazard: np.ndarray  # float32 [m, BINS], by row of turns
     scored: np.ndarray  # int64 [m], stamp of the row that the hazard belongs to
-    x: np.ndarray  # float32 [BINS, features + 1], to score
-    y: np.ndarray  # float64 [BINS]
+    x: np.ndarray  # float32 [BINS + 1, features + 1], to score; trees walk multiples of eight rows fastest
+    y: np.ndarray  # float64 [BINS + 1]
 
 
 @lean_subroutine
@@ -50,7 +49,7 @@ def _score(s, row):
             value = s.turns.x[row, f]
             s.x[k, f] = -1.0 if np.isnan(value) else value
         s.x[k, s.x.shape[1] - 1] = k
-    score_batch(s.trees, s.x, BINS, s.y)
+    score_batch(s.trees, s.x, BINS + 1, s.y)
     for k in range(BINS):
         s.hazard[row, k] = 1.0 / (1.0 + np.exp(-s.y[k]))
     s.scored[row] = s.turns.stamp[row]
@@ -71,13 +70,11 @@ class Learned(PrefixPolicy):
     half_life : float, default 200
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
-        By what share another shadow must hit more than the one followed.
+        By what share another shadow must hit more than the one followed; hits that all shadows had are left out.
     margin : float, default 0.2
         By what share the other learned rankings must hit more than the preferred one; the simple ones need no margin.
     rows : int, default 65536
         Segments remembered, about four a request.
-
-
     rounds, leaves : int, defaults 80 and 15
         Trees of the model, and their leaves.
     """
@@ -117,8 +114,8 @@ class Learned(PrefixPolicy):
             ready=np.array([self.model is not None], np.uint8),
             hazard=np.zeros((m, BINS), np.float32),
             scored=np.full(m, -2, np.int64),
-            x=np.zeros((BINS, len(FEATURES) + 1), np.float32),
-            y=np.zeros(BINS),
+            x=np.zeros((BINS + 1, len(FEATURES) + 1), np.float32),
+            y=np.zeros(BINS + 1),
         )
 
     def replay(self, run: Any, state: State, seed: int) -> dict[str, Any]:
@@ -136,8 +133,7 @@ class Learned(PrefixPolicy):
                 if fresh is not state:
                     state, count = fresh, count + 1
                     model = replace(model or no_model(), trees=state.trees)
-                    for c in range(len(run.pool.used)):
-                        run.engine.act(RELIST, state, run.pool, run.requests, c, now)
+                    run.engine.rerank(state, run.pool, now)
                 due = now + self.every
         followed = RANKINGS[int(run.pool.follows[0])]
         shadows = dict(zip(RANKINGS, run.shadows.tolist(), strict=True))
@@ -145,9 +141,15 @@ class Learned(PrefixPolicy):
 
     def trained(self, state: State, now: float, seed: int = 0) -> State:
         """Return the state with a model trained on all that ``state`` remembers; itself where that is too little."""
-        model = fit_model(state.turns, now, least=self.first, rounds=self.rounds, leaves=self.leaves, seed=seed)
-        if model is None:
-            return state
+        model = self.fitted(state.turns, now, seed)
+        return state if model is None else self.adopted(state, model)
+
+    def fitted(self, turns: Turns, now: float, seed: int = 0) -> Model | None:
+        """Return a model trained on ``turns``; None where they are too few."""
+        return fit_model(turns, now, least=self.first, rounds=self.rounds, leaves=self.leaves, seed=seed)
+
+    def adopted(self, state: State, model: Model) -> State:
+        """Return the state with another model; what is ranked stays so until it is ranked anew."""
         state.ready[0] = 1
         state.scored[:] = -2  # all rows are scored anew
         return state._replace(trees=model.trees)
