@@ -10,6 +10,7 @@ recurrent model's state after each block is cached by prefix in the same way (``
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
@@ -23,7 +24,10 @@ __all__ = ["Answer", "BlockStore", "PrefixCache"]
 
 
 class BlockStore:
-    """A pool under an index: which block lies in which slot, and what moves when the index changes its mind."""
+    """A pool under an index: which block lies in which slot, and what moves when the index changes its mind.
+
+    A policy may make room for blocks when their request arrives; they have a slot once their tensors are there.
+    """
 
     def __init__(self, index: PrefixIndex, pool: KVPool) -> None:
         self.index, self.pool = index, pool
@@ -37,20 +41,30 @@ class BlockStore:
         moved = [*self.index.gone(), *fresh]
         arriving: dict[int, Any] = {}
         for node in dict.fromkeys(moved):  # what comes up is lifted out first, so that its place is free
-            if resident[0, node] and node not in self.slot[0]:
-                arriving[node] = self.pool.fetch(self.slot[1].pop(node)) if node in self.slot[1] else fresh[node]
-            elif node in self.slot[1] and not (two and resident[1, node]):
+            if resident[node, 0] and node not in self.slot[0]:
+                if node in self.slot[1]:
+                    arriving[node] = self.pool.fetch(self.slot[1].pop(node))
+                elif node in fresh:
+                    arriving[node] = fresh[node]
+            elif node in self.slot[1] and not (two and resident[node, 1]):
                 self.pool.give(1, self.slot[1].pop(node))
         for node in dict.fromkeys(moved):
-            if node in self.slot[0] and not resident[0, node]:
+            if node in self.slot[0] and not resident[node, 0]:
                 slot = self.slot[0].pop(node)
-                if two and resident[1, node]:
+                if two and resident[node, 1]:
                     self.slot[1][node] = self.pool.demote(slot)
                 else:
                     self.pool.give(0, slot)
         for node, values in arriving.items():
             self.slot[0][node] = self.pool.take(0)
             self.pool.write(self.slot[0][node], values)
+
+    def found(self, ticket: int, most: int) -> list[int]:
+        """Return the nodes of a request's first blocks, at most so many, whose tensors the device holds."""
+        r = self.index.requests
+        start = int(r.start[ticket])
+        nodes = r.node[start : start + most].tolist()
+        return list(takewhile(self.slot[0].__contains__, nodes))
 
     def read(self, nodes: Sequence[int]) -> list[Any]:
         """Return the tensors of these nodes, which the device holds."""
@@ -207,13 +221,11 @@ class PrefixCache:
         blocks = block_hashes(prompt, self.block_size)
         ticket, device, host = self.index.begin(blocks.tolist(), len(prompt), session=session, hints=hints)
         self.store.settle()
-        found = device + host
         # The last token is computed in any case.
-        found = min(found, (len(prompt) - 1) // self.block_size)
+        nodes = self.store.found(ticket, min(device + host, (len(prompt) - 1) // self.block_size))
+        found = len(nodes)
         cache = self._new_cache(config=self.model.config)
         if found:
-            start = self.index.requests.start[ticket]
-            nodes = self.index.requests.node[start : start + found].tolist()
             for layer, values in enumerate(self.store.read(nodes)):  # [blocks, 2, H, size, D]
                 joined = values.permute(1, 2, 0, 3, 4).reshape(2, 1, values.shape[2], -1, values.shape[4])
                 cache.update(joined[0], joined[1], layer)

@@ -14,7 +14,7 @@ from kvpredict.llm.hints import degraded
 from kvpredict.llm.prefix import fit_prefix, prefix_policy, simulate_prefix
 from kvpredict.llm.prefix.hazard import BINS, EDGES, gittins, reuse_within
 from kvpredict.llm.prefix.model import Model, examples
-from kvpredict.llm.prefix.policies.learned import RANKINGS, Learned
+from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.request_files import read_requests
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.llm.workloads import generate_requests
@@ -142,4 +142,3 @@ def test_conversation_trace(shared_traces: Path) -> None:
     assert np.mean(gaps) > 0.22  # seeds differ by 0.02; the experiment has the means
     assert min(gaps) > 0
     assert np.mean(hinted) > 0.43
-    assert len(RANKINGS) == 8

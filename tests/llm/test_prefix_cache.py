@@ -91,9 +91,9 @@ def test_memory_is_bounded_and_comes_back(model: "transformers.PreTrainedModel")
         pool = cache.store.pool
         assert len(pool.free[0]) + len(cache.store.slot[0]) == 8
         assert len(pool.free[1]) + len(cache.store.slot[1]) == 4
-        held = np.flatnonzero(cache.index.pool.resident[0])
+        held = np.flatnonzero(cache.index.pool.resident[:, 0])
         assert sorted(cache.store.slot[0]) == held.tolist()
-        assert sorted(cache.store.slot[1]) == np.flatnonzero(cache.index.pool.resident[1]).tolist()
+        assert sorted(cache.store.slot[1]) == np.flatnonzero(cache.index.pool.resident[:, 1]).tolist()
     assert cache.bytes == before == 12 * 3 * 2 * 2 * 4 * 8 * 4
     assert (cache.index.pool.running == 0).all()
 

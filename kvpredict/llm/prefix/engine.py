@@ -68,7 +68,7 @@ def _bind(kernels: Kernels) -> Engine:
     def value(s, p, c, node, now):
         """Return what decides whether a node goes: hints, then the shadow followed, then the policy's rank."""
         found = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
-        if rankings > 1 and c < p.used.size - rankings and not p.resident[leader(p), node]:
+        if rankings > 1 and c < p.used.size - rankings and not p.resident[node, leader(p)]:
             found -= STRAY
         return found
 
@@ -117,7 +117,7 @@ def _bind(kernels: Kernels) -> Engine:
         for k in range(min(p.tally[1], DIRTY)):
             node = p.dirty[k]
             for c in range(p.used.size):
-                if p.resident[c, node] and listed(s, p, c, node):
+                if p.resident[node, c] and listed(s, p, c, node):
                     again(s, p, c, node, now)
         p.tally[1] = 0
 
@@ -126,7 +126,7 @@ def _bind(kernels: Kernels) -> Engine:
         """Have the caches that serve heed what the shadow they follow did."""
         if rankings > 1 and c == leader(p):
             for k in range(p.used.size - rankings):
-                if p.resident[k, node] and listed(s, p, k, node):
+                if p.resident[node, k] and listed(s, p, k, node):
                     again(s, p, k, node, now)
 
     @lean_kernel
@@ -134,7 +134,7 @@ def _bind(kernels: Kernels) -> Engine:
         """Take a held node out of cache ``c``."""
         if listed(s, p, c, node):
             hide(s, p, c, node)
-        p.resident[c, node] = 0
+        p.resident[node, c] = 0
         p.used[c] -= 1
         if c < 2:
             p.gone[p.tally[2] % p.gone.size] = node
@@ -142,22 +142,22 @@ def _bind(kernels: Kernels) -> Engine:
         heeded(s, p, c, node, now)
         above = p.parent[node]
         if above >= 0:
-            p.children[c, above] -= 1
-            if p.children[c, above] == 0 and p.resident[c, above] and p.running[above] == 0:
+            p.children[above, c] -= 1
+            if p.children[above, c] == 0 and p.resident[above, c] and p.running[above] == 0:
                 expose(s, p, c, above, now)
 
     @lean_kernel
     def enter(s, p, c, node, now):
         """Put a node into a cache with room for it."""
-        p.resident[c, node] = 1
+        p.resident[node, c] = 1
         p.used[c] += 1
         heeded(s, p, c, node, now)
         above = p.parent[node]
         if above >= 0:
-            p.children[c, above] += 1
-            if p.children[c, above] == 1 and p.resident[c, above] and listed(s, p, c, above):
+            p.children[above, c] += 1
+            if p.children[above, c] == 1 and p.resident[above, c] and listed(s, p, c, above):
                 hide(s, p, c, above)
-        if p.running[node] == 0 and p.children[c, node] == 0:
+        if p.running[node] == 0 and p.children[node, c] == 0:
             expose(s, p, c, node, now)
 
     @lean_kernel
@@ -181,7 +181,7 @@ def _bind(kernels: Kernels) -> Engine:
     @lean_subroutine
     def demote(s, p, c, node, now):
         """Put what was evicted from ``c`` into the tier below, if that has or finds room."""
-        if p.capacity[c] <= 0 or p.resident[c, node]:
+        if p.capacity[c] <= 0 or p.resident[node, c]:
             return
         while p.used[c] >= p.capacity[c]:
             if evict(s, p, c, now) < 0:
@@ -211,7 +211,7 @@ def _bind(kernels: Kernels) -> Engine:
         node = r.node[j]
         if not room(s, p, c, least, tiers, now):
             return False
-        if c == 0 and tiers == 2 and p.resident[1, node]:  # it comes back up
+        if c == 0 and tiers == 2 and p.resident[node, 1]:  # it comes back up
             leave(s, p, 1, node, now)
         enter(s, p, c, node, now)
         stored(s, p, c, node)
@@ -222,7 +222,7 @@ def _bind(kernels: Kernels) -> Engine:
         """Count one more request that uses a node, which may not be evicted then."""
         if p.running[node] == 0:
             for c in range(p.used.size):
-                if p.resident[c, node] and p.children[c, node] == 0:
+                if p.resident[node, c] and p.children[node, c] == 0:
                     hide(s, p, c, node)
         p.running[node] += 1
 
@@ -231,7 +231,7 @@ def _bind(kernels: Kernels) -> Engine:
         p.running[node] -= 1
         if p.running[node] == 0:
             for c in range(p.used.size):
-                if p.resident[c, node] and p.children[c, node] == 0:
+                if p.resident[node, c] and p.children[node, c] == 0:
                     expose(s, p, c, node, now)
 
     @lean_kernel
@@ -251,23 +251,23 @@ def _bind(kernels: Kernels) -> Engine:
             if c == 1 and tiers == 2:
                 continue
             j = low
-            while j < high and p.resident[c, r.node[j]]:
+            while j < high and p.resident[r.node[j], c]:
                 j += 1
             hits[i, c] = j - low
             if c == 0 and tiers == 2:
-                while j < high and (p.resident[1, r.node[j]] or p.resident[0, r.node[j]]):
+                while j < high and (p.resident[r.node[j], 1] or p.resident[r.node[j], 0]):
                     # What the host tier holds counts if it can come back up.
-                    if not p.resident[0, r.node[j]] and not keep(s, p, r, j, 0, np.inf, tiers, now):
+                    if not p.resident[r.node[j], 0] and not keep(s, p, r, j, 0, np.inf, tiers, now):
                         break
                     j += 1
                 hits[i, 1] = j - low - hits[i, 0]
             if on_arrival(p, c) and not (c == 0 and tiers == EXTERN):
                 while j < high:
-                    if p.resident[c, r.node[j]]:
+                    if p.resident[r.node[j], c]:
                         j += 1
                         continue
                     least = worth(s, p, r, j, now)
-                    if rankings > 1 and c == 0 and not p.resident[leader(p), r.node[j]]:
+                    if rankings > 1 and c == 0 and not p.resident[r.node[j], leader(p)]:
                         least = valued(s, p, c, r.node[j], now)
                     if not keep(s, p, r, j, c, least, tiers, now):
                         break
@@ -310,9 +310,9 @@ def _bind(kernels: Kernels) -> Engine:
                 continue
             at_end = not on_arrival(p, c)
             j = low if at_end else middle
-            if j == low or p.resident[c, r.node[j - 1]]:
+            if j == low or p.resident[r.node[j - 1], c]:
                 while j < high:
-                    if p.resident[c, r.node[j]]:
+                    if p.resident[r.node[j], c]:
                         j += 1
                         continue
                     least = valued(s, p, c, r.node[j], now) if at_end else worth(s, p, r, j, now)
@@ -341,8 +341,6 @@ def _bind(kernels: Kernels) -> Engine:
         most = -1.0
         for k in range(shadows.size):
             said = shadows[k] * (1.0 + steer[4] if k == p.follows[0] else 1.0)
-            if k >= steer[7] and k != steer[6]:
-                said /= 1.0 + steer[5]
             if said > most:
                 best, most = k, said
         if best != p.follows[0]:

@@ -87,7 +87,7 @@ class PrefixIndex:
         self.state = self.policy.state(nodes, total, places)
         self.hits = np.zeros((places, max(2, len(rows))), np.int32)
         self._shadows = np.zeros(shadows)
-        self._steer = np.array(getattr(self.policy, "steer", np.zeros(8)), np.float64)
+        self._steer = np.array(self.policy.steer, np.float64)
         ordered = (self.pool.slots, self.pool.timer_slots, self.pool.gone)  # by place, not by node
         by_node = _by_node((self.pool, self.state), nodes)
         self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]
@@ -111,7 +111,7 @@ class PrefixIndex:
 
     def __contains__(self, block: int) -> bool:
         node = self._node.get(int(block), -1)
-        return node >= 0 and bool(self.pool.resident[0, node])
+        return node >= 0 and bool(self.pool.resident[node, 0])
 
     def node(self, block: int, parent: int | None = None) -> int:
         """Return the number of a block, which gets one if it has none; ``parent`` is the hash before it."""
@@ -204,7 +204,7 @@ class PrefixIndex:
         """Note that the engine has stored a block."""
         now = self.clock() if now is None else now
         node = self.node(block, parent)
-        if self.pool.resident[0, node]:
+        if self.pool.resident[node, 0]:
             return
         if self.pool.touches[node] == 0:  # until its request ends it is the newest
             self.pool.last[node] = now
@@ -215,7 +215,7 @@ class PrefixIndex:
     def drop(self, block: int, now: float | None = None) -> None:
         """Note that the engine has dropped a block."""
         node = self._node.get(int(block), -1)
-        if node >= 0 and self.pool.resident[0, node]:
+        if node >= 0 and self.pool.resident[node, 0]:
             self._act(DROP, node, now)
 
     def pin(self, block: int) -> None:
@@ -262,7 +262,7 @@ class PrefixIndex:
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
-        for node in np.flatnonzero(self.pool.resident[tier]):
+        for node in np.flatnonzero(self.pool.resident[:, tier]):
             yield int(self.hash[node])
 
     def gone(self) -> list[int]:
@@ -365,9 +365,10 @@ class PrefixIndex:
             if node >= 0:
                 self._node.move_to_end(block)
         if -1 in nodes:
-            first = int(self.hash[r.node[at - 1]]) if held else None
-            parents = [first, *hashes[:-1]]
-            nodes = [self.node(b, above) for b, above in zip(hashes, parents, strict=True)]
+            known = nodes.index(-1)
+            above = hashes[known - 1] if known else int(self.hash[r.node[at - 1]]) if held else None
+            parents = [above, *hashes[known:-1]]
+            nodes[known:] = [self.node(b, above) for b, above in zip(hashes[known:], parents, strict=True)]
         r.node[at : at + len(nodes)] = nodes
         r.stop[ticket] = at + len(nodes)
 
@@ -377,7 +378,7 @@ class PrefixIndex:
         kept: list[tuple[int, int]] = []
         while wanted and self._node:
             block, node = self._node.popitem(last=False)
-            if self.pool.running[node] or self.pool.resident[:, node].any() or self._below[node] or node == above:
+            if self.pool.running[node] or self.pool.resident[node].any() or self._below[node] or node == above:
                 kept.append((block, node))
                 if len(kept) > len(self.hash):
                     break

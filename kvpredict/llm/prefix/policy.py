@@ -123,6 +123,12 @@ class PrefixPolicy:
     side: ClassVar[Any] = staticmethod(_one_side)
     choose: ClassVar[Any] = staticmethod(_lowest)
 
+    @property
+    def steer(self) -> tuple[float, ...]:
+        """How to choose among several rankings: half-life of the shadows' hits in seconds, times of the last decay and
+        of the next choice, seconds between choices, favour for the ranking followed."""
+        return (200.0, 0.0, 0.0, 1.0, 0.0)
+
     def kernels(self) -> Kernels:
         """Return the compiled functions; a host compiles one loop for each distinct tuple."""
         return Kernels._make((*(getattr(self, name) for name in Kernels._fields[:-1]), self.traits))

@@ -1,10 +1,11 @@
 """Learned: a hazard model says how long each block's reuse may take, and a guard decides whether to believe it.
 
 When a request ends, rows describe its segments (``turns``); a boosted model gives each row's hazard by age
-(``hazard``), and blocks are ranked by what that makes their space worth. Several rankings compete, from plain LRU to
-the Gittins index: each runs in a shadow that holds block numbers only, and the serving cache follows the one whose
-shadow has hit most lately. With a model of no use that is the best simple rule. The model is trained on all the past,
-again and again while it serves; a saved policy brings a first one.
+(``hazard``), and blocks are ranked by what that makes their space worth: the geometric mean of the Gittins index and of
+the chance of a reuse soon, over the age. That ranking competes with simple ones: each runs in a shadow that holds block
+numbers only, and the serving cache follows the one whose shadow has hit most lately: it stores when that does, and
+evicts first what that does not hold. With a model of no use that is the best of the simple rules. The model is trained
+on all the past, again and again while it serves; a saved policy brings a first one.
 
 Rows are scored when one of their blocks becomes an unused leaf for the first time, since most never do.
 """
@@ -25,10 +26,10 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["RANKINGS", "Learned"]
 
-RANKINGS = ("arrival", "lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_all")
-SIMPLE = 4  # of them need no model
-PREFERRED = RANKINGS.index("mean300")  # best of the learned ones on the development part
-ARRIVAL, LRU, FREQUENT, HINT, GITTINS, WITHIN300, WITHIN100, MEAN300 = range(8)
+# LRU that stores on arrival and at a request's end; uses over age; LRU without the sessions said to be over; the model.
+RANKINGS = ("arrival", "lru", "frequent", "hint", "model")
+ARRIVAL, LRU, FREQUENT, HINT, MODEL = range(5)
+WITHIN = 300.0  # seconds
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
 
@@ -71,8 +72,6 @@ class Learned(PrefixPolicy):
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
         By what share another shadow must hit more than the one followed; hits that all shadows had are left out.
-    margin : float, default 0.2
-        By what share the other learned rankings must hit more than the preferred one; the simple ones need no margin.
     rows : int, default 65536
         Segments remembered, about four a request.
     rounds, leaves : int, defaults 80 and 15
@@ -87,7 +86,6 @@ class Learned(PrefixPolicy):
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
-    margin: float = 0.2
     rows: int = 65536
     rounds: int = 80
     leaves: int = 15
@@ -102,7 +100,7 @@ class Learned(PrefixPolicy):
 
     @property
     def steer(self) -> tuple[float, ...]:
-        return (self.half_life, 0.0, 0.0, 1.0, self.favour, self.margin, PREFERRED, SIMPLE)
+        return (self.half_life, 0.0, 0.0, 1.0, self.favour)
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:
         turns = make_turns(nodes, requests, self.rows)
@@ -192,22 +190,14 @@ class Learned(PrefixPolicy):
             said = s.turns.x[row, CONTINUES]
             over = number >= 0 and s.turns.stamp[row] == number and not np.isnan(said) and said < 0.5
             return float(p.order[node]) - (1e9 if over else 0.0)
-        if which == FREQUENT or not s.ready[0] or number < 0 or s.turns.stamp[row] != number:
-            return 1e-3 * frequent if which > HINT and s.ready[0] else frequent
+        if which == FREQUENT or not s.ready[0]:
+            return frequent
+        if number < 0 or s.turns.stamp[row] != number:  # forgotten: about what a model says of its like
+            return 1e-3 * frequent
         if s.scored[row] != number:
             _score(s, row)
         hazard = s.hazard[row]
-        if which == GITTINS:
-            return gittins(hazard, age)
-        within100 = reuse_within(hazard, age, 100.0) / (age + 60.0)
-        if which == WITHIN100:
-            return within100
-        within300 = reuse_within(hazard, age, 300.0) / (age + 60.0)
-        if which == WITHIN300:
-            return within300
-        if which == MEAN300:
-            return np.sqrt(gittins(hazard, age) * within300)
-        return np.sqrt(np.sqrt(gittins(hazard, age) * within300 * within100 * 1e-3 * frequent))
+        return np.sqrt(gittins(hazard, age) * reuse_within(hazard, age, WITHIN) / (age + 60.0))
 
     @staticmethod
     @lean_kernel
