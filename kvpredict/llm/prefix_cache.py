@@ -112,6 +112,8 @@ class PrefixCache:
     policy : str or PrefixPolicy, default "lru"
     requests : int, default 64
         Requests in progress at once.
+    background : bool, default True
+        Whether a learned policy trains on a thread of its own; else the request that ends then waits for it.
 
     Raises
     ------
@@ -128,6 +130,7 @@ class PrefixCache:
         block_size: int = 16,
         policy: str | PrefixPolicy = "lru",
         requests: int = 64,
+        background: bool = True,
     ) -> None:
         if block_size < 1:
             raise KvpredictError(f"block_size must be at least 1 token, got {block_size}")
@@ -147,7 +150,9 @@ class PrefixCache:
         self._layers = config.num_hidden_layers
         shape = (2, heads, block_size, width)  # keys and values of one layer
         pool = KVPool([shape] * self._layers, capacity, host_capacity, model.dtype, model.device)
-        self.index = PrefixIndex(capacity, policy, host_capacity=host_capacity, requests=requests)
+        self.index = PrefixIndex(
+            capacity, policy, host_capacity=host_capacity, requests=requests, background=background
+        )
         self.store = BlockStore(self.index, pool)
         self.prompt_tokens = self.cached_tokens = 0
         self._lock = threading.RLock()
