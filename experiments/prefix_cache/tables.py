@@ -164,6 +164,9 @@ def _never_below(book: _Book) -> str:
 
 def _choices(rows: Sequence[Row]) -> str:
     lines = []
+    cells = [(r["trace"], r["fraction"], r["seed"]) for r in rows]
+    whole = {c for c in cells if cells.count(c) == len({r["choice"] for r in rows})}
+    rows = [r for r, cell in zip(rows, cells, strict=True) if cell in whole]
     recorded = [r for r in rows if r["trace"] == CONVERSATION]
     made = [r for r in rows if r["trace"] != CONVERSATION]
 

@@ -125,9 +125,8 @@ def main() -> None:
          f"{r['identical']:.1%}", f"{r['logits_differ']:.1g}"]
         for k, r in results.items()
     ]  # fmt: skip
-    into_readme(
-        HERE, "table", table("cache | tokens prefilled | TTFT mean, s | P50 | P90 | first tokens identical | logits differ by", lines)
-    )
+    header = "cache | tokens prefilled | TTFT mean, s | P50 | P90 | first tokens identical | logits differ by"
+    into_readme(HERE, "table", table(header, lines))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,16 @@ class BlockStore:
         nodes = r.node[start : start + most].tolist()
         return list(takewhile(self.slot[0].__contains__, nodes))
 
+    def cancel(self, ticket: int) -> None:
+        """End a request that has failed, and give back the room that was made for it."""
+        r, pool = self.index.requests, self.index.pool
+        nodes = r.node[int(r.start[ticket]) : int(r.start[ticket] + r.prompt[ticket])].tolist()
+        self.index.cancel(ticket)
+        for node in reversed(nodes):  # leaves first
+            empty = node not in self.slot[0] and pool.running[node] == 0 and pool.children[node, 0] == 0
+            if pool.resident[node, 0] and empty:
+                self.index.drop(int(self.index.hash[node]))
+
     def read(self, nodes: Sequence[int]) -> list[Any]:
         """Return the tensors of these nodes, which the device holds."""
         return self.pool.read([self.slot[0][node] for node in nodes])
@@ -220,7 +230,7 @@ class PrefixCache:
                 return answers
             finally:
                 for request in running:  # an error on the way: nothing stays pinned
-                    self.index.cancel(request.ticket)
+                    self.store.cancel(request.ticket)
 
     def _start(self, prompt: list[int], session: int | None, hints: Mapping[str, float]) -> _Request:
         blocks = block_hashes(prompt, self.block_size)

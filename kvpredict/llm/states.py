@@ -83,7 +83,7 @@ class StateCache:
                     if k < len(nodes):
                         fresh[nodes[k]] = list(state) if self._pair else [state]
             except BaseException:
-                self.index.cancel(ticket)
+                self.store.cancel(ticket)
                 raise
             self.index.end(ticket)
             self.store.settle(fresh)

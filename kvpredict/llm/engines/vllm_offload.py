@@ -158,9 +158,7 @@ class KvpredictPolicy(_Base):
         if chain:
             blocks = [key_number(key) for key in chain]
             tokens = (len(blocks) * self.tokens_per_block, 0)
-            self.index.used(
-                blocks, len(blocks), tokens, session=session, hints=hints, times=(begun, time.monotonic())
-            )
+            self.index.used(blocks, len(blocks), tokens, session=session, hints=hints, times=(begun, time.monotonic()))
 
     def _choose(self, n: int, protected: Any) -> list[Any] | None:
         """Return ``n`` keys, lowest rank first; None, and nothing changed, where there are not as many."""

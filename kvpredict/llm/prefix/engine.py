@@ -21,7 +21,8 @@ from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
 from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
 __all__ = [
-    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "NEXT", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine", "bind",
+    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "NEXT", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine",
+    "bind",
 ]  # fmt: skip
 
 STRAY = LEVEL / 4  # a rank is within a tenth of LEVEL
@@ -29,8 +30,8 @@ EXTERN = 3  # tiers of a host that stores blocks itself
 
 # What ``live`` does. BEGIN: a request arrives, and its row of hits is filled. END: it is over. CANCEL: it is over and
 # nothing is noted of it. PUT: the host has stored the node, for which there is room. DROP: it has taken the node out.
-# NEXT: returns the node that would go, or -1. EVICT: returns the node that goes, or -1. RELIST: rank everything in a cache
-# anew. RANK: returns the node's rank in the cache that serves.
+# NEXT: returns the node that would go, or -1. EVICT: returns the node that goes, or -1. RELIST: rank everything in a
+# cache anew. RANK: returns the node's rank in the cache that serves.
 BEGIN, END, CANCEL, PUT, DROP, NEXT, EVICT, PIN, UNPIN, RELIST, RANK = range(11)
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))

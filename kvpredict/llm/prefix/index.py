@@ -3,8 +3,8 @@
 It numbers blocks as they appear, forgets those that no cache holds when numbers run out, and drives the same kernels as
 the simulator: what was measured is what is served. Memory is bounded by the capacity. Hosts that keep tensors call
 ``begin`` and ``end`` for each request and then ask what is held; engines that keep their own books call ``put``,
-``drop``, ``pin``, ``unpin``, ``pop`` and ``used``. Calls must come from one thread at a time. A learned policy trains on
-a thread of its own, from a copy of what it remembers; the caller's thread adopts the model between two requests.
+``drop``, ``pin``, ``unpin``, ``pop`` and ``used``. Calls must come from one thread at a time. A learned policy trains
+on a thread of its own, from a copy of what it remembers; the caller's thread adopts the model between two requests.
 """
 
 import time
@@ -22,8 +22,21 @@ from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted
 from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.engine import (
-    BEGIN, CANCEL, DROP, END, EVICT, EXTERN, NEXT, PIN, PUT, RANK, RELIST, UNPIN, Engine, bind,
-)  # fmt: skip
+    BEGIN,
+    CANCEL,
+    DROP,
+    END,
+    EVICT,
+    EXTERN,
+    NEXT,
+    PIN,
+    PUT,
+    RANK,
+    RELIST,
+    UNPIN,
+    Engine,
+    bind,
+)
 from kvpredict.llm.prefix.model import Model
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.policy import PrefixPolicy
@@ -197,7 +210,9 @@ class PrefixIndex:
         """Note a request in one call, for engines that store blocks themselves."""
         begun, ended = about.get("times", (None, None))
         session, hints = about.get("session"), about.get("hints")
-        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun, tiers=EXTERN)
+        ticket, _, _ = self.begin(
+            blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun, tiers=EXTERN
+        )
         self.end(ticket, blocks[prompt_blocks:], tokens[1], now=ended, tiers=EXTERN)
 
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
