@@ -196,8 +196,8 @@ def _bind(kernels: Kernels) -> Engine:
             if least < np.inf:
                 if exposed(p, c) == 0:
                     return False
-                lowest = p.slots[c * heaps, 0]
-                if p.rank[c * heaps, lowest] >= least:
+                lowest = choose(s, p, c, now) if heaps > 1 else p.slots[c, 0]
+                if p.rank[c * heaps + side(s, lowest), lowest] >= least:
                     return False
             node = evict(s, p, c, now)
             if node < 0:
