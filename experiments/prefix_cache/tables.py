@@ -13,7 +13,7 @@ FRACTIONS = ("0.01", "0.05", "0.1", "0.2")
 Row = dict[str, str]
 
 
-def write(folder: Path, rows: Sequence[Row], smaller: Sequence[Row]) -> None:
+def write(folder: Path, rows: Sequence[Row], smaller: Sequence[Row], choices: Sequence[Row]) -> None:
     """Write every table into the README, and the plot."""
     book = _Book(rows)
     into_readme(folder, "conversation", _conversation(book))
@@ -21,6 +21,8 @@ def write(folder: Path, rows: Sequence[Row], smaller: Sequence[Row]) -> None:
     into_readme(folder, "shrink", _shrink(smaller) if smaller else "Not computed yet.")
     generated = _generated(book)
     into_readme(folder, "generated", generated if generated.count("\n") > 2 else "Not computed yet.")
+    into_readme(folder, "never", _never_below(book))
+    into_readme(folder, "choices", _choices(choices) if choices else "Not computed yet.")
     into_readme(folder, "server", _server(book))
     _plot(folder / "plot.svg", book)
 
@@ -42,9 +44,15 @@ class _Book:
         """Return the share of the gap closed at each capacity, by seed."""
         out = []
         for fraction in FRACTIONS:
-            lru, bound = (self.hits(trace, part, fraction, name)[0] for name in ("lru", "belady"))
-            out.append((self.hits(trace, part, fraction, policy, hint) - lru) / max(bound - lru, 1.0))
+            # Of a recorded trace there is one replay by simple policies, of generated ones one for each seed.
+            lru, bound = (self.hits(trace, part, fraction, name) for name in ("lru", "belady"))
+            out.append((self.hits(trace, part, fraction, policy, hint) - lru) / np.maximum(bound - lru, 1.0))
         return out
+
+    def best(self, trace: str, part: str, fraction: str) -> np.ndarray:
+        """Return the hits of the best simple policy, by seed."""
+        simple = [p for p, h in self.policies(trace, part) if h == "none" and p not in ("learned", "belady")]
+        return np.max([self.hits(trace, part, fraction, p) for p in simple], axis=0)
 
     def policies(self, trace: str, part: str) -> list[tuple[str, str]]:
         return list(dict.fromkeys((r["policy"], r["hint"]) for r in self.rows
@@ -79,15 +87,18 @@ def _conversation(book: _Book) -> str:
             mean = np.mean([s.mean() for s in shares])
             spread = np.array([s for s in shares if len(s) > 1])
             seeds = f" ± {spread.mean(axis=0).std():.1%}" if len(spread) else ""
-            lines.append([_named(policy, hint), *(f"{s.mean():.1%}" for s in shares), f"{mean:.1%}{seeds}"])
+            worst = min(s.mean() for s in shares)
+            cells = [*(f"{s.mean():.1%}" for s in shares), f"{mean:.1%}{seeds}", f"{worst:.1%}"]
+            lines.append([_named(policy, hint), *cells])
         simple = [p for p, h in book.policies(CONVERSATION, part) if h == "none" and p not in ("learned", "belady")]
         best = [max(book.closed(CONVERSATION, part, p)[k][0] for p in simple) for k in range(4)]
-        lines.append(["best simple one in hindsight", *(f"{b:.1%}" for b in best), f"{np.mean(best):.1%}"])
+        cells = [*(f"{b:.1%}" for b in best), f"{np.mean(best):.1%}", f"{min(best):.1%}"]
+        lines.append(["best simple one in hindsight", *cells])
         ratios = [
             [name, *(f"{book.value(CONVERSATION, f, name, 'none', 'prefix_hit_ratio'):.4f}" for f in FRACTIONS)]
             for name in ("lru", "belady")
         ]
-        out.append(f"{part.capitalize()} part:\n\n" + table("policy | 1 % | 5 % | 10 % | 20 % | mean", lines))
+        out.append(f"{part.capitalize()} part:\n\n" + table("policy | 1 % | 5 % | 10 % | 20 % | mean | worst", lines))
         if part == "test":
             out.append("Prefix-hit ratios at the ends:\n\n" + table("policy | 1 % | 5 % | 10 % | 20 %", ratios))
     return "\n".join(out)
@@ -99,8 +110,9 @@ def _accuracy(book: _Book) -> str:
         shares = book.closed(CONVERSATION, "test", "learned", hint)
         if all(len(s) for s in shares):
             named = "no hints" if hint == "none" else f"{float(hint):.0%}"
-            lines.append([named, *(f"{s.mean():.1%}" for s in shares), f"{np.mean([s.mean() for s in shares]):.1%}"])
-    return table("hints right | 1 % | 5 % | 10 % | 20 % | mean", lines)
+            means = [float(s.mean()) for s in shares]
+            lines.append([named, *(f"{m:.1%}" for m in [*means, np.mean(means), min(means)])])
+    return table("hints right | 1 % | 5 % | 10 % | 20 % | mean | worst", lines)
 
 
 def _shrink(rows: Sequence[Row]) -> str:
@@ -112,21 +124,63 @@ def _shrink(rows: Sequence[Row]) -> str:
     return table("LRU's cache | hints | LRU's blocks | learned's blocks | smaller by", lines)
 
 
+MIXES = ("chat", "agent", "rag", "batch", "mixed")
+
+
+def _complete(book: _Book, trace: str) -> bool:
+    return all(len(book.hits(trace, "test", f, "learned", "0.8")) for f in FRACTIONS)
+
+
 def _generated(book: _Book) -> str:
     lines = []
-    for trace in ("chat", "agent", "rag", "batch", "mixed"):
-        found = book.policies(trace, "test")
-        if not all(len(book.hits(trace, "test", f, "learned")) for f in FRACTIONS):
-            continue
-        simple = [p for p, h in found if h == "none" and p not in ("learned", "belady")]
-        best = [max(book.closed(trace, "test", p)[k][0] for p in simple) for k in range(4)]
-        lines.append([trace, "best simple one in hindsight", *(f"{b:.0%}" for b in best), f"{np.mean(best):.0%}"])
-        for hint in ("none", "text", "0.8"):
-            shares = [float(s.mean()) for s in book.closed(trace, "test", "learned", hint) if len(s)]
-            if len(shares) == 4:
-                cells = [f"{s:.0%}" for s in shares]
-                lines.append([trace, _named("learned", hint), *cells, f"{np.mean(shares):.0%}"])
-    return table("mix | policy | 1 % | 5 % | 10 % | 20 % | mean", lines)
+    for trace in (m for m in MIXES if _complete(book, m)):
+        lru, bound = ([book.hits(trace, "test", f, n) for f in FRACTIONS] for n in ("lru", "belady"))
+        gaps = [b - a for a, b in zip(lru, bound, strict=True)]
+        rows = [("best simple one in hindsight", [book.best(trace, "test", f) for f in FRACTIONS])]
+        rows += [
+            (_named("learned", h), [book.hits(trace, "test", f, "learned", h) for f in FRACTIONS])
+            for h in ("none", "text", "0.8")
+        ]
+        for name, hits in rows:
+            # All seeds' hits over all seeds' gaps: a gap of a few blocks says nothing by itself.
+            shares = [(h - a).sum() / max(g.sum(), 1.0) for h, a, g in zip(hits, lru, gaps, strict=True)]
+            lines.append([trace, name, *(f"{s:.0%}" for s in [*shares, np.mean(shares), min(shares)])])
+    return table("mix | policy | 1 % | 5 % | 10 % | 20 % | mean | worst", lines)
+
+
+def _never_below(book: _Book) -> str:
+    """Return hits beyond those of the best simple policy of each cell, in percent of them."""
+    lines = []
+    for trace in (CONVERSATION, *(m for m in MIXES if _complete(book, m))):
+        cells, most = [], []
+        for f in FRACTIONS:
+            best = book.best(trace, "test", f)
+            more = book.hits(trace, "test", f, "learned") / best - 1.0
+            cells.append(f"{more.mean():+.1%} ± {more.std(ddof=1) / np.sqrt(len(more)):.1%}")
+            most.append(float(more.min()))
+        lines.append([trace.partition("_")[0], *cells, f"{min(most):+.1%}"])
+    return table("trace | 1 % | 5 % | 10 % | 20 % | worst seed", lines)
+
+
+def _choices(rows: Sequence[Row]) -> str:
+    lines = []
+    cells = [(r["trace"], r["fraction"], r["seed"]) for r in rows]
+    whole = {c for c in cells if cells.count(c) == len({r["choice"] for r in rows})}
+    rows = [r for r, cell in zip(rows, cells, strict=True) if cell in whole]
+    recorded = [r for r in rows if r["trace"] == CONVERSATION]
+    made = [r for r in rows if r["trace"] != CONVERSATION]
+
+    def closed(found: Sequence[Row]) -> list[float]:
+        return [(int(r["hits"]) - int(r["lru"])) / max(int(r["belady"]) - int(r["lru"]), 1) for r in found]
+
+    for choice in dict.fromkeys(r["choice"] for r in rows):
+        own = [[r for r in part if r["choice"] == choice] for part in (recorded, made)]
+        by_size = [np.mean(closed([r for r in own[0] if r["fraction"] == f])) for f in FRACTIONS]
+        more = [int(r["hits"]) / max(int(r["lru"]), 1) - 1.0 for r in own[1]]
+        shown = [*(f"{g:.1%}" for g in [*by_size, np.mean(by_size)])]
+        lines.append([choice, *shown, f"{np.mean(more):+.1%}", f"{min(more):+.1%}"])
+    header = "setting | 1 % | 5 % | 10 % | 20 % | mean | generated: hits over LRU's | worst"
+    return table(header, lines)
 
 
 def _server(book: _Book) -> str:

@@ -42,6 +42,8 @@ def hints_of(params: Mapping[str, Any] | None) -> dict[str, float]:
     """
     if not params:
         return {}
+    if not isinstance(params, Mapping):
+        raise KvpredictError(f"a request's free parameters must be a mapping, got {type(params).__name__}")
     own = params.get("kvpredict")
     if own is not None and not isinstance(own, Mapping):
         raise KvpredictError(f"hint 'kvpredict' must be a mapping of hints, got {type(own).__name__}")

@@ -10,6 +10,7 @@ recurrent model's state after each block is cached by prefix in the same way (``
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
@@ -23,7 +24,10 @@ __all__ = ["Answer", "BlockStore", "PrefixCache"]
 
 
 class BlockStore:
-    """A pool under an index: which block lies in which slot, and what moves when the index changes its mind."""
+    """A pool under an index: which block lies in which slot, and what moves when the index changes its mind.
+
+    A policy may make room for blocks when their request arrives; they have a slot once their tensors are there.
+    """
 
     def __init__(self, index: PrefixIndex, pool: KVPool) -> None:
         self.index, self.pool = index, pool
@@ -37,20 +41,40 @@ class BlockStore:
         moved = [*self.index.gone(), *fresh]
         arriving: dict[int, Any] = {}
         for node in dict.fromkeys(moved):  # what comes up is lifted out first, so that its place is free
-            if resident[0, node] and node not in self.slot[0]:
-                arriving[node] = self.pool.fetch(self.slot[1].pop(node)) if node in self.slot[1] else fresh[node]
-            elif node in self.slot[1] and not (two and resident[1, node]):
+            if resident[node, 0] and node not in self.slot[0]:
+                if node in self.slot[1]:
+                    arriving[node] = self.pool.fetch(self.slot[1].pop(node))
+                elif node in fresh:
+                    arriving[node] = fresh[node]
+            elif node in self.slot[1] and not (two and resident[node, 1]):
                 self.pool.give(1, self.slot[1].pop(node))
         for node in dict.fromkeys(moved):
-            if node in self.slot[0] and not resident[0, node]:
+            if node in self.slot[0] and not resident[node, 0]:
                 slot = self.slot[0].pop(node)
-                if two and resident[1, node]:
+                if two and resident[node, 1]:
                     self.slot[1][node] = self.pool.demote(slot)
                 else:
                     self.pool.give(0, slot)
         for node, values in arriving.items():
             self.slot[0][node] = self.pool.take(0)
             self.pool.write(self.slot[0][node], values)
+
+    def found(self, ticket: int, most: int) -> list[int]:
+        """Return the nodes of a request's first blocks, at most so many, whose tensors the device holds."""
+        r = self.index.requests
+        start = int(r.start[ticket])
+        nodes = r.node[start : start + most].tolist()
+        return list(takewhile(self.slot[0].__contains__, nodes))
+
+    def cancel(self, ticket: int) -> None:
+        """End a request that has failed, and give back the room that was made for it."""
+        r, pool = self.index.requests, self.index.pool
+        nodes = r.node[int(r.start[ticket]) : int(r.start[ticket] + r.prompt[ticket])].tolist()
+        self.index.cancel(ticket)
+        for node in reversed(nodes):  # leaves first
+            empty = node not in self.slot[0] and pool.running[node] == 0 and pool.children[node, 0] == 0
+            if pool.resident[node, 0] and empty:
+                self.index.drop(int(self.index.hash[node]))
 
     def read(self, nodes: Sequence[int]) -> list[Any]:
         """Return the tensors of these nodes, which the device holds."""
@@ -98,6 +122,8 @@ class PrefixCache:
     policy : str or PrefixPolicy, default "lru"
     requests : int, default 64
         Requests in progress at once.
+    background : bool, default True
+        Whether a learned policy trains on a thread of its own; else the request that ends then waits for it.
 
     Raises
     ------
@@ -114,6 +140,7 @@ class PrefixCache:
         block_size: int = 16,
         policy: str | PrefixPolicy = "lru",
         requests: int = 64,
+        background: bool = True,
     ) -> None:
         if block_size < 1:
             raise KvpredictError(f"block_size must be at least 1 token, got {block_size}")
@@ -133,7 +160,9 @@ class PrefixCache:
         self._layers = config.num_hidden_layers
         shape = (2, heads, block_size, width)  # keys and values of one layer
         pool = KVPool([shape] * self._layers, capacity, host_capacity, model.dtype, model.device)
-        self.index = PrefixIndex(capacity, policy, host_capacity=host_capacity, requests=requests)
+        self.index = PrefixIndex(
+            capacity, policy, host_capacity=host_capacity, requests=requests, background=background
+        )
         self.store = BlockStore(self.index, pool)
         self.prompt_tokens = self.cached_tokens = 0
         self._lock = threading.RLock()
@@ -201,19 +230,17 @@ class PrefixCache:
                 return answers
             finally:
                 for request in running:  # an error on the way: nothing stays pinned
-                    self.index.cancel(request.ticket)
+                    self.store.cancel(request.ticket)
 
     def _start(self, prompt: list[int], session: int | None, hints: Mapping[str, float]) -> _Request:
         blocks = block_hashes(prompt, self.block_size)
         ticket, device, host = self.index.begin(blocks.tolist(), len(prompt), session=session, hints=hints)
         self.store.settle()
-        found = device + host
         # The last token is computed in any case.
-        found = min(found, (len(prompt) - 1) // self.block_size)
+        nodes = self.store.found(ticket, min(device + host, (len(prompt) - 1) // self.block_size))
+        found = len(nodes)
         cache = self._new_cache(config=self.model.config)
         if found:
-            start = self.index.requests.start[ticket]
-            nodes = self.index.requests.node[start : start + found].tolist()
             for layer, values in enumerate(self.store.read(nodes)):  # [blocks, 2, H, size, D]
                 joined = values.permute(1, 2, 0, 3, 4).reshape(2, 1, values.shape[2], -1, values.shape[4])
                 cache.update(joined[0], joined[1], layer)

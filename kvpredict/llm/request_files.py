@@ -169,8 +169,11 @@ def _log(source: Source) -> list[dict[str, Any]]:
         row = dict(record)
         row["time"] = _time(row["time"])
         row["blocks"] = np.array(row["blocks"], np.int64)
-        if not 0 <= int(row["prompt_blocks"]) <= len(row["blocks"]):
+        row["prompt_blocks"] = int(row["prompt_blocks"])
+        if not 0 <= row["prompt_blocks"] <= len(row["blocks"]):
             raise ValueError(f"prompt_blocks is {row['prompt_blocks']} of {len(row['blocks'])} blocks")
+        row["input_tokens"], row["output_tokens"] = int(row["input_tokens"]), int(row["output_tokens"])
+        row["session"] = None if row.get("session") is None else int(row["session"])
         row["hints"] = hints_of({"kvpredict": row["hints"]}) if row.get("hints") else {}
         return row
 
@@ -187,7 +190,11 @@ def _events(source: Source) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for where, record in _records(source):
-        for event in record.get("events", []):
+        events = record.get("events", [])
+        if not isinstance(events, list):
+            source.faults.bad(where, f"expected a list of events, found {type(events).__name__}")
+            continue
+        for event in events:
             try:
                 if event.get("type") != "BlockStored":
                     continue
@@ -213,6 +220,7 @@ def _events(source: Source) -> list[dict[str, Any]]:
                 )
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 source.faults.bad(where, f"the KV event does not fit: {error!r}")
+    source.faults.report(len(rows))
     return rows
 
 

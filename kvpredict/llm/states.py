@@ -69,7 +69,7 @@ class StateCache:
                 self.store.settle()
                 start = self.index.requests.start[ticket]
                 nodes = self.index.requests.node[start : start + len(blocks)].tolist()
-                found = min(device + host, (len(tokens) - 1) // self.block_size)
+                found = len(self.store.found(ticket, min(device + host, (len(tokens) - 1) // self.block_size)))
                 state = None
                 if found:
                     parts = [value[0] for value in self.store.read(nodes[found - 1 : found])]
@@ -83,7 +83,7 @@ class StateCache:
                     if k < len(nodes):
                         fresh[nodes[k]] = list(state) if self._pair else [state]
             except BaseException:
-                self.index.cancel(ticket)
+                self.store.cancel(ticket)
                 raise
             self.index.end(ticket)
             self.store.settle(fresh)

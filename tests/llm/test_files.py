@@ -85,6 +85,12 @@ def test_kv_events_give_chains(tmp_path: Path) -> None:
         ('{"blocks": [1], "time": 0}', "line 1: the request does not fit: 'prompt_blocks' is missing"),
         ('{"blocks": [1], "time": null, "prompt_blocks": 1}', "expected a time"),
         ('{"blocks": [1], "time": 1, "prompt_blocks": 2}', "prompt_blocks is 2 of 1"),
+        ('{"blocks": [1], "time": 1, "prompt_blocks": 1}', "'input_tokens' is missing"),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": "a"}',
+            "line 1: the request does not fit",
+        ),
+        ('{"events": 5, "ts": 1}', "line 1: expected a list of events, found int"),
         ('{"x": 1}', "found the fields x"),
         ("[1]", "no JSON object"),
     ],

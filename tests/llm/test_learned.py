@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 import kvpredict as kvp
 from kvpredict.core.errors import ArtifactError, KvpredictError
 from kvpredict.llm.hints import degraded
-from kvpredict.llm.prefix import fit_prefix, prefix_policy, simulate_prefix
+from kvpredict.llm.prefix import Server, fit_prefix, prefix_policy, simulate_prefix
+from kvpredict.llm.prefix import simulate as module
 from kvpredict.llm.prefix.hazard import BINS, EDGES, gittins, reuse_within
 from kvpredict.llm.prefix.model import Model, examples
-from kvpredict.llm.prefix.policies.learned import RANKINGS, Learned
+from kvpredict.llm.prefix.policies.learned import ARRIVAL, FREQUENT, LRU, RANKINGS, Learned
 from kvpredict.llm.request_files import read_requests
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.llm.workloads import generate_requests
 from kvpredict.scorers.trees import Node, make_trees
+from tests.llm.draws import request_traces
 
 HAZARDS = st.lists(st.floats(0, 1, width=32), min_size=BINS, max_size=BINS)
 
@@ -79,6 +81,57 @@ def test_a_model_of_no_use_costs_little() -> None:
     lru = simulate_prefix(trace, "lru", capacity, warmup=0.5)
     misled = simulate_prefix(trace, Learned(model=model, every=0.0), capacity, warmup=0.5)
     assert misled.hits > 0.97 * lru.hits
+
+
+@pytest.mark.parametrize("leader", [ARRIVAL, LRU])
+@settings(max_examples=40, deadline=None)
+@given(trace=request_traces(), capacity=st.integers(1, 12))
+def test_following_a_simple_rule_is_that_rule(leader: int, trace: RequestTrace, capacity: int) -> None:
+    server = Server(decode_seconds=0.5, flops=1e30)  # so that hits do not change how long requests run
+    stay = Learned(every=0.0)
+    runs = []
+    original = module._Run.__call__
+
+    def led(run: module._Run, state: object, first: int, last: int) -> None:
+        run.steer[2] = np.inf  # never choose again
+        run.pool.follows[0] = leader
+        original(run, state, first, last)
+        runs.append(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Run, "__call__", led)
+        own = simulate_prefix(trace, stay, capacity, server=server).hit_blocks[:, 0]
+    shadows = runs[0].hits[:, -len(RANKINGS) :]
+    rules = {
+        ARRIVAL: simulate_prefix(trace, "lru", capacity, server=server),
+        LRU: simulate_prefix(trace, "lru", capacity, server=server, store="end"),
+    }
+    for which, rule in rules.items():
+        assert shadows[:, which].tolist() == rule.hit_blocks[:, 0].tolist()
+    assert own.tolist() == rules[leader].hit_blocks[:, 0].tolist()
+
+
+def test_after_a_change_of_leader_the_cache_becomes_its_shadow() -> None:
+    trace = generate_requests("mixed", requests=400, seed=7, block_size=256)
+    runs = []
+    original = module._Run.__call__
+
+    def led(run: module._Run, state: object, first: int, last: int) -> None:
+        run.steer[2] = np.inf
+        run.pool.follows[0] = FREQUENT
+        original(run, state, first, 200)
+        run.pool.follows[0] = ARRIVAL
+        run.engine.rerank(state, run.pool, float(trace.times[200]))
+        original(run, state, 200, last)
+        runs.append(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Run, "__call__", led)
+        simulate_prefix(trace, Learned(every=0.0), 150)
+    pool = runs[0].pool
+    shadow = len(pool.used) - len(RANKINGS) + ARRIVAL
+    assert pool.used[0] == 150
+    assert (pool.resident[:, 0] == pool.resident[:, shadow]).mean() > 0.99
 
 
 def test_dead_tails_are_left_behind() -> None:
@@ -142,4 +195,3 @@ def test_conversation_trace(shared_traces: Path) -> None:
     assert np.mean(gaps) > 0.22  # seeds differ by 0.02; the experiment has the means
     assert min(gaps) > 0
     assert np.mean(hinted) > 0.43
-    assert len(RANKINGS) == 8

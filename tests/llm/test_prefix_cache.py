@@ -8,6 +8,7 @@ from kvpredict.core.errors import KvpredictError
 torch = pytest.importorskip("torch", reason="needs the LLM packages")
 transformers = pytest.importorskip("transformers", reason="needs the LLM packages")
 
+from kvpredict.llm.prefix.policies.learned import Learned  # noqa: E402
 from kvpredict.llm.prefix_cache import PrefixCache  # noqa: E402
 from kvpredict.llm.states import StateCache  # noqa: E402
 
@@ -91,10 +92,29 @@ def test_memory_is_bounded_and_comes_back(model: "transformers.PreTrainedModel")
         pool = cache.store.pool
         assert len(pool.free[0]) + len(cache.store.slot[0]) == 8
         assert len(pool.free[1]) + len(cache.store.slot[1]) == 4
-        held = np.flatnonzero(cache.index.pool.resident[0])
+        held = np.flatnonzero(cache.index.pool.resident[:, 0])
         assert sorted(cache.store.slot[0]) == held.tolist()
-        assert sorted(cache.store.slot[1]) == np.flatnonzero(cache.index.pool.resident[1]).tolist()
+        assert sorted(cache.store.slot[1]) == np.flatnonzero(cache.index.pool.resident[:, 1]).tolist()
     assert cache.bytes == before == 12 * 3 * 2 * 2 * 4 * 8 * 4
+    assert (cache.index.pool.running == 0).all()
+
+
+@pytest.mark.parametrize("host", [0, 5])
+def test_what_is_stored_on_arrival_is_used_once_it_is_there(model: "transformers.PreTrainedModel", host: int) -> None:
+    cache = PrefixCache(model, 16, host_capacity=host, block_size=4, policy=Learned(every=0.0))
+    saved = 0
+    for turn in range(6):
+        asked = prompts(3, seed=turn // 2)
+        for prompt, answer in zip(asked, cache.generate(asked, 3, keep_logits=True), strict=True):
+            tokens, logits = plain(model, prompt, 3)
+            assert answer.tokens == tokens
+            torch.testing.assert_close(answer.logits, logits, rtol=1e-5, atol=1e-5)
+            saved += answer.cached_tokens
+        with pytest.raises(IndexError):
+            cache.generate([[1, 2, 3, 4, turn], [10_000]], 2)  # makes room, and fails before anything is there
+        assert sorted(cache.store.slot[0]) == np.flatnonzero(cache.index.pool.resident[:, 0]).tolist()
+        assert len(cache.store.pool.free[0]) + len(cache.store.slot[0]) == 16
+    assert saved > 0
     assert (cache.index.pool.running == 0).all()
 
 

@@ -37,18 +37,18 @@ def test_equals_its_twin(trace: RequestTrace, policy: str, capacity: int, host: 
 def check_pool(p: Pool, heaps: int) -> None:
     """Assert what must hold of every cache at any time."""
     for c in range(len(p.used)):
-        held = np.flatnonzero(p.resident[c])
+        held = np.flatnonzero(p.resident[:, c])
         assert len(held) == p.used[c] <= max(0, p.capacity[c])
         above = p.parent[held]
         expected = np.bincount(above[above >= 0], minlength=len(p.parent))
-        assert (p.children[c] == expected).all()
+        assert (p.children[:, c] == expected).all()
         if c == 0:  # nothing is stranded without its prefix
-            assert all(p.resident[: 2 if len(p.used) > 1 else 1, a].any() for a in above[above >= 0])
+            assert all(p.resident[a, : 2 if len(p.used) > 1 else 1].any() for a in above[above >= 0])
         rows = range(c * heaps, (c + 1) * heaps)
         listed = sorted(
             node for h in rows for node in check_heap(Heap(p.slots[h], p.place[h], p.rank[h], p.order, p.held[h]))
         )
-        assert listed == [n for n in held if p.running[n] == 0 and p.children[c, n] == 0]
+        assert listed == [n for n in held if p.running[n] == 0 and p.children[n, c] == 0]
 
 
 @settings(max_examples=60, deadline=None)

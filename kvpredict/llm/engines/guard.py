@@ -4,9 +4,10 @@ An engine's scheduler must not die of its cache's policy. The error is logged on
 adapter's own LRU order, which it keeps all along, decides from then on.
 """
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
@@ -14,7 +15,7 @@ from kvpredict.llm.hints import hints_of
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.simulate import as_prefix_policy
 
-__all__ = ["POLICY", "Safely", "lenient_hints", "policy_from_environment"]
+__all__ = ["POLICY", "Safely", "key_number", "lenient_hints", "policy_from_environment"]
 
 POLICY = "KVPREDICT_PREFIX_POLICY"  # a policy's name, or the folder of a saved one
 log = logging.getLogger("kvpredict.llm")
@@ -45,15 +46,26 @@ class Safely:
             return default
 
 
-def lenient_hints(params: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return a request's hints; a client's mistake in them is logged once and costs only the hints."""
+def key_number(key: Any) -> int:
+    """Return a 64-bit number for an engine's key, whatever its type."""
+    if isinstance(key, int) and -(2**63) <= key < 2**63:
+        return key
+    data = key if isinstance(key, bytes | bytearray) else repr(key).encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def lenient_hints(params: Any) -> tuple[dict[str, float], int | None]:
+    """Return a request's hints and session; a client's mistake in them is logged once and costs only the hints."""
     try:
-        return hints_of(params)
+        hints = hints_of(params)
     except KvpredictError as error:
         if not _told:
             _told.append(str(error))
             log.warning("hints are left out: %s", error)
-        return {}
+        return {}, None
+    own = (params or {}).get("kvpredict", params) or {}
+    session = own.get("session")
+    return hints, None if session is None else key_number(session) & (2**62 - 1)  # a session below 0 is none
 
 
 def policy_from_environment() -> PrefixPolicy:

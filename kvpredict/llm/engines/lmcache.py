@@ -9,10 +9,10 @@ and a pause, or a chunk that does not follow, ends a request. ``install`` puts t
 import time
 from collections import OrderedDict
 from collections.abc import MutableMapping
+from itertools import islice
 from typing import Any
 
-from kvpredict.llm.engines.guard import Safely, policy_from_environment
-from kvpredict.llm.engines.vllm_offload import key_number
+from kvpredict.llm.engines.guard import Safely, key_number, policy_from_environment
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -48,6 +48,7 @@ class KvpredictCachePolicy(_Base):
         self.index: PrefixIndex | None = self.safely(lambda: PrefixIndex(capacity, policy or policy_from_environment()))
         self._chain: list[int] = []
         self._follows: dict[int, int | None] = {}
+        self._keys: dict[int, Any] = {}  # number to key, of the chunks put and not gone
         self._seen = self._begun = 0.0
 
     def init_mutable_mapping(self) -> MutableMapping[Any, Any]:
@@ -62,7 +63,7 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_put(self, key: Any) -> None:
         """Note a new chunk."""
-        self.safely(self._see, key_number(key), True)
+        self.safely(self._see, key_number(key), True, key)
 
     def update_on_put_with_metadata(self, key: Any, cache_obj: Any = None, **metadata: Any) -> None:
         """Note a new chunk."""
@@ -81,11 +82,10 @@ class KvpredictCachePolicy(_Base):
 
     def get_evict_candidates(self, cache_dict: MutableMapping[Any, Any], num_candidates: int = 1) -> list[Any]:
         """Return chunks to evict: those that LMCache may evict, lowest rank first."""
-        free = [key for key, value in cache_dict.items() if getattr(value, "can_evict", True)]
-        chosen = self.safely(self._choose, free, num_candidates)
-        return chosen if chosen is not None else free[:num_candidates]
+        chosen: list[Any] | None = self.safely(self._choose, cache_dict, num_candidates)
+        return self._oldest(cache_dict, num_candidates) if chosen is None else chosen
 
-    def _see(self, number: int, stored: bool) -> None:
+    def _see(self, number: int, stored: bool, key: Any = None) -> None:
         assert self.index is not None
         now = time.monotonic()
         last = self._chain[-1] if self._chain else None
@@ -102,6 +102,7 @@ class KvpredictCachePolicy(_Base):
         self._chain.append(number)
         self._seen = now
         if stored:
+            self._keys[number] = key
             self.index.put(number, self._follows[number])
 
     def _flush(self) -> None:
@@ -116,15 +117,31 @@ class KvpredictCachePolicy(_Base):
         assert self.index is not None
         self.index.drop(number)
         self._follows.pop(number, None)
+        self._keys.pop(number, None)
 
-    def _choose(self, free: list[Any], count: int) -> list[Any]:
+    def _choose(self, held: MutableMapping[Any, Any], count: int) -> list[Any]:
         assert self.index is not None
         if self._chain:
             self._flush()
-        worth = {key: self.index.rank(key_number(key)) for key in free}
-        depth = {key: int(self.index.pool.depth[self.index.node(key_number(key))]) for key in free}
-        # Of equals the deepest goes first, so that nothing is stranded; what is unknown goes before all.
-        return sorted(free, key=lambda k: (-1e18 if worth[k] is None else worth[k], -depth[k]))[:count]
+        keys = self._keys
+        numbers = self.index.pop_some(count, lambda n: n in keys and keys[n] in held and _free(held[keys[n]]))
+        chosen = [keys[number] for number in numbers]
+        for number in reversed(numbers):
+            self.index.put(number)  # until LMCache says that it is gone
+        if len(chosen) < count:  # chunks that the index does not hold, and inner ones whose descendants are in use
+            taken = set(chosen)
+            chosen += [key for key in self._oldest(held, 0) if key not in taken][: count - len(chosen)]
+        return chosen
+
+    @staticmethod
+    def _oldest(held: MutableMapping[Any, Any], count: int) -> list[Any]:
+        """Return the ``count`` free chunks used longest ago, 0 for all."""
+        free = (key for key, value in held.items() if _free(value))
+        return list(islice(free, count or None))
+
+
+def _free(value: Any) -> bool:
+    return bool(getattr(value, "can_evict", True))
 
 
 def install() -> None:

@@ -63,11 +63,13 @@ class KvpredictStrategy(_Base):
     ) -> None:
         assert self.index is not None
         blocks = block_hashes(tokens, self.block_size).tolist()
+        hints, session = lenient_hints(params)
         self.index.used(
             blocks,
             min(len(blocks), prompt_tokens // self.block_size),
             (prompt_tokens, len(tokens) - prompt_tokens),
-            hints=lenient_hints(params),
+            session=session,
+            hints=hints,
             times=(begun, time.monotonic()),
         )
 

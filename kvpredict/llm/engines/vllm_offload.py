@@ -10,13 +10,12 @@ Select it with ``--kv-transfer-config`` by ``"eviction_policy": "KvpredictPolicy
 "kvpredict.llm.engines.vllm_offload"``; ``$KVPREDICT_PREFIX_POLICY`` names the policy.
 """
 
-import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from kvpredict.llm.engines.guard import Safely, lenient_hints, policy_from_environment
+from kvpredict.llm.engines.guard import Safely, key_number, lenient_hints, policy_from_environment
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -25,17 +24,9 @@ try:
 except ImportError:  # the class is used and tested without vLLM too
     _Base = object
 
-__all__ = ["KvpredictPolicy", "key_number"]
+__all__ = ["KvpredictPolicy"]
 
 OPEN = 128  # requests whose end has not been told
-
-
-def key_number(key: Any) -> int:
-    """Return a 64-bit number for an engine's key, whatever its type."""
-    if isinstance(key, int) and -(2**63) <= key < 2**63:
-        return key
-    data = key if isinstance(key, bytes | bytearray) else repr(key).encode()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 class KvpredictPolicy(_Base):
@@ -56,7 +47,8 @@ class KvpredictPolicy(_Base):
         self.tokens_per_block = 16
         self._open: OrderedDict[Any, dict[Any, int]] = OrderedDict()  # request to its keys, in order
         self._begun: dict[Any, float] = {}
-        self._hints: dict[Any, dict[str, float]] = {}
+        self._hints: dict[Any, tuple[dict[str, float], int | None]] = {}
+        self._keys: dict[int, Any] = {}  # number to key, of all that the index holds
         self._last: Any = None  # the key after which the next one stored comes
         self.index: PrefixIndex | None = self.safely(self._make, policy)
 
@@ -97,6 +89,9 @@ class KvpredictPolicy(_Base):
             self.safely(self._drop, key)
         self.blocks.clear()
         self._open.clear()
+        self._begun.clear()
+        self._hints.clear()
+        self._last = None
 
     def mark_evictable(self, key: Any) -> None:
         """Nothing to note: ``ref_cnt`` is read when something must go."""
@@ -122,12 +117,16 @@ class KvpredictPolicy(_Base):
     def _put(self, key: Any) -> None:
         assert self.index is not None
         parent = None if self._last is None or self._last == key else key_number(self._last)
-        self.index.put(key_number(key), parent)
+        number = key_number(key)
+        self._keys[number] = key
+        self.index.put(number, parent)
         self._last = key
 
     def _drop(self, key: Any) -> None:
         assert self.index is not None
-        self.index.drop(key_number(key))
+        number = key_number(key)
+        self._keys.pop(number, None)
+        self.index.drop(number)
 
     def _note(self, keys: list[Any], context: Any) -> None:
         request = _request(context)
@@ -137,9 +136,9 @@ class KvpredictPolicy(_Base):
             chain.setdefault(key, len(chain))
         if keys:
             self._last = keys[-1]
-        hints = lenient_hints(getattr(context, "kv_transfer_params", None))
-        if hints:
-            self._hints[request] = hints
+        said = getattr(context, "kv_transfer_params", None)
+        if said:
+            self._hints[request] = lenient_hints(said)
         while len(self._open) > OPEN:
             self._finish(next(iter(self._open)))
 
@@ -155,43 +154,37 @@ class KvpredictPolicy(_Base):
     def _finish(self, request: Any) -> None:
         assert self.index is not None
         chain = self._open.pop(request, None)
-        begun, hints = self._begun.pop(request, None), self._hints.pop(request, None)
+        begun, (hints, session) = self._begun.pop(request, None), self._hints.pop(request, ({}, None))
         if chain:
             blocks = [key_number(key) for key in chain]
             tokens = (len(blocks) * self.tokens_per_block, 0)
-            self.index.used(blocks, len(blocks), tokens, hints=hints, times=(begun, time.monotonic()))
+            self.index.used(blocks, len(blocks), tokens, session=session, hints=hints, times=(begun, time.monotonic()))
 
     def _choose(self, n: int, protected: Any) -> list[Any] | None:
         """Return ``n`` keys, lowest rank first; None, and nothing changed, where there are not as many."""
-        index = self.index
+        index, keys = self.index, self._keys
         assert index is not None
-        free = [key for key, block in self.blocks.items() if key not in protected and _unused(block)]
-        if len(free) < n:
-            return None
-        by_number = {key_number(key): key for key in free}
-        pinned = [key_number(key) for key in self.blocks if key_number(key) not in by_number]
-        for number in pinned:
-            index.pin(number)
-        chosen: list[Any] = []
-        try:
-            while len(chosen) < n:
-                popped = index.pop()
-                if popped is None:
-                    break
-                chosen.append(by_number[popped])
-        finally:
-            for number in pinned:
-                index.unpin(number)
-        for key in chosen:
-            index.put(key_number(key))  # until ``evict`` takes it out for good
+
+        def usable(number: int) -> bool:
+            return keys[number] not in protected and _unused(self.blocks[keys[number]])
+
+        numbers = index.pop_some(n, usable)
+        chosen = [keys[number] for number in numbers]
+        for number in reversed(numbers):
+            index.put(number)  # until ``evict`` takes it out for good
         if len(chosen) < n:  # inner blocks whose descendants are in use
-            rest = sorted((k for k in free if k not in set(chosen)), key=lambda k: index.rank(key_number(k)) or 0.0)
+            taken = set(chosen)
+            rest = [key for key in self._oldest(0, protected) or () if key not in taken]
+            if len(chosen) + len(rest) < n:
+                return None
+            rest.sort(key=lambda key: index.rank(key_number(key)) or 0.0)
             chosen += rest[: n - len(chosen)]
         return chosen
 
     def _oldest(self, n: int, protected: Any) -> list[Any] | None:
+        """Return the ``n`` keys used longest ago, 0 for all; None where there are not as many."""
         free = [key for key, block in self.blocks.items() if key not in protected and _unused(block)]
-        return free[:n] if len(free) >= n else None
+        return free[: n or None] if len(free) >= n else None
 
 
 def _unused(block: Any) -> bool:

@@ -15,8 +15,7 @@ from typing import Any
 
 from llvmlite.binding import ffi  # type: ignore[import-untyped]
 
-from kvpredict.llm.engines.guard import POLICY, Safely, lenient_hints, policy_from_environment
-from kvpredict.llm.engines.vllm_offload import key_number
+from kvpredict.llm.engines.guard import POLICY, Safely, key_number, lenient_hints, policy_from_environment
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.request_files import RequestLog
 
@@ -110,10 +109,7 @@ class Books:
 
 def _hints(request: Any) -> tuple[dict[str, float], int | None]:
     extra = getattr(getattr(request, "sampling_params", None), "extra_args", None) or {}
-    params = extra.get("kv_transfer_params") or getattr(request, "kv_transfer_params", None) or {}
-    own = params.get("kvpredict", params) if isinstance(params, dict) else {}
-    session = own.get("session")
-    return lenient_hints(params), None if session is None else key_number(session)
+    return lenient_hints(extra.get("kv_transfer_params") or getattr(request, "kv_transfer_params", None))
 
 
 def register() -> None:

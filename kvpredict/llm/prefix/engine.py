@@ -1,8 +1,9 @@
 """The engine: binds a policy's kernels into what servers do with blocks, one request after the other.
 
-``begin`` looks a prompt up, pins its blocks and stores the missing ones; ``end`` unpins them and notes the use; ``act``
-serves hosts that store blocks themselves, in small steps; ``replay`` runs requests by a clock. Everything goes through
-the same kernels, so hosts decide as the simulator does; that is why they stand in one file.
+When a request begins, its prompt is looked up, its blocks are pinned and the missing ones stored; when it ends they are
+unpinned and their use is noted. ``live`` does that one request at a time, and serves hosts that store blocks themselves
+in smaller steps; ``replay`` runs requests by a clock. Everything goes through the same kernels, so hosts decide as the
+simulator does; that is why they stand in one file.
 
 A server's rules: a block counts only if all before it hit; blocks in use stay; only leaves go; what finds no room is
 computed and not kept. A block evicted from the device goes to the host tier where there is one, and comes back on use.
@@ -17,16 +18,21 @@ from kvpredict.core.heap import heap_drop, heap_pop, heap_push, heap_update
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
-from kvpredict.llm.prefix.pool import DIRTY, ahead, heap_of, standing, timer_of
+from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
-__all__ = ["CANCEL", "DROP", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine", "bind"]
+__all__ = [
+    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "NEXT", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine",
+    "bind",
+]  # fmt: skip
 
+STRAY = LEVEL / 4  # a rank is within a tenth of LEVEL
 EXTERN = 3  # tiers of a host that stores blocks itself
 
-# What ``act`` does. CANCEL: the request ends and nothing is noted of it. PUT: the host has stored the node, for which
-# there is room. DROP: it has taken the node out. EVICT: returns the node that goes, or -1. RELIST: rank everything in a
+# What ``live`` does. BEGIN: a request arrives, and its row of hits is filled. END: it is over. CANCEL: it is over and
+# nothing is noted of it. PUT: the host has stored the node, for which there is room. DROP: it has taken the node out.
+# NEXT: returns the node that would go, or -1. EVICT: returns the node that goes, or -1. RELIST: rank everything in a
 # cache anew. RANK: returns the node's rank in the cache that serves.
-CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK = range(8)
+BEGIN, END, CANCEL, PUT, DROP, NEXT, EVICT, PIN, UNPIN, RELIST, RANK = range(11)
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
 
@@ -34,9 +40,8 @@ PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "
 class Engine(NamedTuple):
     """Compiled functions over a pool ``p``, a policy's state ``s`` and requests ``r``."""
 
-    begin: Any  # (s, p, r, i, now, tiers, hits, steer, shadows): request i arrives; fills hits[i]
-    end: Any  # (s, p, r, i, now, tiers): request i is over
-    act: Any  # (what, s, p, r, i, now): see the codes; i is a node, a request (CANCEL) or a cache (RELIST)
+    live: Any  # (what, s, p, r, i, now, tiers, hits, steer, shadows): see the codes; i: request, node or (RELIST) cache
+    rerank: Any  # (s, p, now): rank everything anew
     replay: Any
 
 
@@ -49,17 +54,34 @@ def bind(policy: PrefixPolicy, *, late: bool = False) -> Engine:
 @lru_cache(maxsize=64)
 def _bind(kernels: Kernels) -> Engine:
     rank, until, told, ended, stored, evicted, worth, side, choose, traits = kernels
-    heaps, rankings, late = traits.heaps, traits.rankings, traits.late
+    heaps, rankings, late, early = traits.heaps, traits.rankings, traits.late, traits.early
 
     @lean_kernel
     def listed(s, p, c, node):
         return p.place[c * heaps + side(s, node), node] >= 0
 
+    @lean_kernel
+    def leader(p):
+        """Return the shadow that the serving cache follows."""
+        return p.used.size - rankings + p.follows[0]
+
+    @lean_kernel
+    def value(s, p, c, node, now):
+        """Return what decides whether a node goes: hints, then the shadow followed, then the policy's rank."""
+        found = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
+        if rankings > 1 and c < p.used.size - rankings and not p.resident[node, leader(p)]:
+            found -= STRAY
+        return found
+
+    @lean_subroutine
+    def valued(s, p, c, node, now):
+        """Return the same, not inline."""
+        return value(s, p, c, node, now)
+
     @lean_subroutine
     def expose(s, p, c, node, now):
         which = p.follows[c]
-        heap_push(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
-                  p.order[node])  # fmt: skip
+        heap_push(heap_of(p, c * heaps + side(s, node)), node, value(s, p, c, node, now), p.order[node])
         if p.timer_slots.shape[1] > 0:
             when = min(until(s, p, node, which, now), ahead(p, node, now))
             if when < np.inf:
@@ -75,8 +97,7 @@ def _bind(kernels: Kernels) -> Engine:
     def again(s, p, c, node, now):
         """Rank a listed node anew."""
         which = p.follows[c]
-        heap_update(heap_of(p, c * heaps + side(s, node)), node, rank(s, p, node, which, now) + standing(p, node, now),
-                    p.order[node])  # fmt: skip
+        heap_update(heap_of(p, c * heaps + side(s, node)), node, value(s, p, c, node, now), p.order[node])
         if p.timer_slots.shape[1] > 0:
             when = min(until(s, p, node, which, now), ahead(p, node, now))
             timer = timer_of(p, c)
@@ -85,14 +106,11 @@ def _bind(kernels: Kernels) -> Engine:
             if when < np.inf:
                 heap_push(timer, node, when, p.order[node])
 
-    @lean_subroutine
+    @lean_kernel
     def tick(s, p, c, now):
         """Rank anew what has reached the time at which its rank changes."""
-        while p.timer_held[c, 0] > 0:
-            node = p.timer_slots[c, 0]
-            if p.timer_rank[c, node] > now:
-                break
-            again(s, p, c, node, now)
+        while p.timer_held[c, 0] > 0 and p.timer_rank[c, p.timer_slots[c, 0]] <= now:
+            again(s, p, c, p.timer_slots[c, 0], now)
 
     @lean_kernel
     def refresh(s, p, now):
@@ -100,37 +118,47 @@ def _bind(kernels: Kernels) -> Engine:
         for k in range(min(p.tally[1], DIRTY)):
             node = p.dirty[k]
             for c in range(p.used.size):
-                if p.resident[c, node] and listed(s, p, c, node):
+                if p.resident[node, c] and listed(s, p, c, node):
                     again(s, p, c, node, now)
         p.tally[1] = 0
+
+    @lean_kernel
+    def heeded(s, p, c, node, now):
+        """Have the caches that serve heed what the shadow they follow did."""
+        if rankings > 1 and c == leader(p):
+            for k in range(p.used.size - rankings):
+                if p.resident[node, k] and listed(s, p, k, node):
+                    again(s, p, k, node, now)
 
     @lean_kernel
     def leave(s, p, c, node, now):
         """Take a held node out of cache ``c``."""
         if listed(s, p, c, node):
             hide(s, p, c, node)
-        p.resident[c, node] = 0
+        p.resident[node, c] = 0
         p.used[c] -= 1
         if c < 2:
             p.gone[p.tally[2] % p.gone.size] = node
             p.tally[2] += 1
+        heeded(s, p, c, node, now)
         above = p.parent[node]
         if above >= 0:
-            p.children[c, above] -= 1
-            if p.children[c, above] == 0 and p.resident[c, above] and p.running[above] == 0:
+            p.children[above, c] -= 1
+            if p.children[above, c] == 0 and p.resident[above, c] and p.running[above] == 0:
                 expose(s, p, c, above, now)
 
     @lean_kernel
     def enter(s, p, c, node, now):
         """Put a node into a cache with room for it."""
-        p.resident[c, node] = 1
+        p.resident[node, c] = 1
         p.used[c] += 1
+        heeded(s, p, c, node, now)
         above = p.parent[node]
         if above >= 0:
-            p.children[c, above] += 1
-            if p.children[c, above] == 1 and p.resident[c, above] and listed(s, p, c, above):
+            p.children[above, c] += 1
+            if p.children[above, c] == 1 and p.resident[above, c] and listed(s, p, c, above):
                 hide(s, p, c, above)
-        if p.running[node] == 0 and p.children[c, node] == 0:
+        if p.running[node] == 0 and p.children[node, c] == 0:
             expose(s, p, c, node, now)
 
     @lean_kernel
@@ -154,7 +182,7 @@ def _bind(kernels: Kernels) -> Engine:
     @lean_subroutine
     def demote(s, p, c, node, now):
         """Put what was evicted from ``c`` into the tier below, if that has or finds room."""
-        if p.capacity[c] <= 0 or p.resident[c, node]:
+        if p.capacity[c] <= 0 or p.resident[node, c]:
             return
         while p.used[c] >= p.capacity[c]:
             if evict(s, p, c, now) < 0:
@@ -168,8 +196,8 @@ def _bind(kernels: Kernels) -> Engine:
             if least < np.inf:
                 if exposed(p, c) == 0:
                     return False
-                lowest = p.slots[c * heaps, 0]
-                if p.rank[c * heaps, lowest] >= least:
+                lowest = choose(s, p, c, now) if heaps > 1 else p.slots[c, 0]
+                if p.rank[c * heaps + side(s, lowest), lowest] >= least:
                     return False
             node = evict(s, p, c, now)
             if node < 0:
@@ -180,13 +208,11 @@ def _bind(kernels: Kernels) -> Engine:
 
     @lean_subroutine
     def keep(s, p, r, j, c, least, tiers, now):
-        """Store block ``r.node[j]`` in cache ``c``; return whether it is there now."""
+        """Store block ``r.node[j]`` in cache ``c``, which does not hold it; return whether it is there now."""
         node = r.node[j]
-        if p.resident[c, node]:
-            return True
         if not room(s, p, c, least, tiers, now):
             return False
-        if c == 0 and tiers == 2 and p.resident[1, node]:  # it comes back up
+        if c == 0 and tiers == 2 and p.resident[node, 1]:  # it comes back up
             leave(s, p, 1, node, now)
         enter(s, p, c, node, now)
         stored(s, p, c, node)
@@ -197,7 +223,7 @@ def _bind(kernels: Kernels) -> Engine:
         """Count one more request that uses a node, which may not be evicted then."""
         if p.running[node] == 0:
             for c in range(p.used.size):
-                if p.resident[c, node] and p.children[c, node] == 0:
+                if p.resident[node, c] and p.children[node, c] == 0:
                     hide(s, p, c, node)
         p.running[node] += 1
 
@@ -206,8 +232,13 @@ def _bind(kernels: Kernels) -> Engine:
         p.running[node] -= 1
         if p.running[node] == 0:
             for c in range(p.used.size):
-                if p.resident[c, node] and p.children[c, node] == 0:
+                if p.resident[node, c] and p.children[node, c] == 0:
                     expose(s, p, c, node, now)
+
+    @lean_kernel
+    def on_arrival(p, c):
+        """Return whether cache ``c`` stores a request's blocks when it arrives."""
+        return not late or p.follows[c] == early
 
     @lean_subroutine
     def arrive(s, p, r, i, now, tiers, hits):
@@ -217,22 +248,31 @@ def _bind(kernels: Kernels) -> Engine:
         refresh(s, p, now)
         for j in range(low, high):
             seize(s, p, r.node[j])
-        for c in range(p.used.size):
+        for c in range(p.used.size - 1, -1, -1):  # shadows first, so that the caches that serve can follow them
             if c == 1 and tiers == 2:
                 continue
             j = low
-            while j < high and p.resident[c, r.node[j]]:
+            while j < high and p.resident[r.node[j], c]:
                 j += 1
             hits[i, c] = j - low
             if c == 0 and tiers == 2:
-                while j < high and (p.resident[1, r.node[j]] or p.resident[0, r.node[j]]):
+                while j < high and (p.resident[r.node[j], 1] or p.resident[r.node[j], 0]):
                     # What the host tier holds counts if it can come back up.
-                    if not keep(s, p, r, j, 0, np.inf, tiers, now):
+                    if not p.resident[r.node[j], 0] and not keep(s, p, r, j, 0, np.inf, tiers, now):
                         break
                     j += 1
                 hits[i, 1] = j - low - hits[i, 0]
-            while not late and j < high and keep(s, p, r, j, c, worth(s, p, r, j, now), tiers, now):
-                j += 1
+            if on_arrival(p, c) and not (c == 0 and tiers == EXTERN):
+                while j < high:
+                    if p.resident[r.node[j], c]:
+                        j += 1
+                        continue
+                    least = worth(s, p, r, j, now)
+                    if rankings > 1 and c == 0 and not p.resident[r.node[j], leader(p)]:
+                        least = valued(s, p, c, r.node[j], now)
+                    if not keep(s, p, r, j, c, least, tiers, now):
+                        break
+                    j += 1
 
     @lean_kernel
     def heed(p, r, i, j, now):
@@ -266,17 +306,17 @@ def _bind(kernels: Kernels) -> Engine:
             if r.next_use.size > 0:
                 p.next_use[node] = max(p.next_use[node], r.next_use[j])  # requests need not end in order
             heed(p, r, i, j, now)
-        for c in range(p.used.size):
+        for c in range(p.used.size - 1, -1, -1):
             if (c == 1 and tiers == 2) or (c == 0 and tiers == EXTERN):
                 continue
-            j = low if late else middle
-            if j == low or p.resident[c, r.node[j - 1]]:
+            at_end = not on_arrival(p, c)
+            j = low if at_end else middle
+            if j == low or p.resident[r.node[j - 1], c]:
                 while j < high:
-                    if late and not p.resident[c, r.node[j]]:
-                        node = r.node[j]
-                        least = rank(s, p, node, p.follows[c], now) + standing(p, node, now)
-                    else:
-                        least = worth(s, p, r, j, now)
+                    if p.resident[r.node[j], c]:
+                        j += 1
+                        continue
+                    least = valued(s, p, c, r.node[j], now) if at_end else worth(s, p, r, j, now)
                     if not keep(s, p, r, j, c, least, tiers, now):
                         break
                     j += 1
@@ -302,21 +342,25 @@ def _bind(kernels: Kernels) -> Engine:
         most = -1.0
         for k in range(shadows.size):
             said = shadows[k] * (1.0 + steer[4] if k == p.follows[0] else 1.0)
-            if k >= steer[7] and k != steer[6]:
-                said /= 1.0 + steer[5]
             if said > most:
                 best, most = k, said
         if best != p.follows[0]:
-            p.follows[0] = best
-            relist(s, p, 0, now)
+            for c in range(p.used.size - rankings):
+                p.follows[c] = best
+            for c in range(p.used.size - rankings):
+                relist(s, p, c, now)
 
     @lean_subroutine
     def follow(s, p, shadows, steer, now, hits, i):
         """Count request ``i``'s hits in the shadows, and choose whom to follow when it is time."""
         fade = 0.5 ** ((now - steer[1]) / steer[0])
         steer[1] = now
+        first = p.used.size - shadows.size
+        common = hits[i, first]  # hits of all tell nothing of whom to follow
         for k in range(shadows.size):
-            shadows[k] = shadows[k] * fade + hits[i, p.used.size - shadows.size + k]
+            common = min(common, hits[i, first + k])
+        for k in range(shadows.size):
+            shadows[k] = shadows[k] * fade + hits[i, first + k] - common
         if now >= steer[2]:
             steer[2] = now + steer[3]
             lead(s, p, shadows, steer, now)
@@ -339,26 +383,28 @@ def _bind(kernels: Kernels) -> Engine:
                     + server[2] * r.tokens[i, 1])  # fmt: skip
             heap_push(ends, i, now + busy, i)
 
-    @kernel
-    def begin(s, p, r, i, now, tiers, hits, steer, shadows):
-        arrive(s, p, r, i, now, tiers, hits)
-        if rankings > 1:
-            follow(s, p, shadows, steer, now, hits, i)
-
-    @kernel
-    def end(s, p, r, i, now, tiers):
-        finish(s, p, r, i, now, tiers)
-
-    @kernel
-    def act(what, s, p, r, i, now):
-        """Do one of the small things: together they compile in a fraction of the time."""
-        if what == CANCEL:
+    @lean_kernel
+    def live(what, s, p, r, i, now, tiers, hits, steer, shadows):
+        """Do one thing: together they compile in a fraction of the time."""
+        if what == BEGIN:
+            arrive(s, p, r, i, now, tiers, hits)
+            if rankings > 1:
+                follow(s, p, shadows, steer, now, hits, i)
+        elif what == END:
+            finish(s, p, r, i, now, tiers)
+        elif what == CANCEL:
             for j in range(r.start[i] + r.prompt[i] - 1, r.start[i] - 1, -1):
                 release(s, p, r.node[j], now)
         elif what == PUT:
             enter(s, p, 0, i, now)
         elif what == DROP:
             leave(s, p, 0, i, now)
+        elif what == NEXT:
+            if exposed(p, 0) == 0:
+                return -1.0
+            if p.timer_slots.shape[1] > 0:
+                tick(s, p, 0, now)
+            return float(choose(s, p, 0, now))
         elif what == EVICT:
             return float(evict(s, p, 0, now))
         elif what == PIN:
@@ -368,7 +414,12 @@ def _bind(kernels: Kernels) -> Engine:
         elif what == RELIST:
             relist(s, p, i, now)
         elif what == RANK:
-            return rank(s, p, i, p.follows[0], now) + standing(p, i, now)
+            return valued(s, p, 0, i, now)
         return 0.0
 
-    return Engine(begin, end, act, replay)
+    @kernel
+    def rerank(s, p, now):
+        for c in range(p.used.size):
+            relist(s, p, c, now)
+
+    return Engine(live, rerank, replay)

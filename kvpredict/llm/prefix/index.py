@@ -3,23 +3,46 @@
 It numbers blocks as they appear, forgets those that no cache holds when numbers run out, and drives the same kernels as
 the simulator: what was measured is what is served. Memory is bounded by the capacity. Hosts that keep tensors call
 ``begin`` and ``end`` for each request and then ask what is held; engines that keep their own books call ``put``,
-``drop``, ``pin``, ``unpin``, ``pop`` and ``used``. Calls must come from one thread at a time.
+``drop``, ``pin``, ``unpin``, ``pop`` and ``used``. Calls must come from one thread at a time. A learned policy trains
+on a thread of its own, from a copy of what it remembers; the caller's thread adopts the model between two requests.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numba
 import numpy as np
+from numba import types
 
+from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.jit import interpreted
 from kvpredict.llm.hints import HINTS
-from kvpredict.llm.prefix.engine import CANCEL, DROP, EVICT, EXTERN, PIN, PUT, RANK, RELIST, UNPIN, bind
+from kvpredict.llm.prefix.engine import (
+    BEGIN,
+    CANCEL,
+    DROP,
+    END,
+    EVICT,
+    EXTERN,
+    NEXT,
+    PIN,
+    PUT,
+    RANK,
+    RELIST,
+    UNPIN,
+    Engine,
+    bind,
+)
+from kvpredict.llm.prefix.model import Model
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.pool import make_pool, no_requests
 from kvpredict.llm.prefix.simulate import as_prefix_policy
+from kvpredict.llm.prefix.training import Training
 
 __all__ = ["PrefixIndex"]
 
@@ -41,6 +64,8 @@ class PrefixIndex:
         Requests in progress at once.
     clock : callable, default ``time.monotonic``
         Seconds; every call may give its own time instead.
+    background : bool, default True
+        Whether a learned policy trains on a thread of its own; else ``end`` waits for it, and runs are repeatable.
     """
 
     def __init__(
@@ -51,6 +76,7 @@ class PrefixIndex:
         host_capacity: int = 0,
         requests: int = 256,
         clock: Any = time.monotonic,
+        background: bool = True,
     ) -> None:
         if int(capacity) != capacity or capacity < 1 or host_capacity < 0 or requests < 1:
             raise KvpredictError(
@@ -70,11 +96,11 @@ class PrefixIndex:
         self.pool = make_pool(np.full(nodes, -1), np.zeros(nodes), rows, self.policy.traits.heaps, True)
         self.pool.follows[len(rows) - shadows :] = np.arange(shadows)
         places = max(requests, PLACES)  # those that are over are remembered as turns of their sessions
-        self.requests = no_requests(places, 4096, len(HINTS))
+        self.requests = no_requests(places, 1 << 16, len(HINTS))
         self.state = self.policy.state(nodes, total, places)
         self.hits = np.zeros((places, max(2, len(rows))), np.int32)
         self._shadows = np.zeros(shadows)
-        self._steer = np.array(getattr(self.policy, "steer", np.zeros(8)), np.float64)
+        self._steer = np.array(self.policy.steer, np.float64)
         ordered = (self.pool.slots, self.pool.timer_slots, self.pool.gone)  # by place, not by node
         by_node = _by_node((self.pool, self.state), nodes)
         self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]
@@ -87,8 +113,10 @@ class PrefixIndex:
         self._top = 0
         self._busy: set[int] = set()
         self._tally = 0
-        self._trained = -np.inf
         self.evictions = 0
+        self.training = Training(self.policy, background) if isinstance(self.policy, Learned) else None
+        self._stale: list[int] = []  # caches whose blocks an older model ranked
+        self._pin()
 
     def __len__(self) -> int:
         """Return how many blocks the device holds."""
@@ -96,7 +124,7 @@ class PrefixIndex:
 
     def __contains__(self, block: int) -> bool:
         node = self._node.get(int(block), -1)
-        return node >= 0 and bool(self.pool.resident[0, node])
+        return node >= 0 and bool(self.pool.resident[node, 0])
 
     def node(self, block: int, parent: int | None = None) -> int:
         """Return the number of a block, which gets one if it has none; ``parent`` is the hash before it."""
@@ -125,6 +153,7 @@ class PrefixIndex:
         session: int | None = None,
         hints: Mapping[str, float] | None = None,
         now: float | None = None,
+        tiers: int | None = None,
     ) -> tuple[int, int, int]:
         """Start a request with these prompt blocks: look them up and pin them.
 
@@ -145,7 +174,7 @@ class PrefixIndex:
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, blocks)
         # Two tiers: what is found in the host's moves up here.
-        self._engine.begin(self.state, self.pool, r, ticket, now, self.tiers, self.hits, self._steer, self._shadows)
+        self._act(BEGIN, ticket, now, tiers)
         self._busy.add(ticket)
         return ticket, int(self.hits[ticket, 0]), int(self.hits[ticket, 1]) if self.tiers == 2 else 0
 
@@ -166,9 +195,10 @@ class PrefixIndex:
         for name, value in (hints or {}).items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, generated)
-        self._engine.end(self.state, self.pool, self.requests, ticket, now, tiers or self.tiers)
+        self._act(END, ticket, now, tiers)
         self._busy.discard(ticket)
-        self._maybe_train(now)
+        if self.training is not None:
+            self._learn(now)
 
     def cancel(self, ticket: int, now: float | None = None) -> None:
         """End a request of which nothing is to be noted or stored."""
@@ -180,14 +210,16 @@ class PrefixIndex:
         """Note a request in one call, for engines that store blocks themselves."""
         begun, ended = about.get("times", (None, None))
         session, hints = about.get("session"), about.get("hints")
-        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun)
+        ticket, _, _ = self.begin(
+            blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun, tiers=EXTERN
+        )
         self.end(ticket, blocks[prompt_blocks:], tokens[1], now=ended, tiers=EXTERN)
 
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
         """Note that the engine has stored a block."""
         now = self.clock() if now is None else now
         node = self.node(block, parent)
-        if self.pool.resident[0, node]:
+        if self.pool.resident[node, 0]:
             return
         if self.pool.touches[node] == 0:  # until its request ends it is the newest
             self.pool.last[node] = now
@@ -198,7 +230,7 @@ class PrefixIndex:
     def drop(self, block: int, now: float | None = None) -> None:
         """Note that the engine has dropped a block."""
         node = self._node.get(int(block), -1)
-        if node >= 0 and self.pool.resident[0, node]:
+        if node >= 0 and self.pool.resident[node, 0]:
             self._act(DROP, node, now)
 
     def pin(self, block: int) -> None:
@@ -221,6 +253,21 @@ class PrefixIndex:
         self.evictions += 1
         return int(self.hash[node])
 
+    def pop_some(self, count: int, usable: Callable[[int], bool], now: float | None = None) -> list[int]:
+        """Choose ``count`` blocks that may be used, lowest rank first, and note that they are gone; or fewer."""
+        now = self.clock() if now is None else now
+        popped: list[int] = []
+        passed: list[int] = []
+        while len(popped) < count and (node := int(self._act(NEXT, 0, now))) >= 0:
+            if usable(int(self.hash[node])):
+                popped.append(self.pop(now))  # type: ignore[arg-type]
+            else:
+                passed.append(node)
+                self._act(PIN, node, now)  # keeps what is above it as well
+        for node in passed:
+            self._act(UNPIN, node, now)
+        return popped
+
     def rank(self, block: int, now: float | None = None) -> float | None:
         """Return what a known block is worth, lower goes first; None for an unknown one."""
         node = self._node.get(int(block), -1)
@@ -230,7 +277,7 @@ class PrefixIndex:
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
-        for node in np.flatnonzero(self.pool.resident[tier]):
+        for node in np.flatnonzero(self.pool.resident[:, tier]):
             yield int(self.hash[node])
 
     def gone(self) -> list[int]:
@@ -242,29 +289,42 @@ class PrefixIndex:
     def train(self, now: float | None = None) -> bool:
         """Train a learned policy on what it remembers; return whether there was enough."""
         now = self.clock() if now is None else now
-        if not isinstance(self.policy, Learned):
+        if self.training is None:
             return False
-        fresh = self.policy.trained(self.state, now)
-        if fresh is self.state:
-            return False
-        self.state = fresh
-        for c in range(len(self.pool.used)):
-            self._act(RELIST, c, now)
-        return True
+        model = self.policy.fitted(self.state.turns, now)  # type: ignore[attr-defined]
+        if model is not None:
+            self._adopt(model)
+            self._rerank(now, len(self._stale))
+        return model is not None
 
-    def _act(self, what: int, i: int, now: float | None) -> float:
+    def _act(self, what: int, i: int, now: float | None, tiers: int | None = None) -> float:
         now = self.clock() if now is None else now
-        return float(self._engine.act(what, self.state, self.pool, self.requests, i, now))
+        return self._serve(self._handle, what, i, float(now), tiers or self.tiers)
 
-    def _maybe_train(self, now: float) -> None:
-        every = getattr(self.policy, "every", 0.0)
-        if not every:
-            return
-        if self._trained == -np.inf:
-            self._trained = now
-        if now - self._trained >= every:
-            self._trained = now
-            self.train(now)
+    def _pin(self) -> None:
+        """Give the compiled code the arrays, after some of them have been replaced."""
+        self._pinned = pin((self.state, self.pool, self.requests, self.hits, self._steer, self._shadows))
+        self._handle = self._pinned.handle
+        self._serve = _serve(self._engine, None if interpreted() else numba.typeof(self._pinned.value))
+
+    def _learn(self, now: float) -> None:
+        """Train when it is due, and adopt what has been learned."""
+        assert self.training is not None
+        model = self.training.turn(self.state.turns, now)
+        if model is not None:
+            self._adopt(model)
+        # Ranking a large cache anew takes a while, so a request waits for one of them only.
+        self._rerank(now, 1 if self.training.background else len(self._stale))
+
+    def _adopt(self, model: Model) -> None:
+        assert isinstance(self.policy, Learned)
+        self.state = self.policy.adopted(self.state, model)
+        self._pin()
+        self._stale = list(range(len(self.pool.used)))[::-1]
+
+    def _rerank(self, now: float, count: int) -> None:
+        for _ in range(min(count, len(self._stale))):
+            self._act(RELIST, self._stale.pop(), now)
 
     def _ticket(self, blocks: int) -> int:
         """Return a free place for a request, with room for ``blocks``."""
@@ -297,7 +357,7 @@ class PrefixIndex:
         r = self.requests
         busy = sorted(self._busy, key=lambda k: int(r.start[k]))
         total = int(sum(self._room[k] for k in busy)) + more
-        node = np.zeros(max(len(r.node), 2 * total), np.int32)
+        node = np.zeros(max(len(r.node), 4 * total), np.int32)
         self._top = 0
         for k in busy:
             held = r.node[r.start[k] : r.stop[k]]
@@ -305,6 +365,7 @@ class PrefixIndex:
             r.start[k], r.stop[k] = self._top, self._top + len(held)
             self._top += int(self._room[k])
         self.requests = r._replace(node=node)
+        self._pin()
 
     def _extend(self, ticket: int, blocks: Sequence[int]) -> None:
         r = self.requests
@@ -313,12 +374,18 @@ class PrefixIndex:
             self._give_room(ticket, 2 * (held + len(blocks)))
             r = self.requests
         at = int(r.stop[ticket])
-        before = int(self.hash[r.node[at - 1]]) if held else None
-        for block in blocks:
-            r.node[at] = self.node(block, before)
-            before = int(block)
-            at += 1
-        r.stop[ticket] = at
+        hashes = [int(block) for block in blocks]
+        nodes = [self._node.get(block, -1) for block in hashes]
+        for block, node in zip(hashes, nodes, strict=True):  # before any new one, which may cost an old one its number
+            if node >= 0:
+                self._node.move_to_end(block)
+        if -1 in nodes:
+            known = nodes.index(-1)
+            above = hashes[known - 1] if known else int(self.hash[r.node[at - 1]]) if held else None
+            parents = [above, *hashes[known:-1]]
+            nodes[known:] = [self.node(b, above) for b, above in zip(hashes[known:], parents, strict=True)]
+        r.node[at : at + len(nodes)] = nodes
+        r.stop[ticket] = at + len(nodes)
 
     def _recycle(self, above: int) -> None:
         """Forget the longest unused nodes that nothing holds: a sixteenth of all."""
@@ -326,7 +393,7 @@ class PrefixIndex:
         kept: list[tuple[int, int]] = []
         while wanted and self._node:
             block, node = self._node.popitem(last=False)
-            if self.pool.running[node] or self.pool.resident[:, node].any() or self._below[node] or node == above:
+            if self.pool.running[node] or self.pool.resident[node].any() or self._below[node] or node == above:
                 kept.append((block, node))
                 if len(kept) > len(self.hash):
                     break
@@ -346,6 +413,21 @@ class PrefixIndex:
             self._node.move_to_end(block, last=False)
         if not self._free:
             raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
+
+
+@lru_cache(maxsize=64)
+def _serve(engine: Engine, kind: Any) -> Any:
+    """Return ``serve(handle, what, i, now, tiers)``: ``engine.live`` on a pinned tuple of this type."""
+    opened, live = open_pinned(kind), engine.live
+
+    def serve(handle, what, i, now, tiers):
+        s, p, r, hits, steer, shadows = opened(handle)
+        return live(what, s, p, r, i, now, tiers, hits, steer, shadows)
+
+    if kind is None:
+        return serve
+    i8, f8 = types.int64, types.float64
+    return entry(serve, f8(i8, i8, i8, f8, i8))
 
 
 def _by_node(value: Any, nodes: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -33,6 +33,7 @@ class Traits(NamedTuple):
     ``oracle``: needs the future. ``timed``: ranks change with time. ``heaps``: how many a cache. ``rankings``: how many
     rankings the policy has; with several, each runs in a shadow, and the cache that serves follows one of them.
     ``late``: blocks are stored when their request ends, if they rank above the lowest, instead of when it arrives.
+    ``early``: the ranking of a late policy under which blocks are stored on arrival all the same, -1 for none.
     """
 
     oracle: bool = False
@@ -40,6 +41,7 @@ class Traits(NamedTuple):
     heaps: int = 1
     rankings: int = 1
     late: bool = False
+    early: int = -1
 
 
 class Kernels(NamedTuple):
@@ -120,6 +122,12 @@ class PrefixPolicy:
     worth: ClassVar[Any] = staticmethod(_always)
     side: ClassVar[Any] = staticmethod(_one_side)
     choose: ClassVar[Any] = staticmethod(_lowest)
+
+    @property
+    def steer(self) -> tuple[float, ...]:
+        """How to choose among several rankings: half-life of the shadows' hits in seconds, times of the last decay and
+        of the next choice, seconds between choices, favour for the ranking followed."""
+        return (200.0, 0.0, 0.0, 1.0, 0.0)
 
     def kernels(self) -> Kernels:
         """Return the compiled functions; a host compiles one loop for each distinct tuple."""

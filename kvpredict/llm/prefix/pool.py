@@ -33,8 +33,8 @@ class Pool(NamedTuple):
     priority: np.ndarray  # float32 [n], from hints
     expires: np.ndarray  # float64 [n], time from which it goes first
     pinned: np.ndarray  # float64 [n], time until which it goes last
-    resident: np.ndarray  # uint8 [c, n]
-    children: np.ndarray  # int32 [c, n], children that the cache holds
+    resident: np.ndarray  # uint8 [n, c]; by node first, because a use asks all caches
+    children: np.ndarray  # int32 [n, c], children that the cache holds
     used: np.ndarray  # int64 [c]
     capacity: np.ndarray  # int64 [c], nodes
     follows: np.ndarray  # int64 [c], by which of the policy's rankings a cache evicts
@@ -81,8 +81,8 @@ def make_pool(parent: np.ndarray, depth: np.ndarray, capacities: list[int], heap
         priority=np.zeros(n, np.float32),
         expires=np.full(n, np.inf),
         pinned=np.full(n, -np.inf),
-        resident=np.zeros((c, n), np.uint8),
-        children=np.zeros((c, n), np.int32),
+        resident=np.zeros((n, c), np.uint8),
+        children=np.zeros((n, c), np.int32),
         used=np.zeros(c, np.int64),
         capacity=np.array(capacities, np.int64),
         follows=np.zeros(c, np.int64),

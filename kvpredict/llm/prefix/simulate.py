@@ -115,9 +115,7 @@ class _Run:
     ) -> None:
         self.engine, self.pool, self.requests, self.clock = engine, pool, requests, clock
         self.server, self.tiers, self.hits = server, tiers, hits
-        # Half-life, times of the last decay and the next choice, time between choices, favour for the ranking followed,
-        # margin against all learned ones but the preferred, which that is, and which is the first learned one.
-        self.steer = np.array(getattr(policy, "steer", (200.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)), np.float64)
+        self.steer = np.array(policy.steer, np.float64)
         self.shadows = np.zeros(shadows, np.float64)
 
     def __call__(self, state: Any, first: int, last: int) -> None:
@@ -160,7 +158,7 @@ def _compile(engine: Any, policy: PrefixPolicy, requests: Requests, tiers: int) 
     rows = [1] * (tiers + shadows)
     pool = make_pool(np.full(1, -1), np.zeros(1), rows, policy.traits.heaps, policy.traits.timed)
     hits = np.zeros((1, max(2, len(rows))), np.int32)
-    engine.replay(policy.state(1, 1, 1), pool, requests, make_heap(1), 0, 0, np.zeros(3), tiers, hits, np.zeros(8),
+    engine.replay(policy.state(1, 1, 1), pool, requests, make_heap(1), 0, 0, np.zeros(3), tiers, hits, np.zeros(5),
                   np.zeros(shadows))  # fmt: skip
 
 

@@ -58,6 +58,12 @@ class Turns(NamedTuple):
     stamp: np.ndarray  # int64 [m], running number of the row in this place, -1
     tally: np.ndarray  # int64 [3]: rows so far; requests so far; sessions in the table
 
+    def rows(self) -> "Turns":
+        """Return the same with copies of what training reads."""
+        used = min(int(self.tally[0]), len(self.stamp))
+        names = ("x", "born", "reused", "blocks", "stamp")
+        return self._replace(**{name: getattr(self, name)[:used].copy() for name in names})
+
 
 def make_turns(nodes: int, requests: int, rows: int) -> Turns:
     """Return an empty history."""

@@ -1,10 +1,11 @@
 """Learned: a hazard model says how long each block's reuse may take, and a guard decides whether to believe it.
 
 When a request ends, rows describe its segments (``turns``); a boosted model gives each row's hazard by age
-(``hazard``), and blocks are ranked by what that makes their space worth. Several rankings compete, from plain LRU to
-the Gittins index: each runs in a shadow that holds block numbers only, and the serving cache follows the one whose
-shadow has hit most lately. With a model of no use that is the best simple rule. The model is trained on all the past,
-again and again while it serves; a saved policy brings a first one.
+(``hazard``), and blocks are ranked by what that makes their space worth: the geometric mean of the Gittins index and of
+the chance of a reuse soon, over the age. That ranking competes with simple ones: each runs in a shadow that holds block
+numbers only, and the serving cache follows the one whose shadow has hit most lately: it stores when that does, and
+evicts first what that does not hold. With a model of no use that is the best of the simple rules. The model is trained
+on all the past, again and again while it serves; a saved policy brings a first one.
 
 Rows are scored when one of their blocks becomes an unused leaf for the first time, since most never do.
 """
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvpredict.core.jit import lean_kernel, lean_subroutine
-from kvpredict.llm.prefix.engine import RELIST
 from kvpredict.llm.prefix.hazard import BINS, age_step, gittins, reuse_within
 from kvpredict.llm.prefix.model import Model, fit_model, load_model, no_model, save_model
 from kvpredict.llm.prefix.policy import PrefixPolicy, Traits, require
@@ -26,9 +26,10 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["RANKINGS", "Learned"]
 
-RANKINGS = ("lru", "frequent", "hint", "gittins", "within300", "within100", "mean300", "mean_all")
-SIMPLE = 3  # of them need no model
-PREFERRED = RANKINGS.index("mean300")  # best of the learned ones on the development part
+# LRU that stores on arrival and at a request's end; uses over age; LRU without the sessions said to be over; the model.
+RANKINGS = ("arrival", "lru", "frequent", "hint", "model")
+ARRIVAL, LRU, FREQUENT, HINT, MODEL = range(5)
+WITHIN = 300.0  # seconds
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
 
@@ -38,8 +39,8 @@ class State(NamedTuple):
     ready: np.ndarray  # uint8 [1], whether there is a model
     hazard: np.ndarray  # float32 [m, BINS], by row of turns
     scored: np.ndarray  # int64 [m], stamp of the row that the hazard belongs to
-    x: np.ndarray  # float32 [BINS, features + 1], to score
-    y: np.ndarray  # float64 [BINS]
+    x: np.ndarray  # float32 [BINS + 1, features + 1], to score; trees walk multiples of eight rows fastest
+    y: np.ndarray  # float64 [BINS + 1]
 
 
 @lean_subroutine
@@ -49,7 +50,7 @@ def _score(s, row):
             value = s.turns.x[row, f]
             s.x[k, f] = -1.0 if np.isnan(value) else value
         s.x[k, s.x.shape[1] - 1] = k
-    score_batch(s.trees, s.x, BINS, s.y)
+    score_batch(s.trees, s.x, BINS + 1, s.y)
     for k in range(BINS):
         s.hazard[row, k] = 1.0 / (1.0 + np.exp(-s.y[k]))
     s.scored[row] = s.turns.stamp[row]
@@ -70,26 +71,21 @@ class Learned(PrefixPolicy):
     half_life : float, default 200
         Seconds in which the guard forgets half of the shadows' hits.
     favour : float, default 0.01
-        By what share another shadow must hit more than the one followed.
-    margin : float, default 0.2
-        By what share the other learned rankings must hit more than the preferred one; the simple ones need no margin.
+        By what share another shadow must hit more than the one followed; hits that all shadows had are left out.
     rows : int, default 65536
         Segments remembered, about four a request.
-
-
     rounds, leaves : int, defaults 80 and 15
         Trees of the model, and their leaves.
     """
 
     name = "learned"
-    traits = Traits(timed=True, rankings=len(RANKINGS), late=True)
+    traits = Traits(timed=True, rankings=len(RANKINGS), late=True, early=ARRIVAL)
 
     model: Model | None = field(default=None, repr=False, compare=False, metadata={"config": False})
     every: float = 120.0
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
-    margin: float = 0.2
     rows: int = 65536
     rounds: int = 80
     leaves: int = 15
@@ -104,7 +100,7 @@ class Learned(PrefixPolicy):
 
     @property
     def steer(self) -> tuple[float, ...]:
-        return (self.half_life, 0.0, 0.0, 1.0, self.favour, self.margin, PREFERRED, SIMPLE)
+        return (self.half_life, 0.0, 0.0, 1.0, self.favour)
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:
         turns = make_turns(nodes, requests, self.rows)
@@ -116,8 +112,8 @@ class Learned(PrefixPolicy):
             ready=np.array([self.model is not None], np.uint8),
             hazard=np.zeros((m, BINS), np.float32),
             scored=np.full(m, -2, np.int64),
-            x=np.zeros((BINS, len(FEATURES) + 1), np.float32),
-            y=np.zeros(BINS),
+            x=np.zeros((BINS + 1, len(FEATURES) + 1), np.float32),
+            y=np.zeros(BINS + 1),
         )
 
     def replay(self, run: Any, state: State, seed: int) -> dict[str, Any]:
@@ -135,8 +131,7 @@ class Learned(PrefixPolicy):
                 if fresh is not state:
                     state, count = fresh, count + 1
                     model = replace(model or no_model(), trees=state.trees)
-                    for c in range(len(run.pool.used)):
-                        run.engine.act(RELIST, state, run.pool, run.requests, c, now)
+                    run.engine.rerank(state, run.pool, now)
                 due = now + self.every
         followed = RANKINGS[int(run.pool.follows[0])]
         shadows = dict(zip(RANKINGS, run.shadows.tolist(), strict=True))
@@ -144,9 +139,15 @@ class Learned(PrefixPolicy):
 
     def trained(self, state: State, now: float, seed: int = 0) -> State:
         """Return the state with a model trained on all that ``state`` remembers; itself where that is too little."""
-        model = fit_model(state.turns, now, least=self.first, rounds=self.rounds, leaves=self.leaves, seed=seed)
-        if model is None:
-            return state
+        model = self.fitted(state.turns, now, seed)
+        return state if model is None else self.adopted(state, model)
+
+    def fitted(self, turns: Turns, now: float, seed: int = 0) -> Model | None:
+        """Return a model trained on ``turns``; None where they are too few."""
+        return fit_model(turns, now, least=self.first, rounds=self.rounds, leaves=self.leaves, seed=seed)
+
+    def adopted(self, state: State, model: Model) -> State:
+        """Return the state with another model; what is ranked stays so until it is ranked anew."""
         state.ready[0] = 1
         state.scored[:] = -2  # all rows are scored anew
         return state._replace(trees=model.trees)
@@ -177,7 +178,7 @@ class Learned(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def rank(s, p, node, which, now):
-        if which == 0:
+        if which <= LRU:
             return float(p.order[node])
         if s.turns.dead[node]:
             return DEAD + 1e-3 * p.order[node]
@@ -185,30 +186,22 @@ class Learned(PrefixPolicy):
         frequent = np.sqrt(1.0 + p.touches[node]) / (age + 30.0)
         number = s.turns.row[node]
         row = number % s.turns.stamp.size
-        if which == 2:
+        if which == HINT:
             said = s.turns.x[row, CONTINUES]
             over = number >= 0 and s.turns.stamp[row] == number and not np.isnan(said) and said < 0.5
             return float(p.order[node]) - (1e9 if over else 0.0)
-        if which == 1 or not s.ready[0] or number < 0 or s.turns.stamp[row] != number:
-            return 1e-3 * frequent if which > 2 and s.ready[0] else frequent
+        if which == FREQUENT or not s.ready[0]:
+            return frequent
+        if number < 0 or s.turns.stamp[row] != number:  # forgotten: about what a model says of its like
+            return 1e-3 * frequent
         if s.scored[row] != number:
             _score(s, row)
         hazard = s.hazard[row]
-        if which == 3:
-            return gittins(hazard, age)
-        within100 = reuse_within(hazard, age, 100.0) / (age + 60.0)
-        if which == 5:
-            return within100
-        within300 = reuse_within(hazard, age, 300.0) / (age + 60.0)
-        if which == 4:
-            return within300
-        if which == 6:
-            return np.sqrt(gittins(hazard, age) * within300)
-        return np.sqrt(np.sqrt(gittins(hazard, age) * within300 * within100 * 1e-3 * frequent))
+        return np.sqrt(gittins(hazard, age) * reuse_within(hazard, age, WITHIN) / (age + 60.0))
 
     @staticmethod
     @lean_kernel
     def until(s, p, node, which, now):
-        if which == 0 or which == 2 or s.turns.dead[node]:
+        if which <= LRU or which == HINT or s.turns.dead[node]:
             return np.inf
         return p.last[node] + age_step(now - p.last[node])
