@@ -27,6 +27,7 @@ from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, make_links, newer, push_front, unlink
+from kvpredict.core.objective import check_objective, weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels, Policy, Trainer, Traits, require
 from kvpredict.core.random import below, seed_random, uniform
 from kvpredict.core.shadow import Requests, leaves, make_requests, make_shadows, shadow_kernels
@@ -45,7 +46,6 @@ from kvpredict.features.history import (
 )
 from kvpredict.features.samples import Samples, collect, lose, make_samples, record, resolve
 from kvpredict.features.schema import BASE_FEATURES, Schema
-from kvpredict.policies.objective import check_objective, weigher, worth
 from kvpredict.scorers.boosting import Training, empty_trees, fit_trees, make_training
 from kvpredict.scorers.trees import Trees, score_batch
 

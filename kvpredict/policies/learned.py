@@ -24,6 +24,7 @@ from kvpredict.artifact import Artifact
 from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.objective import check_objective, weigher, worth
 from kvpredict.core.policy import Kernels, Policy, Traits, require
 from kvpredict.core.random import below, seed_random
 from kvpredict.core.validate import list_nodes
@@ -37,7 +38,6 @@ from kvpredict.features.history import (
     residence_time,
     write,
 )
-from kvpredict.policies.objective import check_objective, weigher, worth
 from kvpredict.scorers import KINDS, kind_of
 
 __all__ = ["MODES", "Learned", "Log"]

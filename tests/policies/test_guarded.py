@@ -136,7 +136,7 @@ def test_bypass_writes_less() -> None:
         ({"leaders": "belady"}, KvpredictError, "cannot lead"),
         ({"leaders": "guarded"}, KvpredictError, "cannot lead"),
         ({"leaders": "lru+lru"}, KvpredictError, "different"),
-        ({"objective": "cost"}, UnknownName, "objects"),
+        ({"objective": "costs"}, UnknownName, "cost"),
         ({"history": 1.0}, KvpredictError, "history"),
         ({"samples": 10}, KvpredictError, "samples"),
         ({"swing": 0.0}, KvpredictError, "swing"),
