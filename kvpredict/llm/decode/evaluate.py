@@ -128,7 +128,8 @@ def agreement(model: Any, ids: Any, make: Make, new: int = 32) -> tuple[np.ndarr
 def step_times(model: Any, ids: Any, make: Make, steps: int = 32) -> dict[str, float]:
     """Time decoding after a prompt: ``step_us`` a step, and of it ``policy_us``, in microseconds.
 
-    Means, since ranking happens every few steps: a median would leave it out. The policy's part is what it notes, scores and ranks; attention and the writing of slots are not it.
+    Means, since ranking happens every few steps: a median would leave it out. The policy's part is what it notes,
+    scores and ranks; attention and the writing of slots are not it.
     """
     import torch
 
