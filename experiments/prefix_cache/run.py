@@ -154,8 +154,8 @@ def choose(options: argparse.Namespace, rows: Rows) -> None:
 
 def shrink(trace: RequestTrace, rows: Rows, options: argparse.Namespace) -> None:
     """Search the smallest cache in which the learned policy hits as much as LRU does in a given one."""
-    for fraction in (0.05, 0.1):
-        for hint in ("none", "0.8"):
+    for hint in ("none", "0.8"):
+        for fraction in (0.05, 0.1):
             cell = {"trace": trace.name.partition(".")[0], "fraction": fraction, "hint": hint}
             if not options.all and cell in rows:
                 continue

@@ -84,9 +84,11 @@ def _conversation(book: _Book) -> str:
             if policy in ("lru", "belady"):
                 continue
             shares = book.closed(CONVERSATION, part, policy, hint)
+            if not all(len(s) for s in shares):
+                continue
             mean = np.mean([s.mean() for s in shares])
-            spread = np.array([s for s in shares if len(s) > 1])
-            seeds = f" ± {spread.mean(axis=0).std():.1%}" if len(spread) else ""
+            both = all(len(s) == len(shares[0]) > 1 for s in shares)
+            seeds = f" ± {np.mean(shares, axis=0).std():.1%}" if both else ""
             worst = min(s.mean() for s in shares)
             cells = [*(f"{s.mean():.1%}" for s in shares), f"{mean:.1%}{seeds}", f"{worst:.1%}"]
             lines.append([_named(policy, hint), *cells])
@@ -175,10 +177,10 @@ def _choices(rows: Sequence[Row]) -> str:
 
     for choice in dict.fromkeys(r["choice"] for r in rows):
         own = [[r for r in part if r["choice"] == choice] for part in (recorded, made)]
-        by_size = [np.mean(closed([r for r in own[0] if r["fraction"] == f])) for f in FRACTIONS]
+        by_size = [np.mean(closed([r for r in own[0] if r["fraction"] == f]) or [np.nan]) for f in FRACTIONS]
         more = [int(r["hits"]) / max(int(r["lru"]), 1) - 1.0 for r in own[1]]
         shown = [*(f"{g:.1%}" for g in [*by_size, np.mean(by_size)])]
-        lines.append([choice, *shown, f"{np.mean(more):+.1%}", f"{min(more):+.1%}"])
+        lines.append([choice, *shown, *((f"{np.mean(more):+.1%}", f"{min(more):+.1%}") if more else ("-", "-"))])
     header = "setting | 1 % | 5 % | 10 % | 20 % | mean | generated: hits over LRU's | worst"
     return table(header, lines)
 
