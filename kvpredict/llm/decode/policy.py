@@ -76,6 +76,10 @@ class DecodePolicy:
         """Return [layers, heads], positive, mean 1: how a budget is split; None leaves it to the caller's ``split``."""
         return None
 
+    def for_budget(self, share: float) -> "DecodePolicy":
+        """Return the policy for a budget that is this share of the context expected. Default: itself."""
+        return self
+
     def check(self, model: Any) -> None:
         """Raise KvpredictError if the policy was made for another model than this."""
 

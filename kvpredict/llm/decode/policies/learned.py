@@ -146,9 +146,9 @@ class Learned(DecodePolicy):
         weights = [float(np.interp(np.log(self.budget), known, np.eye(len(known))[i])) for i in range(len(known))]
         return sum(weight * self.splits[int(place)] for weight, place in zip(weights, order, strict=True))  # type: ignore[return-value]
 
-    def for_budget(self, budget: float) -> "Learned":
-        """Return the policy for a budget that is this share of the expected context: heads fill up as it grows."""
-        return replace(self, budget=budget)
+    def for_budget(self, share: float) -> "Learned":
+        """Return the policy that splits as trained for this share of the context: heads fill up as it grows."""
+        return replace(self, budget=share)
 
     def check(self, model: Any) -> None:
         check_model(dict(self.model), model)
