@@ -316,7 +316,9 @@ def _bind(kernels: Kernels) -> Engine:
                     if p.resident[r.node[j], c]:
                         j += 1
                         continue
-                    least = valued(s, p, c, r.node[j], now) if at_end else worth(s, p, r, j, now)
+                    # Policies of queues rank what is stored only.
+                    at_rank = at_end and heaps == 1
+                    least = valued(s, p, c, r.node[j], now) if at_rank else worth(s, p, r, j, now)
                     if not keep(s, p, r, j, c, least, tiers, now):
                         break
                     j += 1

@@ -46,7 +46,8 @@ def simulate_prefix(
         Durations; default: ``Server()``.
     store : {"arrival", "end"}, default "arrival"
         When a request's new blocks enter the cache, as in vLLM, or once it is over and only if they rank above the
-        lowest there, as ``PrefixCache`` does it. ``learned`` always does the latter.
+        lowest there, as ``PrefixCache`` does it; ARC, SLRU and S3-FIFO refuse nothing. ``learned`` stores at the end,
+        unless the ranking that it follows stores on arrival.
     seed : int, default 0
         Of a policy that learns while it runs.
 
