@@ -9,8 +9,9 @@ through all keys of a full cache; overwriting puts do, too; evicting puts bring 
 put on a miss, over Zipf keys (exponent 0.9, ten times as many as fit). Recording is on: the policy is told of every hit
 within the time measured. Functions that memoize (functools, warp-cache) have no put; their miss stands for it.
 **Hit ratio**: Zipf 0.9 over 100,000 keys, and the same with a scan of as many new keys as fit after every five times as
-many requests; the second half counts. **Memory**: growth of a fresh process's resident memory by 200,000 entries whose
-keys and values exist already. **Threads**: wall time of the mix in four threads over that in one.
+many requests; the second half counts. **Latency**: wall time of single puts that evict, among gets of Zipf keys, with
+``guarded`` learning meanwhile on its own thread. **Memory**: growth of a fresh process's resident memory by 200,000
+entries whose keys and values exist already. **Threads**: wall time of the mix in four threads over that in one.
 **Stampede**: loads when eight callers miss one key at once.
 
 ``learned`` is trained on the first half of the Zipf keys (LightGBM), and left out where the ``train`` extra is missing.
@@ -190,7 +191,7 @@ def with_scans(keys: np.ndarray, capacity: int) -> np.ndarray:
 def check(name: str, policy: Any, capacity: int, keys: Sequence[int]) -> None:
     """Assert that the cache hits as often as the simulator says."""
     now = [0.0]
-    cache: Cache[int, int] = Cache(capacity, policy, read_buffer=1, seed=SEED, clock=lambda: now[0])
+    cache: Cache[int, int] = Cache(capacity, policy, read_buffer=1, train_aside=False, seed=SEED, clock=lambda: now[0])
     for key, now[0] in zip(keys, range(len(keys)), strict=True):
         if cache.get(key) is None:
             cache.put(key, key)
@@ -219,6 +220,24 @@ def costs(names: Sequence[str], policies: dict[str, Any], options: argparse.Name
                 taken = per_call(loop, subject, keys) - empty
                 found[name][what] = min(taken, found[name].get(what, float("inf")))
     return found
+
+
+def put_latency(name: str, policy: Any, capacity: int, calls: int) -> dict[str, float]:
+    """Return wall time of evicting puts in µs: mean, median, 99.9th percentile and longest, among Zipf gets."""
+    cache: Cache[int, int] = Cache(capacity, policy)
+    for key in zipf_keys(calls, 10 * capacity).tolist():  # full, and past the first fits
+        if cache.get(key) is None:
+            cache.put(key, key)
+    taken = []
+    for key in zipf_keys(2 * calls, 10 * capacity)[calls:].tolist():
+        if cache.get(key) is None:
+            started = time.perf_counter_ns()
+            cache.put(key, key)
+            taken.append(time.perf_counter_ns() - started)
+    found = np.array(taken) / 1000
+    fits = int(cache.stats().policy.get("fits", 0))
+    percentiles = {"median": float(np.median(found)), "p99.9": float(np.quantile(found, 0.999))}
+    return {"mean": float(found.mean()), **percentiles, "longest": float(found.max()), "fits": fits}
 
 
 def threads_over_one(name: str, policies: dict[str, Any], capacity: int, keys: list[int]) -> float:
@@ -338,14 +357,14 @@ def learned_policy(capacity: int) -> Any | None:
     try:
         import kvpredict
 
-        return kvpredict.fit(Trace.from_keys(zipf_keys(200_000, 10 * capacity)), capacity)
+        return kvpredict.fit(Trace.from_keys(zipf_keys(200_000, 10 * capacity)), capacity, learner="lightgbm")
     except kvpredict.MissingExtra:
         return None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--policies", default="s3fifo,sieve,wtinylfu,popularity")
+    parser.add_argument("--policies", default="s3fifo,sieve,wtinylfu,popularity,guarded")
     parser.add_argument("--capacity", type=int, default=10_000)
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
@@ -378,6 +397,7 @@ def main() -> None:
                 subject = make(name, capacity, policies)
                 ratios[name][f"{what} {capacity}"] = hit_ratio(subject, asked.tolist())
     sizes = {name: memory(name) for name in names if name != "learned"}
+    latency = {name: put_latency(name, policy, options.capacity, 300_000) for name, policy in policies.items()}
     threads = {
         name: threads_over_one(name, policies, options.capacity, mixed) for name in names if name not in ONE_LOCK
     }
@@ -393,12 +413,16 @@ def main() -> None:
         cells += [f"{times[name]['hit'] / base['hit']:.2f}x", *(f"{ratios[name][kind]:.3f}" for kind in kinds)]
         cells += [f"{sizes[name]:.0f}" if name in sizes else "-", f"{threads[name]:.2f}x" if name in threads else "-"]
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print("\n| an evicting put, µs | mean | median | p99.9 | longest | fits so far |\n|---|---|---|---|---|---|")
+    for name, row in latency.items():
+        print(f"| {name} | " + " | ".join(f"{row[kind]:.1f}" for kind in list(row)[:-1]) + f" | {row['fits']:.0f} |")
     herd = stampedes()
     print("\n| loads by eight callers | threads | coroutines |\n|---|---|---|")
     for name, row in herd.items():
         print(f"| {name} | " + " | ".join("-" if row[kind] is None else str(row[kind]) for kind in row) + " |")
     if options.out:
         figures = {"versions": versions, "ns": times, "hit_ratio": ratios, "bytes": sizes, "threads": threads}
+        figures["put_us"] = latency
         options.out.write_text(json.dumps({**figures, "stampede": herd}, indent=1) + "\n")
 
 
