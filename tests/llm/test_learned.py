@@ -111,6 +111,29 @@ def test_following_a_simple_rule_is_that_rule(leader: int, trace: RequestTrace, 
     assert own.tolist() == rules[leader].hit_blocks[:, 0].tolist()
 
 
+def test_a_rank_that_changes_at_this_very_moment_by_rounding_changes_once() -> None:
+    # Somewhere here last use + an age is now while now - last use is less than that age: the replay did not end.
+    gaps = [1, 1, 1, 50, 0.1, 0.1, 0, 50, 1, 0.1, 1, 0, 0.1, 1, 50, 0.1, 50, 0.1, 50, 0.1, 1, 0, 50]
+    lengths = [3, 2, 2, 2, 2, 6, 1, 2, 1, 1, 1, 2, 3, 2, 1, 2, 3, 3, 5, 5, 5, 5, 2]
+    trace = RequestTrace(
+        times=np.cumsum(gaps),
+        starts=np.concatenate([[0], np.cumsum(lengths)]),
+        blocks=np.array(
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 3, 4, 7, 8, 9, 10, 11, 12, 13, 0, 14, 15, 3, 16, 17, 18, 3, 4, 19, 16, 20, 21]
+            + [22, 23, 17, 24, 25, 26, 27, 28, 16, 29, 30, 31, 32, 17, 33, 34, 35, 36, 3, 4, 37, 38, 39, 0, 40, 41, 42]
+            + [43, 44, 45]
+        ),
+        input_tokens=np.array([8, 18, 29, 12, 1, 25, 1, 28, 1, 1, 13, 14, 16, 1, 1, 1, 28, 1, 59, 56, 1, 39, 10]),
+        output_tokens=np.array(
+            [70, 70, 84, 17, 67, 22, 74, 52, 20, 100, 81, 92, 71, 5, 55, 3, 91, 100, 57, 43, 42, 33, 50]
+        ),
+        block_size=16,
+        prompt_blocks=np.array([1, 2, 2, 1, 0, 2, 0, 2, 0, 1, 1, 1, 1, 0, 0, 1, 2, 0, 4, 4, 1, 3, 1]),
+    )
+    server = Server(decode_seconds=0.5, flops=1e30)
+    assert simulate_prefix(trace, Learned(every=0.0), 9, server=server).hits > 0
+
+
 def test_after_a_change_of_leader_the_cache_becomes_its_shadow() -> None:
     trace = generate_requests("mixed", requests=400, seed=7, block_size=256)
     runs = []

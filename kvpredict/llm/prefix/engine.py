@@ -99,7 +99,8 @@ def _bind(kernels: Kernels) -> Engine:
         which = p.follows[c]
         heap_update(heap_of(p, c * heaps + side(s, node)), node, value(s, p, c, node, now), p.order[node])
         if p.timer_slots.shape[1] > 0:
-            when = min(until(s, p, node, which, now), ahead(p, node, now))
+            # By rounding, last use + age may be now while now - last use is less than the age: ``tick`` must go on.
+            when = max(min(until(s, p, node, which, now), ahead(p, node, now)), np.nextafter(now, np.inf))
             timer = timer_of(p, c)
             if p.timer_place[c, node] >= 0:
                 heap_drop(timer, node)
