@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kvpredict.core.objective import weigher
 from kvpredict.core.policy import Event
 from kvpredict.core.shadow import leaves, make_requests, make_shadows, shadow_kernels
 from kvpredict.policies import policy
@@ -25,7 +26,7 @@ def test_each_shadow_misses_what_it_misses_alone(count: int, unit: str) -> None:
     capacity = trace.capacity(0.1, unit)
     slots = capacity if sized else min(capacity, trace.unique)
     policies = [policy(name) for name in names]
-    kernels = shadow_kernels([p.kernels() for p in policies], column=1, by_object=not sized)
+    kernels = shadow_kernels([p.kernels() for p in policies], column=1, weigh=weigher(unit))
     shadows = make_shadows(policies, capacity, slots, seed=0)
     table = np.full((trace.unique, 1 + count), -1, np.int32)
     missed, gone = np.zeros(count), np.zeros(slots + 40, np.int64)
@@ -62,7 +63,7 @@ def test_each_shadow_misses_what_it_misses_alone(count: int, unit: str) -> None:
 def test_events_reach_a_shadow_whole() -> None:
     """GDSF weighs by cost, which comes with the event."""
     made = [policy("gdsf"), policy("lru")]
-    kernels = shadow_kernels([p.kernels() for p in made], column=0, by_object=True)
+    kernels = shadow_kernels([p.kernels() for p in made], column=0, weigh=weigher("objects"))
     shadows = make_shadows(made, 2, 2, seed=0)
     table = np.full((3, 2), -1, np.int32)
     requests = make_requests(3)

@@ -72,7 +72,7 @@ def test_tables_of_retrieval_and_learners() -> None:
             ("needle", "1", "1"),
         )
     ]
-    assert "| h2o | 25.0% | 1 of 2 |  |" in retrieval(found, "test")
+    assert "| h2o | 25.0% | 1 of 2 | 1 of 1 |" in retrieval(found, "test")
     assert "| ridge |  |  | 0.0500 |  |" in learners(
         [{"learner": "ridge", "scope": "head", "budget": "0.25", "added_nll": "0.05", "sequences": "9"}]
     )
