@@ -7,17 +7,19 @@ never reused.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from kvpredict.core.engine import bind, make_host
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.policy import Policy
 from kvpredict.policies.learned import Learned
 from kvpredict.simulate.simulate import replay_arguments
 from kvpredict.trace.dense import next_uses
 from kvpredict.trace.trace import Trace
 
-__all__ = ["Dataset", "record_decisions"]
+__all__ = ["Dataset", "record_decisions", "serve"]
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,26 @@ class Dataset:
         return self.x[part], (self.distance[part] <= window[part]).astype(np.uint8)
 
 
+def serve(trace: Trace, policy: Policy, capacity: int, *, unit: str = "objects", seed: int = 0) -> Any:
+    """Serve ``trace`` with ``policy`` and return its state at the end."""
+    _, slots, columns = replay_arguments(trace, policy, capacity, unit)
+    state = policy.state(capacity, seed, slots)
+    host, slot_of = make_host(capacity, slots, len(policy.extra)), np.full(trace.unique, -1, np.int32)
+    bind(policy).replay(state, host, trace.ids, trace.keys, *columns, slot_of, np.empty(len(trace), np.uint8))
+    return state
+
+
 def record_decisions(trace: Trace, policy: Learned, capacity: int, *, unit: str = "objects", seed: int = 0) -> Dataset:
     """Serve ``trace`` with ``policy``, whose ``log_rows`` says how many decisions to keep, and return them."""
     if policy.log_rows < 1:
         raise KvpredictError("the policy logs nothing: give it log_rows")
-    sized, slots, columns = replay_arguments(trace, policy, capacity, unit)
-    state = policy.state(capacity, seed, slots)
-    host = make_host(capacity, slots, len(policy.extra))
-    slot_of = np.full(trace.unique, -1, np.int32)
-    bind(policy).replay(state, host, trace.ids, trace.keys, *columns, slot_of, np.empty(len(trace), np.uint8))
+    state = serve(trace, policy, capacity, unit=unit, seed=seed)
     log = state.log
     kept = min(int(log.word[1]), policy.log_rows)
     order = np.argsort(log.now[:kept], kind="stable")
     now, last = log.now[order], log.last[order]
     ids = trace.ids
-    if sized and trace.sizes is not None:
+    if unit == "bytes" and trace.sizes is not None:
         ids = ids[np.maximum(trace.sizes, 1) <= capacity]  # the policy never hears of larger objects
     # The policy counts requests from 1. Nothing used the object between its last access and the decision.
     distance = next_uses(ids, trace.unique)[last - 1] - (now - 1)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from kvpredict.artifact import Artifact
-from kvpredict.core.engine import bind, make_host
 from kvpredict.core.jit import kernel
 from kvpredict.features.schema import Schema
+from kvpredict.learn.dataset import serve
 from kvpredict.learn.learner import NothingToLearn
 from kvpredict.policies.guarded import DEPTH, RATE, TREES, Guarded
 from kvpredict.scorers.boosting import empty_trees, fit_trees, make_training
-from kvpredict.simulate.simulate import check_trace, replay_arguments, whole_capacity
+from kvpredict.simulate.simulate import check_trace, whole_capacity
 from kvpredict.trace.trace import Trace
 
 __all__ = ["decisions", "prior"]
@@ -45,11 +45,7 @@ def decisions(
     """
     check_trace(trace)
     capacity = whole_capacity(capacity, unit)
-    _, slots, columns = replay_arguments(trace, policy, capacity, unit)
-    state = policy.state(capacity, seed, slots)
-    host, slot_of = make_host(capacity, slots), np.full(trace.unique, -1, np.int32)
-    bind(policy).replay(state, host, trace.ids, trace.keys, *columns, slot_of, np.empty(len(trace), np.uint8))
-    return policy.samples_of(state)
+    return policy.samples_of(serve(trace, policy, capacity, unit=unit, seed=seed))
 
 
 def prior(

@@ -121,14 +121,21 @@ class PrefixSimulate:
 
 
 @dataclass
-class DecodeRecord:
-    name: str = "decode_record"
+class Decode:
+    """What all pipelines of the decode cache ask for: a model, texts, and where to part them."""
+
+    name: str = ""
     model: str | None = None
     dtype: str = "auto"
     device: str = "cpu"
     threads: int | None = None
     text: list[str] = field(default_factory=list)
     later: float = 0.5
+
+
+@dataclass
+class DecodeRecord(Decode):
+    name: str = "decode_record"
     length: int = 1024
     sequences: int = 30
     each: int = 3
@@ -156,14 +163,8 @@ class EndToEnd:
 
 
 @dataclass
-class DecodeTrain:
+class DecodeTrain(Decode):
     name: str = "decode_train"
-    model: str | None = None
-    dtype: str = "auto"
-    device: str = "cpu"
-    threads: int | None = None
-    text: list[str] = field(default_factory=list)
-    later: float = 0.5
     length: int = 1024
     sequences: int = 120
     each: int = 3
@@ -181,14 +182,8 @@ class DecodeTrain:
 
 
 @dataclass
-class DecodeEvaluate:
+class DecodeEvaluate(Decode):
     name: str = "decode_evaluate"
-    model: str | None = None
-    dtype: str = "auto"
-    device: str = "cpu"
-    threads: int | None = None
-    text: list[str] = field(default_factory=list)
-    later: float = 0.5
     sequences: int = 8
     each: int = 2
     prefix: int = 768

@@ -106,9 +106,9 @@ def _maker(name: str, model: Any, s: DecodeEvaluate, start: Path) -> Callable[[i
 
     def make(budget: int) -> Callable[[Any, str], DecodeCache]:
         def new(ids: Any, when: str) -> DecodeCache:
-            policy: Any = Oracle(record_future(model, ids), 32) if name == "oracle" else known or name
-            if known is not None:
-                policy = known.for_budget(budget / s.prefix)
+            policy: Any = name if known is None else known.for_budget(budget / s.prefix)
+            if name == "oracle":
+                policy = Oracle(record_future(model, ids), 32)
             recent = int(s.recent) if s.recent is not None and s.recent >= 1 else s.recent
             return DecodeCache(
                 budget,
