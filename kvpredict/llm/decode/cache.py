@@ -16,7 +16,7 @@ import numpy as np
 from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.llm.decode.budgets import allocate
 from kvpredict.llm.decode.policies import decode_policy, decode_policy_names
-from kvpredict.llm.decode.policy import DecodePolicy
+from kvpredict.llm.decode.policy import QUERY, WEIGHTS, DecodePolicy
 
 try:
     import torch
@@ -129,6 +129,8 @@ class DecodeCache(Cache):
         self.policy_seconds: float | None = None  # set to 0.0 to have the policy's time added up (host clock)
         self.slots = np.zeros((0, 0), np.int64)  # [layers, KV heads]
         self.clock = Clock()
+        # Whether memos of single tokens may wait: nothing but ranking reads them.
+        self.defers = self.policy.columns > 0 and not self.policy.needs & {QUERY, WEIGHTS}
         self._chunks = False
         self._peak = 0
         if model is not None:
@@ -301,6 +303,7 @@ class DecodeCache(Cache):
         self.clock.rows(index)
         for layer in self.layers:
             if layer.is_initialized:
+                layer.settle()
                 for group in layer.groups:
                     group.rows(index)
                 layer.batch_size = len(index)

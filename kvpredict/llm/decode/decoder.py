@@ -33,6 +33,10 @@ class Decoder:
         if not cache.clock.seen:
             raise KvpredictError("Decoder goes on after a prompt: give the cache one by prefill first")
         self.cache = cache
+        if cache.clock.now is not None and cache.clock.now.device.type == "cuda":
+            cache.defers = False  # a graph's tensors are overwritten at its next replay: nothing can wait in them
+            for layer in cache.layers:
+                layer.settle()
         self._run = torch.compile(model, dynamic=False) if compiled else model
         self._graphs: dict[bool, tuple[Any, Tensor]] = {}  # by whether the step ranks
         self._ids: Tensor | None = None

@@ -15,10 +15,8 @@ __all__ = [
     "NORMS",
     "age_features",
     "early_feature",
-    "hidden_norm",
     "importance",
     "norm_features",
-    "slot_norms",
 ]
 
 NORMS = ("key", "value", "output", "hidden")  # logarithms of |k|, |v|, |W_o v| and |x|
@@ -28,18 +26,11 @@ _TINY = 1e-6
 
 
 def norm_features(hidden: "Tensor", key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
-    """Return float32 [B, H, T, 4], the logarithms of all four norms; see ``slot_norms`` and ``hidden_norm``."""
-    import torch
-
-    own = hidden_norm(hidden)[:, None, :, None].expand(*key.shape[:3], 1)
-    return torch.cat([slot_norms(key, value, factor), own], dim=-1)
-
-
-def slot_norms(key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
-    """Return float32 [B, H, T, 3], the logarithms of |k|, |v| and |W_o v|: they can be had as long as a token is held.
+    """Return float32 [B, H, T, 4], the logarithms of |k|, |v|, |W_o v| and |x|.
 
     Parameters
     ----------
+    hidden : Tensor [B, T, E]
     key, value : Tensor [B, H, T, D]
         Rotation by positions does not change a norm.
     factor : Tensor [H, D, D], float32
@@ -50,14 +41,9 @@ def slot_norms(key: "Tensor", value: "Tensor", factor: "Tensor") -> "Tensor":
 
     plain = value.float()
     three = torch.stack([key.float(), plain, plain @ factor], dim=-2)  # [B, H, T, 3, D]
-    return torch.linalg.vector_norm(three, dim=-1).clamp_min_(_TINY).log_()
-
-
-def hidden_norm(hidden: "Tensor") -> "Tensor":
-    """Return float32 [B, T], the logarithm of |x|, for hidden states [B, T, E]."""
-    import torch
-
-    return torch.linalg.vector_norm(hidden.float(), dim=-1).clamp_min_(_TINY).log_()
+    inner = torch.linalg.vector_norm(three, dim=-1)
+    own = torch.linalg.vector_norm(hidden.float(), dim=-1)[:, None, :, None].expand(*key.shape[:3], 1)
+    return torch.cat([inner, own], dim=-1).clamp_min_(_TINY).log_()
 
 
 def age_features(age: "Tensor", longest: int) -> "Tensor":

@@ -2,7 +2,9 @@
 
 Two ways through. *One token into full slots*: it overwrites the next of a queue of victims, and attention runs over all
 slots without a mask; the queue is chosen every ``interval`` tokens, and until a victim's turn comes it is still read.
-*Anything else*: the tokens go behind those held; if they are too many, the best are kept once all have been attended.
+What the policy remembers of such a token can wait till the next ranking, if nobody asks for it before: many tokens at
+once cost little more than one. *Anything else*: the tokens go behind those held; if they are too many, the best are
+kept once all have been attended.
 """
 
 from typing import Any
@@ -44,6 +46,7 @@ class DecodeLayer(CacheLayerMixin):
         self.owner, self.index, self.window = owner, index, window
         self.is_sliding = window is not None
         self.hidden: Tensor | None = None  # of the forward that is going on
+        self.waiting: list[Arrival] = []  # single tokens in slots whose memos are still to be asked for
         self.awaited = False
         self.slots_of = slots
         self.reset()
@@ -56,6 +59,7 @@ class DecodeLayer(CacheLayerMixin):
         # Where each head is among the groups' outputs; None when they come in order.
         self.order = None if together == sorted(together) else [together.index(h) for h in range(len(together))]
         self.is_initialized = self.awaited = False
+        self.waiting.clear()
 
     # --- what transformers asks of a layer ---
 
@@ -134,7 +138,15 @@ class DecodeLayer(CacheLayerMixin):
             self.hidden if HIDDEN in policy.needs else None,
             query.unflatten(1, (heads, each)) if QUERY in policy.needs else None,
         )
-        memo = owner.timed(policy.arrive, arrival)
+        waits = owner.defers and key.shape[2] == 1 and step.evicts and not torch.compiler.is_compiling()
+        waits = waits and all(g.count == g.size for g in self.groups)
+        if self.waiting and not (waits and all(g.left for g in self.groups)):
+            self.settle()
+        memo = None
+        if waits:
+            self.waiting.append(arrival)
+        else:
+            memo = owner.timed(policy.arrive, arrival)
         if len(self.groups) == 1:
             return self._attend(self.groups[0], module, query, key, value, memo, step, scaling)
         queries = query.unflatten(1, (heads, each))
@@ -142,20 +154,22 @@ class DecodeLayer(CacheLayerMixin):
         for group in self.groups:
             h = group.heads
             mine = queries[:, h].flatten(1, 2)
-            out.append(self._attend(group, module, mine, key[:, h], value[:, h], memo[:, h], step, scaling))
+            noted = None if memo is None else memo[:, h]
+            out.append(self._attend(group, module, mine, key[:, h], value[:, h], noted, step, scaling))
         whole = torch.cat(out, 2)  # [B, T, heads, D], in the groups' order
         if self.order is None:
             return whole
         return whole.unflatten(2, (heads, each))[:, :, self.order].flatten(2, 3)
 
     def _attend(
-        self, group: Slots, module: Any, query: Tensor, key: Tensor, value: Tensor, memo: Tensor, step: Step,
-        scaling: float | None,
+        self, group: Slots, module: Any, query: Tensor, key: Tensor, value: Tensor, memo: Tensor | None,
+        step: Step, scaling: float | None,
     ) -> Tensor:  # fmt: skip
         fresh = key.shape[2]
         if not step.evicts:
             group.reserve(fresh)
         if group.count + fresh <= group.size:
+            assert memo is not None
             group.append(key, value, step.position, memo)
             return self._see(group, module, query, step, scaling)
         if fresh == 1 and group.count == group.size:
@@ -163,11 +177,29 @@ class DecodeLayer(CacheLayerMixin):
                 group.choose(self.owner.timed(self._victims, group, step))
             group.overwrite(key, value, step.position, memo)
             return self._see(group, module, query, step, scaling)
+        assert memo is not None
         both = group.joined(key, value, step.position, memo)
         out = self._see(both, module, query, step, scaling)
         group.keep(both, self.owner.timed(self._best, both, group.size, step))
         self.owner.note(both.nbytes)
         return out
+
+    def settle(self) -> None:
+        """Ask the policy for the memos of the tokens that wait."""
+        if not self.waiting:
+            return
+        first, waiting = self.waiting[0], self.waiting
+        tokens = Arrival(
+            first.layer,
+            torch.cat([w.key for w in waiting], 2),
+            torch.cat([w.value for w in waiting], 2),
+            torch.cat([w.position for w in waiting], 1),
+            None if first.hidden is None else torch.cat([w.hidden for w in waiting if w.hidden is not None], 1),
+        )
+        memo = self.owner.timed(self.owner.policy.arrive, tokens)  # [B, H, waiting, columns]
+        for group in self.groups:
+            group.note(memo[:, group.heads])
+        self.waiting = []
 
     def _see(self, slots: Slots, module: Any, query: Tensor, step: Step, scaling: float | None) -> Tensor:
         """Return what the queries ``[B, h * G, T, D]`` of the newest tokens read, ``[B, T, h * G, D]``."""

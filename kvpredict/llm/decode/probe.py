@@ -1,9 +1,8 @@
 """Probe: the arrays of a learned importance, and how they score a token.
 
 For each layer and KV head a linear probe on the token's features, and, for the layer's heads together, a small net
-whose answer is added (``units`` 0: none). What the hidden state says is computed once, at the token's arrival; what
-depends on key and value, which the cache holds, or on its age is added when the cache asks. Everything is a product of
-tensors on the device of the cache.
+whose answer is added (``units`` 0: none). All but the age is computed once for a token; the age is added when the cache
+asks. Everything is a product of tensors on the device of the cache.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -53,25 +52,17 @@ class Probe:
 
     def token(self, layer: int, hidden: "Tensor", norms: "Tensor") -> "Tensor":
         """Return all of the score but its age, [B, H, T]; ``hidden`` [B, T, E], ``norms`` [B, H, T, 4]."""
-        score = self.arrival(layer, hidden, norms[:, 0, :, 3]) + self.slots(layer, slice(None), norms[..., :3])
-        return score + self.net(layer, hidden, norms) if self.inner.shape[-1] else score
-
-    def arrival(self, layer: int, hidden: "Tensor", own: "Tensor") -> "Tensor":
-        """Return what a hidden state and the logarithm of its norm, [B, T], say: [B, H, T]."""
         import torch
 
         weight, bias = self.folded(layer)
         linear = torch.nn.functional.linear(hidden.float(), weight, bias)  # [B, T, H]
-        return torch.addcmul(linear, own[..., None], self.norms[layer, :, 3]).mT
+        score = linear.mT + (norms @ self.norms[layer][..., None])[..., 0]
+        return score + self.net(layer, hidden, norms) if self.inner.shape[-1] else score
 
     def folded(self, layer: int) -> "tuple[Tensor, Tensor]":
         """Return weight [H, E] and bias [H] for hidden states as they are, not standardised."""
         weight = self.weight[layer] * self.scale[layer]
         return weight, self.bias[layer] - weight @ self.mean[layer]
-
-    def slots(self, layer: int, heads: Any, norms: "Tensor") -> "Tensor":
-        """Return what the norms of keys and values say, [B, heads, S], for ``slot_norms`` [B, heads, S, 3]."""
-        return (norms @ self.norms[layer, heads, :3, None])[..., 0]
 
     def net(self, layer: int, hidden: "Tensor", norms: "Tensor") -> "Tensor":
         """Return what the hidden layer adds, [B, H, T]."""
@@ -82,24 +73,6 @@ class Probe:
         flat = norms.permute(0, 2, 1, 3).reshape(batch, tokens, heads * len(NORMS))
         inside = torch.cat([x, flat], dim=-1) @ self.inner[layer] + self.inner_bias[layer]
         return (torch.nn.functional.gelu(inside) @ self.outer[layer]).mT
-
-    def standing(self) -> "Probe":
-        """Return the same probe for hidden states as they are: nothing is left to fold when tokens arrive."""
-        import torch
-
-        folded = [self.folded(layer) for layer in range(self.shape[0])]
-        inner = self.inner.clone()
-        width = self.shape[2]
-        inner[:, :width] = self.inner[:, :width] * self.scale[..., None]
-        return replace(
-            self,
-            mean=torch.zeros_like(self.mean),
-            scale=torch.ones_like(self.scale),
-            weight=torch.stack([weight for weight, _ in folded]),
-            bias=torch.stack([bias for _, bias in folded]),
-            inner=inner,
-            inner_bias=self.inner_bias - (self.mean[:, None, :] @ inner[:, :width])[:, 0],
-        )
 
     def age(self, layer: int, heads: Any, age: "Tensor", longest: int) -> "Tensor":
         """Return the part that depends on the age, of the shape of ``age`` [B, heads, S]."""

@@ -44,6 +44,34 @@ def test_the_cache_keeps_what_training_would_keep(name: str, delay: int) -> None
             assert positions.tolist() == slow_kept(score[layer, head], 20, 3, 7)
 
 
+@pytest.mark.parametrize("move", ["none", "beams", "chunk"])
+def test_memos_that_wait_are_those_asked_for_at_once(move: str) -> None:
+    """Ragged heads fill at different times; beams and a chunk come while tokens wait."""
+    model, ids = models.model("llama"), models.tokens(2, 90)
+    policy = learned(model, split=torch.tensor([[0.5, 1.5], [1.2, 0.8]]))
+    found = []
+    for defers in (True, False):
+        cache = DecodeCache(24, policy, model=model, sinks=2, recent=3, interval=5)
+        assert cache.defers
+        cache.defers = defers
+        waited, kept = 0, []
+        with torch.no_grad():
+            model(ids[:, :20], past_key_values=cache)
+            for at in range(20, 80):
+                model(ids[:, at : at + 1], past_key_values=cache)
+                waited = max(waited, *(len(layer.waiting) for layer in cache.layers))
+                if at == 63 and move == "beams":
+                    cache.reorder_cache(torch.tensor([1, 0]))
+                if at == 63 and move == "chunk":
+                    model(ids[:, :7], past_key_values=cache)
+                kept.append([positions.tolist() for s in (0, 1) for heads in cache.kept(s) for positions in heads])
+            logits = model(ids[:, 80:81], past_key_values=cache).logits
+        assert (waited > 1) == defers
+        found.append((kept, logits))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
 def test_learned_shares_make_ragged_slots() -> None:
     model, ids = models.model("llama"), models.tokens(1, 70)
     split = torch.tensor([[0.4, 1.6], [1.2, 0.8]])

@@ -1,9 +1,8 @@
 """Learned: keep the tokens that a trained probe says will matter.
 
 A probe per layer and KV head reads the hidden state that feeds the projections and the norms of key, value and output
-(``features``). The product with the hidden state is taken once, when a token arrives, and stored with it; what depends
-on key and value, which the cache holds, and on the token's age is added when the cache ranks, every so many steps. So
-no attention is looked at, and nothing leaves the device. Where the budget goes is learned too: heads differ more than
+(``features``). That part of the score is stored with the token; its age is added when the cache ranks, every so many
+steps. So no attention is looked at, and nothing leaves the device. Where the budget goes is learned too: heads differ more than
 tokens do, and ``shares`` says how much.
 Probes on hidden states: KVzap, arXiv:2601.07891. Training through soft gates, which is what counts, and budgets learned
 with it: ``learn/end_to_end``. With ``delay`` tokens are judged some steps after they came, by the attention they got
@@ -23,7 +22,7 @@ import numpy as np
 
 from kvpredict.artifact import as_path, write_folder
 from kvpredict.core.errors import ArtifactError, KvpredictError
-from kvpredict.llm.decode.features import early_feature, hidden_norm, norm_features, slot_norms
+from kvpredict.llm.decode.features import early_feature, norm_features
 from kvpredict.llm.decode.fingerprint import check_model
 from kvpredict.llm.decode.policy import HIDDEN, WEIGHTS, Arrival, DecodePolicy, Held
 from kvpredict.llm.decode.probe import Probe
@@ -68,7 +67,7 @@ class Learned(DecodePolicy):
 
     name = "learned"
     needs = frozenset({HIDDEN})
-    columns = 1  # the product at arrival
+    columns = 1  # all of the score but its age
 
     probe: Probe | None = field(default=None, repr=False)
     model: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -78,8 +77,8 @@ class Learned(DecodePolicy):
     longest: int = 768
     delay: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    # Copies on devices, and what arriving tokens need of them: weight, bias and slope by layer; a table of ages.
-    _placed: dict[Any, tuple[Probe, list[Any], Any]] = field(
+    # Copies on devices, and their tables of ages.
+    _placed: dict[Any, tuple[Probe, Any]] = field(
         default_factory=dict, init=False, repr=False, metadata={"config": False}
     )
 
@@ -103,14 +102,9 @@ class Learned(DecodePolicy):
         import torch
 
         assert new.hidden is not None
-        (probe, rows, _), layer = self._on(new.key.device), new.layer
-        # Nothing more than must be: this runs at every token, in every layer. Norms of keys and values can wait.
-        hidden = new.hidden.float()
-        own = hidden_norm(hidden)
-        weight, bias, slope = rows[layer]
-        score = torch.nn.functional.linear(hidden, weight, bias).addcmul_(own[..., None], slope).mT  # [B, H, T]
-        if probe.inner.shape[-1]:
-            score = score + probe.net(layer, hidden, norm_features(hidden, new.key, new.value, probe.factor[layer]))
+        (probe, _), layer = self._on(new.key.device), new.layer
+        norms = norm_features(new.hidden, new.key, new.value, probe.factor[layer])
+        score = probe.token(layer, new.hidden, norms)
         score = score[..., None]  # [B, H, T, 1]
         return torch.cat([score, torch.zeros_like(score)], dim=-1) if self.delay else score
 
@@ -124,13 +118,11 @@ class Learned(DecodePolicy):
         held.memo[..., 1] = torch.maximum(held.memo[..., 1], first)
 
     def score(self, held: Held) -> "Tensor":
-        probe, _, table = self._on(held.memo.device)
+        probe, table = self._on(held.memo.device)
         age = (held.now[:, None, None] - held.position).clamp_(0, self.longest).long()  # [B, heads, S]
         heads: Any = held.heads
-        norms = slot_norms(held.key, held.value, probe.factor[held.layer, heads])
-        score = held.memo[..., 0] + probe.slots(held.layer, heads, norms)
         ages = table[held.layer, heads]  # [heads, longest + 1]
-        score += ages.expand(len(age), *ages.shape).gather(-1, age)
+        score = ages.expand(len(age), *ages.shape).gather(-1, age) + held.memo[..., 0]
         if self.delay:
             score = score + early_feature(held.memo[..., 1]) * probe.early[held.layer, heads][:, None]
         return score
@@ -153,12 +145,11 @@ class Learned(DecodePolicy):
     def check(self, model: Any) -> None:
         check_model(dict(self.model), model)
 
-    def _on(self, device: Any) -> "tuple[Probe, list[Any], Tensor]":
+    def _on(self, device: Any) -> "tuple[Probe, Tensor]":
         if device not in self._placed:
             assert self.probe is not None
-            probe = self.probe.standing().to(device)
-            rows = list(zip(probe.weight, probe.bias, probe.norms[..., 3], strict=True))
-            self._placed[device] = probe, rows, probe.age_table(self.longest)
+            probe = self.probe.to(device)
+            self._placed[device] = probe, probe.age_table(self.longest)
         return self._placed[device]
 
     # --- at rest ---
