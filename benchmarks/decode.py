@@ -5,7 +5,8 @@
 *Layouts*: one layer's attention for one new token over heads whose budgets differ, stored as groups of like heads (what
 ``DecodeCache`` does), as one flat buffer with sums over segments, and padded to the longest with a mask; their results
 are compared before anything is timed. *Steps*: a model of SmolLM2-135M's shape with random weights, bfloat16, after
-1,024 tokens. Medians of layouts, means of steps; one process, one thread, seed 0.
+1,024 tokens; `learned` has random weights too, and other slots for every head. Medians of layouts, means of steps; one
+process, one thread, seed 0.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +25,10 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from kvpredict.llm.decode.cache import DecodeCache
 from kvpredict.llm.decode.evaluate import step_times
+from kvpredict.llm.decode.fingerprint import model_identity, output_factor
 from kvpredict.llm.decode.policies import decode_policy_names
+from kvpredict.llm.decode.policies.learned import Learned
+from kvpredict.llm.decode.probe import blank_probe
 
 SHAPES = {  # KV heads, query heads a KV head, width, slots of each head
     "SmolLM2, a quarter of 1,024": (3, 3, 64, (77, 205, 486)),
@@ -109,6 +114,14 @@ def compare_layouts() -> None:
                 print(f"| {name} | {str(dtype).removeprefix('torch.')} | {batch} | {' | '.join(took)} |", flush=True)
 
 
+def untrained(model: Any) -> Learned:
+    """Return a learned policy with random weights and budgets from .3 to 3 times the mean."""
+    identity = model_identity(model)
+    blank = blank_probe(output_factor(model), identity["width"])
+    probe = replace(blank, weight=torch.randn_like(blank.weight), ages=torch.randn_like(blank.ages))
+    return Learned(probe, identity, torch.rand(1, *probe.bias.shape) + 0.1, (0.25,))
+
+
 def compare_steps(tokens: int, steps: int, policies: list[str]) -> None:
     """Print the time of decode steps after ``tokens`` tokens, and the bytes held."""
     torch.manual_seed(0)
@@ -123,12 +136,11 @@ def compare_steps(tokens: int, steps: int, policies: list[str]) -> None:
     print("|---|---|---|---|---|---|---|")
     for name in policies:
         budget = tokens // 4
+        policy = untrained(model) if name == "learned" else name
         kept: list[DecodeCache] = []
 
-        def make(
-            _: Any, when: str, name: str = name, budget: int = budget, kept: list[DecodeCache] = kept
-        ) -> DecodeCache:
-            kept.append(DecodeCache(budget, name, model=model, when=when))
+        def make(_: Any, when: str, policy: Any = policy, kept: list[DecodeCache] = kept) -> DecodeCache:
+            kept.append(DecodeCache(tokens // 4, policy, model=model, when=when))
             return kept[-1]
 
         took = step_times(model, ids, make, steps)
@@ -147,9 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The decode cache on a CPU.")
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=48, help="a multiple of the interval, 16, weighs ranking rightly")
-    parser.add_argument(
-        "--policies", nargs="*", default=[n for n in decode_policy_names() if n not in ("oracle", "learned")]
-    )
+    parser.add_argument("--policies", nargs="*", default=[n for n in decode_policy_names() if n != "oracle"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -2,8 +2,8 @@
 
 A probe per layer and KV head reads the hidden state that feeds the projections and the norms of key, value and output
 (``features``). That part of the score is stored with the token; its age is added when the cache ranks, every so many
-steps. So no attention is looked at, and nothing leaves the device. Where the budget goes is learned too: heads differ more than
-tokens do, and ``shares`` says how much.
+steps. So no attention is looked at, and nothing leaves the device. Where the budget goes is learned too: heads differ
+more than tokens do, and ``shares`` says how much.
 Probes on hidden states: KVzap, arXiv:2601.07891. Training through soft gates, which is what counts, and budgets learned
 with it: ``learn/end_to_end``. With ``delay`` tokens are judged some steps after they came, by the attention they got
 meanwhile (KVpop, arXiv:2607.05061); the cache then has to compute attention weights.
