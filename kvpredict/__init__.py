@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 # The package of that name is imported first, then the function takes the name; it needs no more than NumPy and Numba.
 from kvpredict.simulate import simulate
+from kvpredict.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from kvpredict.cache import Cache, cached
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from kvpredict.trace import Trace, read_trace
     from kvpredict.trace.recorder import Recorder
     from kvpredict.training import fit
-
-__version__ = "0.1.0"
 
 # Where each public name lives; modules are imported when a name is first used.
 _PUBLIC = {

@@ -1,14 +1,31 @@
 """Load a saved policy from a folder or from an MLflow store."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kvpredict.artifact import load_artifact
 from kvpredict.core.errors import ArtifactError, KvpredictError
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import Learned
 
-__all__ = ["load_policy"]
+__all__ = ["as_policy", "load_policy"]
+
+
+P = TypeVar("P")
+
+
+def as_policy(given: Any, kind: type[P], what: str, names: list[str], make: Callable[[str], P]) -> P:
+    """Return a policy of a kind, given as such, by one of ``names``, or by what ``load_policy`` takes.
+
+    ``make`` makes it by its name, and raises ``UnknownName`` for others; ``what`` is the kind in words.
+    """
+    if isinstance(given, str) and (given in names or (":/" not in given and not Path(given).exists())):
+        return make(given)
+    policy = load_policy(given) if isinstance(given, str | Path) else given
+    if not isinstance(policy, kind):
+        raise KvpredictError(f"policy must be a {what}'s name, folder or object, got {type(policy).__name__}")
+    return policy
 
 
 def load_policy(source: str | Path) -> Any:

@@ -489,7 +489,7 @@ def _save_pyfunc(policy: Path, target: Path, capacity: Mapping[str, Any]) -> Non
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    from kvpredict import __version__
+    from kvpredict.version import __version__
 
     signature = ModelSignature(
         inputs=Schema(

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError, unknown_name
+from kvpredict.trace.trace import hash_keys
 
 if TYPE_CHECKING:
     from kvpredict.llm.requests import RequestTrace
 
-__all__ = ["FINISH", "HINTS", "degraded", "hints_of"]
+__all__ = ["FINISH", "HINTS", "degraded", "hints_of", "session_of"]
 
 HINTS = ("continues", "finish", "priority", "ttl", "pin_tokens", "pin_seconds", "template", "kind")
 FINISH = ("stop", "length", "tool_calls", "abort")
@@ -54,6 +55,19 @@ def hints_of(params: Mapping[str, Any] | None) -> dict[str, float]:
         elif own and name != "session":
             raise unknown_name("hint", name, [*HINTS, "session"])
     return found
+
+
+def session_of(params: Mapping[str, Any] | None) -> int | None:
+    """Return a number for the session that a request's free dictionary names, a number or a text; None for none.
+
+    >>> session_of({"kvpredict": {"session": 17}}), session_of({"session": "a81"}) == session_of({"session": "a81"})
+    (17, True)
+    """
+    session = ((params or {}).get("kvpredict") or params or {}).get("session")
+    if session is None:
+        return None
+    number = session if isinstance(session, int) else int(hash_keys([session])[0])
+    return number & (2**62 - 1)  # a session below 0 is none
 
 
 def _number(name: str, value: Any) -> float:

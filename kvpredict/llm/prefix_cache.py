@@ -7,16 +7,19 @@ least the last token of a prompt is always computed, because its logits are need
 recurrent model's state after each block is cached by prefix in the same way (``states.StateCache``).
 """
 
+import operator
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.llm.blocks import block_hashes
-from kvpredict.llm.hints import hints_of
-from kvpredict.llm.kv_pool import KVPool, torch_module
+from kvpredict.llm.hints import hints_of, session_of
+from kvpredict.llm.kv_pool import KVPool, check_sizes, torch_module
+from kvpredict.llm.layers import attention_windows, moving_rope
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -119,7 +122,8 @@ class PrefixCache:
         Blocks in host memory, pinned where the device is CUDA.
     block_size : int, default 16
         Tokens a block.
-    policy : str or PrefixPolicy, default "lru"
+    policy : str, path or PrefixPolicy, default "lru"
+        A name, or the folder or MLflow URI of a saved policy.
     requests : int, default 64
         Requests in progress at once.
     background : bool, default True
@@ -128,7 +132,7 @@ class PrefixCache:
     Raises
     ------
     KvpredictError
-        On a model whose cache is not one of keys and values for all tokens.
+        On a model whose cache is not one of keys and values for all tokens, or whose keys change as a text grows.
     """
 
     def __init__(
@@ -138,22 +142,31 @@ class PrefixCache:
         *,
         host_capacity: int = 0,
         block_size: int = 16,
-        policy: str | PrefixPolicy = "lru",
+        policy: str | Path | PrefixPolicy = "lru",
         requests: int = 64,
         background: bool = True,
     ) -> None:
-        if block_size < 1:
-            raise KvpredictError(f"block_size must be at least 1 token, got {block_size}")
+        check_sizes(capacity=capacity, host_capacity=host_capacity, block_size=block_size, requests=requests)
         self._torch = torch_module()
         try:
             from transformers import DynamicCache
         except ImportError as error:
             raise MissingExtra(f'PrefixCache needs transformers: pip install "kvpredict[llm]" ({error})') from error
         self._new_cache = DynamicCache
-        config = model.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise KvpredictError(f"PrefixCache needs full attention in every layer, this model has {sorted(kinds)}")
+        if any(window is not None for window in attention_windows(model, "PrefixCache")):
+            raise KvpredictError("PrefixCache needs full attention in every layer, this model has sliding windows")
+        if rope := moving_rope(model):
+            raise KvpredictError(
+                f"PrefixCache cannot serve a model whose rotation of positions is {rope!r}: it changes with the length "
+                "of the text, and with it the keys of a prefix"
+            )
+        if model.training:
+            raise KvpredictError("the model is in training mode, in which answers are random: call model.eval()")
+        config = model.config.get_text_config(decoder=True)
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
+        rotated = any(getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
+        # Learned positions end; rotated ones do not.
+        self._longest = None if rotated else getattr(config, "max_position_embeddings", None)
         self.model, self.block_size = model, block_size
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -178,7 +191,7 @@ class PrefixCache:
         max_new_tokens: int = 32,
         *,
         eos: int | None = None,
-        sessions: Sequence[int | None] | None = None,
+        sessions: Sequence[int | str | None] | None = None,
         params: Sequence[Mapping[str, Any] | None] | None = None,
         keep_logits: bool = False,
     ) -> list[Answer]:
@@ -191,7 +204,8 @@ class PrefixCache:
         max_new_tokens : int, default 32
         eos : int, optional
             Token that ends an answer.
-        sessions : sequence of int, optional
+        sessions : sequence of int or str, optional
+            Default: those that ``params`` name.
         params : sequence of mappings, optional
             Hints of each request, as in vLLM's ``kv_transfer_params`` (see ``hints.hints_of``).
         keep_logits : bool, default False
@@ -200,18 +214,19 @@ class PrefixCache:
         -------
         One ``Answer`` a prompt, in order.
         """
-        if max_new_tokens < 1 or any(len(p) == 0 for p in prompts):
-            raise KvpredictError("generate needs prompts of at least one token and max_new_tokens of at least 1")
+        if max_new_tokens < 1:
+            raise KvpredictError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        checked = [self._checked(k, prompt, max_new_tokens) for k, prompt in enumerate(prompts)]
         for name, given in (("sessions", sessions), ("params", params)):
             if given is not None and len(given) != len(prompts):
                 raise KvpredictError(f"{name} has {len(given)} entries for {len(prompts)} prompts")
         with self._lock, self._torch.inference_mode():
             running: list[_Request] = []
             try:
-                for k, prompt in enumerate(prompts):
-                    session = sessions[k] if sessions is not None else None
-                    hints = hints_of(params[k]) if params is not None else {}
-                    running.append(self._start([int(t) for t in prompt], session, hints))
+                for k, prompt in enumerate(checked):
+                    free = params[k] if params is not None else None
+                    session = session_of(free if sessions is None else {"session": sessions[k]})
+                    running.append(self._start(prompt, session, hints_of(free)))
                 for request in running:
                     self._step(request, request.prompt[request.known :], keep_logits)
                 active = running
@@ -231,6 +246,24 @@ class PrefixCache:
             finally:
                 for request in running:  # an error on the way: nothing stays pinned
                     self.store.cancel(request.ticket)
+
+    def _checked(self, number: int, prompt: Sequence[int], new: int) -> list[int]:
+        """Return a prompt as a list of ints; KvpredictError where the model could not read it."""
+        try:
+            tokens = [operator.index(t) for t in prompt]
+        except TypeError as error:
+            raise KvpredictError(f"prompt {number} must be a sequence of whole token ids: {error}") from None
+        if not tokens:
+            raise KvpredictError(f"prompt {number} is empty: generate needs one token at least")
+        if not 0 <= min(tokens) <= max(tokens) < self._vocabulary:
+            wrong = next(t for t in tokens if not 0 <= t < self._vocabulary)
+            raise KvpredictError(f"prompt {number} has the token {wrong}, this model's are 0 to {self._vocabulary - 1}")
+        if self._longest is not None and len(tokens) + new - 1 > self._longest:
+            raise KvpredictError(
+                f"prompt {number} has {len(tokens)} tokens and {new} are to follow, this model's positions end at "
+                f"{self._longest}"
+            )
+        return tokens
 
     def _start(self, prompt: list[int], session: int | None, hints: Mapping[str, float]) -> _Request:
         blocks = block_hashes(prompt, self.block_size)

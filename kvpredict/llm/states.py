@@ -5,11 +5,12 @@ enough to go on from, whereas attention needs all of them. The same index and po
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.blocks import block_hashes
-from kvpredict.llm.kv_pool import KVPool, torch_module
+from kvpredict.llm.kv_pool import KVPool, check_sizes, torch_module
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix_cache import BlockStore
@@ -30,7 +31,7 @@ class StateCache:
         States on the device and in host memory.
     block_size : int, default 16
         Tokens between cached states.
-    policy : str or PrefixPolicy, default "lru"
+    policy : str, path or PrefixPolicy, default "lru"
     """
 
     def __init__(
@@ -41,11 +42,16 @@ class StateCache:
         *,
         host_capacity: int = 0,
         block_size: int = 16,
-        policy: str | PrefixPolicy = "lru",
+        policy: str | Path | PrefixPolicy = "lru",
     ) -> None:
         self._torch = torch_module()
+        check_sizes(capacity=capacity, host_capacity=host_capacity, block_size=block_size)
+        if not isinstance(rnn, self._torch.nn.RNNBase):
+            raise KvpredictError(f"StateCache needs an LSTM, a GRU or an RNN of torch.nn, got {type(rnn).__name__}")
         if not rnn.batch_first or rnn.bidirectional:
             raise KvpredictError("StateCache needs a recurrent model with batch_first=True and one direction")
+        if not callable(embed):
+            raise KvpredictError(f"embed must be a callable from token ids to inputs, got {type(embed).__name__}")
         weight = next(rnn.parameters())
         self.rnn, self.embed, self.block_size = rnn, embed, block_size
         hidden = (rnn.num_layers, 1, getattr(rnn, "proj_size", 0) or rnn.hidden_size)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvpredict import __version__
 from kvpredict.pipelines.build import LEARNED, load_trace
 from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.facts import machine, plain_config, versions
@@ -20,6 +19,7 @@ from kvpredict.pipelines.output import (
     print_tables,
     write_files,
 )
+from kvpredict.version import __version__
 
 __all__ = ["TRACKED", "run_pipeline"]
 

@@ -1,5 +1,9 @@
 """The cache of real tensors: the same logits as without it, bounded memory, nothing left pinned."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -99,6 +103,24 @@ def test_memory_is_bounded_and_comes_back(model: "transformers.PreTrainedModel")
     assert (cache.index.pool.running == 0).all()
 
 
+@contextmanager
+def failing(model: "transformers.PreTrainedModel", call: int) -> Iterator[None]:
+    """Let the model's forward pass number ``call`` fail, from 1."""
+    count = 0
+
+    def fail(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == call:
+            raise RuntimeError("out of memory, for the test")
+
+    hook = model.register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize("host", [0, 5])
 def test_what_is_stored_on_arrival_is_used_once_it_is_there(model: "transformers.PreTrainedModel", host: int) -> None:
     cache = PrefixCache(model, 16, host_capacity=host, block_size=4, policy=Learned(every=0.0))
@@ -110,8 +132,8 @@ def test_what_is_stored_on_arrival_is_used_once_it_is_there(model: "transformers
             assert answer.tokens == tokens
             torch.testing.assert_close(answer.logits, logits, rtol=1e-5, atol=1e-5)
             saved += answer.cached_tokens
-        with pytest.raises(IndexError):
-            cache.generate([[1, 2, 3, 4, turn], [10_000]], 2)  # makes room, and fails before anything is there
+        with failing(model, 1), pytest.raises(RuntimeError, match="for the test"):
+            cache.generate([[1, 2, 3, 4, turn], [7]], 2)  # makes room, and fails before anything is there
         assert sorted(cache.store.slot[0]) == np.flatnonzero(cache.index.pool.resident[:, 0]).tolist()
         assert len(cache.store.pool.free[0]) + len(cache.store.slot[0]) == 16
     assert saved > 0
@@ -121,8 +143,8 @@ def test_what_is_stored_on_arrival_is_used_once_it_is_there(model: "transformers
 def test_an_error_on_the_way_leaves_nothing_pinned(model: "transformers.PreTrainedModel") -> None:
     cache = PrefixCache(model, 50, block_size=4)
     cache.generate(prompts(2), 2)
-    with pytest.raises(IndexError):
-        cache.generate([prompts(1)[0], [*prompts(1)[0], 10_000]], 2)  # no such token
+    with failing(model, 2), pytest.raises(RuntimeError, match="for the test"):
+        cache.generate([prompts(1)[0], [*prompts(1)[0], 7]], 2)
     assert (cache.index.pool.running == 0).all()
     tokens, _ = plain(model, prompts(1)[0], 2)
     assert cache.generate([prompts(1)[0]], 2)[0].tokens == tokens
@@ -138,7 +160,7 @@ def test_generation_stops_at_the_end_token(model: "transformers.PreTrainedModel"
 
 def test_mistakes_are_named(model: "transformers.PreTrainedModel") -> None:
     cache = PrefixCache(model, 50, block_size=4)
-    with pytest.raises(KvpredictError, match="at least one token"):
+    with pytest.raises(KvpredictError, match="prompt 0 is empty"):
         cache.generate([[]])
     with pytest.raises(KvpredictError, match="params has 1 entries for 2"):
         cache.generate([[1], [2]], params=[{}])
@@ -165,3 +187,88 @@ def test_recurrent_states_by_prefix(kind: str, host: int) -> None:
     assert cache.cached_tokens > 0
     assert len(cache.store.slot[0]) == 4
     assert (cache.index.pool.running == 0).all()
+
+
+def tiny(kind: str, **settings: object) -> "transformers.PreTrainedModel":
+    """Return a random model of a kind, two layers of four heads."""
+    size = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **size, **settings))
+
+
+LONG = {"rope_type": "longrope", "factor": 2.0, "rope_theta": 1e4, "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4, "original_max_position_embeddings": 32}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("mistral", {"sliding_window": 32}, "sliding windows"),
+        ("llama", {"rope_parameters": LONG, "max_position_embeddings": 64}, "longrope"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}}, "dynamic"),
+    ],
+)
+def test_models_whose_prefixes_are_no_use_later_are_refused(
+    kind: str, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(KvpredictError, match=message):
+        PrefixCache(tiny(kind, **settings).eval(), 10)
+
+
+def test_what_is_no_model_to_generate_with_is_refused(model: "transformers.PreTrainedModel") -> None:
+    bert = transformers.BertModel(transformers.BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1,
+                                  num_attention_heads=4, intermediate_size=32))  # fmt: skip
+    t5 = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=32,
+                                                 num_layers=1, num_heads=4))  # fmt: skip
+    for other, message in (
+        (bert, "does not generate"),
+        (t5, "encoder"),
+        (None, "NoneType"),
+        (torch.nn.Linear(1, 1), "Linear"),
+    ):
+        with pytest.raises(KvpredictError, match=message):
+            PrefixCache(other, 10)
+    with pytest.raises(KvpredictError, match=r"model\.eval"):
+        PrefixCache(tiny("llama").train(), 10)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([97], "0 to 96"), ([-1], "0 to 96"), ([1.5], "whole token ids"), (5, "whole token ids"), (["a"], "whole token")],
+)
+def test_prompts_that_cannot_be_read_are_refused(
+    model: "transformers.PreTrainedModel", prompt: object, message: str
+) -> None:
+    cache = PrefixCache(model, 10)
+    with pytest.raises(KvpredictError, match=message):
+        cache.generate([[1, 2], prompt], 2)
+    assert (cache.index.pool.running == 0).all()
+
+
+def test_learned_positions_end() -> None:
+    cache = PrefixCache(tiny("gpt2", n_positions=32).eval(), 10, block_size=4)
+    assert len(cache.generate([[1] * 30], 3)[0].tokens) == 3
+    with pytest.raises(KvpredictError, match="positions end at 32"):
+        cache.generate([[1] * 30], 4)
+
+
+@pytest.mark.parametrize("name", ["capacity", "host_capacity", "block_size", "requests"])
+def test_sizes_are_whole_numbers(model: "transformers.PreTrainedModel", name: str) -> None:
+    for wrong in (1.5, -1, "3", None):
+        with pytest.raises(KvpredictError, match=f"{name} must be a whole number"):
+            PrefixCache(model, **{"capacity": 10, name: wrong})
+    with pytest.raises(KvpredictError, match="capacity must be a whole number"):
+        StateCache(torch.nn.GRU(4, 4, batch_first=True), torch.nn.Embedding(9, 4), 0)
+
+
+def test_sessions_are_numbers_or_texts_and_policies_names_or_folders(
+    model: "transformers.PreTrainedModel", tmp_path: Path
+) -> None:
+    cache = PrefixCache(model, 10, policy=Learned().save(tmp_path / "policy"))
+    assert cache.index.policy == Learned()
+    cache.generate([[1, 2], [1, 3]], 1, sessions=["a81", None])
+    cache.generate([[1, 2], [1, 3]], 1, params=[{"kvpredict": {"session": "a81"}}, None])
+    assert cache.index.requests.session[0] == cache.index.requests.session[2] > 0
+    with pytest.raises(KvpredictError, match="prefix policy"):
+        PrefixCache(model, 10, policy="lrru")
+    with pytest.raises(KvpredictError, match=r"torch\.nn"):
+        StateCache(torch.nn.Linear(1, 1), torch.nn.Embedding(9, 4), 5)

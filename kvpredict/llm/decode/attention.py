@@ -13,13 +13,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.layers import attention_windows
 
 __all__ = ["NAME", "attach"]
 
 NAME = "kvpredict_decode"
 # What attention functions of some models take and plain attention over slots does not do.
 UNKNOWN = ("softcap", "s_aux", "position_bias", "block_mask", "head_mask")
-KINDS = {"full_attention", "sliding_attention"}
 
 
 def attach(model: Any) -> list[int | None]:
@@ -36,11 +36,9 @@ def attach(model: Any) -> list[int | None]:
         raise KvpredictError(
             f"DecodeCache cannot serve the model type {kind!r}: its attention is not looked up by name"
         )
+    windows = attention_windows(model, "DecodeCache")
     config = model.config.get_text_config(decoder=True)
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: it has an encoder")
-    layers = config.num_hidden_layers
-    windows = _windows(config, layers, kind)
+    layers = len(windows)
     modules: dict[int, Any] = {}
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "is_causal"):
@@ -62,21 +60,6 @@ def attach(model: Any) -> list[int | None]:
             module.register_forward_hook(_leave, always_call=True)
             module._kvpredict_hooked = True
     return windows
-
-
-def _windows(config: Any, layers: int, kind: str) -> list[int | None]:
-    types = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "attention_chunk_size", None) is not None:
-        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: chunked attention")
-    if getattr(config, "kv_sharing_modes", None) is not None:
-        raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: its layers share keys and values")
-    if types is None:
-        types = ["full_attention" if window is None else "sliding_attention"] * layers
-    for name in types:
-        if name not in KINDS:
-            raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: it has layers of {name!r}")
-    return [window if name == "sliding_attention" else None for name in types]
 
 
 def _arrive(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

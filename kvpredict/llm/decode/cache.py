@@ -37,17 +37,9 @@ WHEN = ("steps", "prefill")
 
 def find_policy(policy: str | Path | DecodePolicy) -> DecodePolicy:
     """Return a policy given as such, by name, or by what ``load_policy`` takes: a folder or an MLflow URI."""
-    if isinstance(policy, str) and policy in decode_policy_names():
-        return decode_policy(policy)
-    if isinstance(policy, str | Path):
-        if isinstance(policy, str) and ":/" not in policy and not Path(policy).exists():
-            return decode_policy(policy)  # raises, with the nearest right name
-        from kvpredict.load import load_policy
+    from kvpredict.load import as_policy
 
-        policy = load_policy(policy)
-    if not isinstance(policy, DecodePolicy):
-        raise KvpredictError(f"policy must be a decode policy's name, folder or object, got {type(policy).__name__}")
-    return policy
+    return as_policy(policy, DecodePolicy, "decode policy", decode_policy_names(), decode_policy)
 
 
 class DecodeCache(Cache):

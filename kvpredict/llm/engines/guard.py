@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.llm.hints import hints_of
+from kvpredict.llm.hints import hints_of, session_of
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.simulate import as_prefix_policy
 
@@ -57,22 +57,14 @@ def key_number(key: Any) -> int:
 def lenient_hints(params: Any) -> tuple[dict[str, float], int | None]:
     """Return a request's hints and session; a client's mistake in them is logged once and costs only the hints."""
     try:
-        hints = hints_of(params)
+        return hints_of(params), session_of(params)
     except KvpredictError as error:
         if not _told:
             _told.append(str(error))
             log.warning("hints are left out: %s", error)
         return {}, None
-    own = (params or {}).get("kvpredict", params) or {}
-    session = own.get("session")
-    return hints, None if session is None else key_number(session) & (2**62 - 1)  # a session below 0 is none
 
 
 def policy_from_environment() -> PrefixPolicy:
     """Return the policy that ``$KVPREDICT_PREFIX_POLICY`` names: a folder that ``save`` wrote, or a name; else LRU."""
-    source = os.environ.get(POLICY, "lru")
-    if os.path.isdir(source):
-        from kvpredict.llm.prefix.policies.learned import Learned
-
-        return Learned.load(source)
-    return as_prefix_policy(source)
+    return as_prefix_policy(os.environ.get(POLICY, "lru"))

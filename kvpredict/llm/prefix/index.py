@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -57,7 +58,7 @@ class PrefixIndex:
     ----------
     capacity : int
         Blocks on the device.
-    policy : str or PrefixPolicy, default "lru"
+    policy : str, path or PrefixPolicy, default "lru"
     host_capacity : int, default 0
         Blocks in the host tier.
     requests : int, default 256
@@ -71,7 +72,7 @@ class PrefixIndex:
     def __init__(
         self,
         capacity: int,
-        policy: str | PrefixPolicy = "lru",
+        policy: str | Path | PrefixPolicy = "lru",
         *,
         host_capacity: int = 0,
         requests: int = 256,

@@ -1,6 +1,7 @@
 """simulate_prefix: a trace of requests through a prefix policy, with a server's rules."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.heap import make_heap
 from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.engine import bind
-from kvpredict.llm.prefix.policies import prefix_policy
+from kvpredict.llm.prefix.policies import prefix_policy, prefix_policy_names
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.pool import Requests, make_pool
 from kvpredict.llm.prefix.result import PrefixResult, Server
@@ -20,7 +21,7 @@ __all__ = ["as_prefix_policy", "compiled_requests", "simulate_prefix"]
 
 def simulate_prefix(
     trace: RequestTrace,
-    policy: str | PrefixPolicy,
+    policy: str | Path | PrefixPolicy,
     capacity: int,
     *,
     host_capacity: int = 0,
@@ -34,8 +35,8 @@ def simulate_prefix(
     Parameters
     ----------
     trace : RequestTrace
-    policy : str or PrefixPolicy
-        A name (see ``prefix_policy_names``) or a policy.
+    policy : str, path or PrefixPolicy
+        A name (see ``prefix_policy_names``), the folder or MLflow URI of a saved policy, or a policy.
     capacity : int
         Blocks on the device.
     host_capacity : int, default 0
@@ -125,13 +126,11 @@ class _Run:
                            self.hits, self.steer, self.shadows)  # fmt: skip
 
 
-def as_prefix_policy(policy: str | PrefixPolicy) -> PrefixPolicy:
-    """Return ``policy`` itself, or the one that the name stands for."""
-    if isinstance(policy, PrefixPolicy):
-        return policy
-    if isinstance(policy, str):
-        return prefix_policy(policy)
-    raise KvpredictError(f"expected a prefix policy or its name, got {type(policy).__name__}")
+def as_prefix_policy(policy: str | Path | PrefixPolicy) -> PrefixPolicy:
+    """Return a policy given as such, by name, or by what ``load_policy`` takes: a folder or an MLflow URI."""
+    from kvpredict.load import as_policy
+
+    return as_policy(policy, PrefixPolicy, "prefix policy", prefix_policy_names(), prefix_policy)
 
 
 def compiled_requests(trace: RequestTrace, oracle: bool = False) -> Requests:
