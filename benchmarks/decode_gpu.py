@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 from benchmarks.decode import SMOLLM2
 from kvpredict.llm.decode.cache import DecodeCache
 from kvpredict.llm.decode.decoder import Decoder
-from kvpredict.llm.decode.text import load_model
+from kvpredict.llm.models import load_model
 
 
 def bandwidth(device: str) -> float:

@@ -58,7 +58,7 @@ def progress(items: Iterable[Any], description: str, count: int) -> Iterator[Any
 
 
 def train(steps: int, facts: int, equal: int) -> None:
-    """Train both policies: on plain text, then with facts to be found again; and, from there, equal slots."""
+    """Train the policies: on plain text; from there, with facts to be found again; and, from there too, equal slots."""
     import torch
 
     model, tokenizer = load_smollm2()
@@ -73,28 +73,25 @@ def train(steps: int, facts: int, equal: int) -> None:
         )
         first.first.save(folder() / "policies" / "ridge")
         first.policy.save(done)
-    found = Learned.load(done)
     asked, checked = with_facts(plain, tokenizer, 0.4), with_facts(chosen[::2], tokenizer, 0.3)
+    soft = EndToEnd(steps=facts, temperature=(0.25, 0.15), rate=5e-4, rate_few=5e-3, every=20)
     # Equal slots are the harder problem: every head has to rank well, so rates are higher and gates begin softer.
-    for name, scope, more, rate, soft in (
-        ("learned", "model", facts, 0.5, 0.25),
-        ("learned_equal", "head", equal, 3, 0.5),
+    hard = EndToEnd(steps=equal, scope="head", temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=50)
+    for name, settings, texts, checks in (
+        ("learned", soft, asked, checked),
+        ("learned_equal", hard, plain, chosen),
     ):
         if (folder() / "policies" / name).is_dir():
-            found = Learned.load(folder() / "policies" / name)
             continue
-        settings = EndToEnd(
-            steps=more, scope=scope, temperature=(soft, 0.15), rate=1e-3 * rate, rate_few=1e-2 * min(rate, 2), every=20
-        )
+        found = Learned.load(done)
         assert found.probe is not None
         trained = settings.fit(
-            model, asked, found.probe, checkpoint=folder() / f"{name}.pt", validation=checked, seed=1,
+            model, texts, found.probe, checkpoint=folder() / f"{name}.pt", validation=checks, seed=1,
             progress=progress,
         )  # fmt: skip
-        found = replace(
-            found, probe=trained.probe, splits=trained.shares, budgets=settings.budgets if scope == "model" else ()
-        )
-        found.save(folder() / "policies" / name, {"facts": 0.4, "steps": [steps, facts, equal]})
+        budgets = () if trained.shares is None else settings.budgets
+        found = replace(found, probe=trained.probe, splits=trained.shares, budgets=budgets)
+        found.save(folder() / "policies" / name, {"first": steps, "steps": settings.steps})
 
 
 def policies(names: Iterable[str]) -> dict[str, Any]:
@@ -197,7 +194,7 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "judge", "find", "learners", "tables", "all"])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--facts", type=int, default=40)
-    parser.add_argument("--equal", type=int, default=160)
+    parser.add_argument("--equal", type=int, default=250)
     parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024])
     parser.add_argument("--modes", nargs="*", default=["once"], choices=["once", "online"])

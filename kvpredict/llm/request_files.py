@@ -6,6 +6,7 @@ tokenizer. Any of them may be compressed with gzip, xz, zstd or bzip2.
 """
 
 import json
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -36,6 +37,12 @@ def read_requests(
 ) -> RequestTrace:
     """Read a file of requests.
 
+    A line of a chat log has ``messages`` (objects with ``role`` and ``content``) and a time: ``timestamp``, ``time`` or
+    ``created``, in seconds or ISO format. It may have ``session_id`` or ``conversation_id``, ``kv_transfer_params``
+    with hints, and of the answer ``usage.completion_tokens`` and ``finish_reason``, where the API puts them or under
+    ``response``. Mooncake's lines have ``timestamp`` in milliseconds, ``input_length``, ``output_length`` and
+    ``hash_ids``.
+
     Parameters
     ----------
     path : str or path
@@ -52,24 +59,32 @@ def read_requests(
     ------
     TraceError
         On a file that is missing, damaged or of none of these kinds: names the file, the line, and what was expected.
+        On a tokenizer that does not return token ids, a block size that is no whole number, or one that is not the
+        file's.
     """
+    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
+        raise TraceError(f"block_size must be a whole number of tokens, got {block_size!r}")
     with Source(path, on_error, progress=False) as source:
         first = _first(source)
         name = Path(os.fspath(path)).name.partition(".")[0]
         if "hash_ids" in first:
-            return RequestTrace.from_trace(read_trace(path, on_error=on_error), block_size)
+            return RequestTrace.from_trace(read_trace(path, order="sort", on_error=on_error), block_size)
         if "events" in first:
             rows = _events(source)
         elif "blocks" in first:
             rows = _log(source)
         elif "messages" in first:
             if tokenize is None:
-                raise TraceError(f"{source.path} holds chat requests: give tokenize=, such as a tokenizer's encode")
+                raise TraceError(
+                    f"{source.path} holds chat requests: give tokenize=, such as a tokenizer's encode "
+                    "(pipeline.tokenizer= on the command line)"
+                )
+            _check_tokenize(tokenize)
             rows = _chats(source, tokenize, block_size or 16, continues)
         else:
             raise TraceError(
                 f"{source.path}, line 1: expected a request with hash_ids, blocks, events or messages, "
-                f"found the fields {', '.join(sorted(first)) or 'of no JSON object'}"
+                f"found the fields {', '.join(sorted(first))}"
             )
         found = sorted(rows, key=lambda row: row["time"])
     if not found:
@@ -122,14 +137,26 @@ class RequestLog:
 
 
 def _first(source: Source) -> Mapping[str, Any]:
-    line = source.head.data.split(b"\n", 1)[0]
     if b"\n" not in source.head.data and not source.head.whole:
         raise TraceError(f"{source.path}, line 1: no end of line within {len(source.head.data)} bytes")
+    for line in source.head.lines[:5]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and record:
+            return record
+    raise TraceError(f"{source.path}: expected requests, a JSON object a line, found {source.head.data[:60]!r}")
+
+
+def _check_tokenize(tokenize: Tokenize) -> None:
+    found = tokenize("What is a KV cache?") if callable(tokenize) else tokenize
     try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    return record if isinstance(record, dict) else {}
+        [operator.index(t) for t in found]
+    except TypeError:
+        raise TraceError(
+            f"tokenize must return token ids, as a tokenizer's encode does, it gave {found!r:.60}"
+        ) from None
 
 
 def _records(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -231,14 +258,19 @@ def _chats(
 
     def parse(record: Mapping[str, Any]) -> dict[str, Any]:
         messages = record["messages"]
+        if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
+            raise ValueError(f"messages must be a list of objects with role and content, found {messages!r:.60}")
         # The roles' marks stand for a chat template: they keep messages apart, and prefixes of turns alike.
         text = [f"<|{m['role']}|>{_content(m.get('content'))}" for m in messages]
         tokens = [int(t) for part in text for t in tokenize(part)]
-        usage = record.get("usage") or {}
+        reply = record.get("response") or record
+        reply = {"choices": None, **(reply.get("body") or reply)}
+        usage = record.get("usage") or reply.get("usage") or {}
+        ended = record.get("finish_reason") or (reply["choices"] or [{}])[0].get("finish_reason")
         named = record.get("session_id") or record.get("conversation_id")
         hints = hints_of(record.get("kv_transfer_params"))
-        if record.get("finish_reason") in FINISH:
-            hints.setdefault("finish", float(FINISH.index(record["finish_reason"])))
+        if ended in FINISH:
+            hints.setdefault("finish", float(FINISH.index(ended)))
         if continues is not None and messages:
             hints.setdefault("continues", continues(_content(messages[-1].get("content"))))
         when = next((record[k] for k in ("timestamp", "time", "created") if k in record), None)

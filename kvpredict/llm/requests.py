@@ -73,8 +73,8 @@ class RequestTrace:
             raise TraceError(f"{self.name}: starts must rise from 0 to the number of blocks, one more than requests")
         if n and (not np.isfinite(self.times).all() or (np.diff(self.times) < 0).any()):
             raise TraceError(f"{self.name}: times must be finite and not fall; sort the requests by time")
-        if self.block_size < 1:
-            raise TraceError(f"{self.name}: block_size must be at least 1 token, got {self.block_size}")
+        if not isinstance(self.block_size, int | np.integer) or self.block_size < 1:
+            raise TraceError(f"{self.name}: block_size must be a whole number of tokens, got {self.block_size!r}")
 
     def __len__(self) -> int:
         return len(self.times)
@@ -112,7 +112,13 @@ class RequestTrace:
     def from_trace(trace: Trace, block_size: int | None = None) -> "RequestTrace":
         """Return the requests of a Mooncake or Qwen-Bailian trace that ``read_trace`` has read.
 
-        Sessions are the chats that Bailian names; ``type`` becomes the hint ``kind``.
+        Sessions are the chats that Bailian names; ``type`` becomes the hint ``kind``; ``info["reordered"]`` counts
+        requests that came later in the file than others of a later time.
+
+        Raises
+        ------
+        TraceError
+            On another trace, or one whose prompts are longer or shorter than their blocks can hold.
         """
         size = block_size or BLOCK_SIZES.get(str(trace.info.get("format")), 0)
         missing = {"request", "input_length", "output_length"} - set(trace.columns)
@@ -123,6 +129,19 @@ class RequestTrace:
             )
         firsts = np.flatnonzero(np.diff(trace.columns["request"], prepend=-1))
         columns = {name: np.asarray(values)[firsts] for name, values in trace.columns.items()}
+        number = columns["request"]
+        moved = int(np.count_nonzero(number < np.maximum.accumulate(number)))
+        held = np.diff(np.append(firsts, len(trace)))
+        long = columns["input_length"]
+        # The last block may be part of one, or be left out.
+        wrong = np.flatnonzero((long <= (held - 1) * size) | (long >= (held + 1) * size))
+        if wrong.size:
+            k = int(wrong[0])
+            raise TraceError(
+                f"{trace.name}: {wrong.size} of {firsts.size} requests do not fit their blocks of {size} tokens, the "
+                f"first is request {int(number[k])} with {int(long[k])} tokens in {int(held[k])} blocks: give the "
+                "block_size of this file, or mend it"
+            )
         sessions = _chats(columns["chat_id"], columns["parent_chat_id"]) if "chat_id" in columns else None
         hints = {"kind": columns["type"].astype(np.float64)} if "type" in columns else {}
         return RequestTrace(
@@ -135,7 +154,7 @@ class RequestTrace:
             sessions=sessions,
             hints=hints,
             name=trace.name,
-            info=dict(trace.info),
+            info={**trace.info, "reordered": moved},
         )
 
     @cached_property

@@ -103,6 +103,7 @@ class PrefixTrain:
     every: float = 120.0
     host: float = 0.0
     hint_accuracy: float | None = None
+    tokenizer: str | None = None
     mix: str = "mixed"
     requests: int = 4000
     register: bool = False
@@ -116,6 +117,7 @@ class PrefixSimulate:
     policy: str | None = None
     host: float = 0.0
     hint_accuracy: float | None = None
+    tokenizer: str | None = None
     mix: str = "mixed"
     requests: int = 4000
 

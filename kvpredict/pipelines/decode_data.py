@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.decode.fingerprint import model_identity
-from kvpredict.llm.decode.text import Document, cut, load_model, read_documents
+from kvpredict.llm.decode.text import Document, cut, read_documents
+from kvpredict.llm.models import load_model
 from kvpredict.pipelines.config import Config
 
 __all__ = ["Data", "load_data"]

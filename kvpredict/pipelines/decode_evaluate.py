@@ -21,6 +21,7 @@ REFERENCES = (FULL, "oracle")  # rows that nobody can serve with
 def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     """Run the pipeline; nothing is saved but the result."""
     from kvpredict.llm.decode import evaluate, text
+    from kvpredict.llm.models import load_model
 
     s: DecodeEvaluate = config.pipeline
     if s.model is None:
@@ -28,7 +29,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "pipeline.model is not given: the folder of a causal language model, or its name on the hub"
         )
     at = (start / Path(s.model).expanduser()).resolve()
-    model, tokenizer = text.load_model(str(at) if at.is_dir() else s.model, s.dtype, s.device, s.threads)
+    model, tokenizer = load_model(str(at) if at.is_dir() else s.model, s.dtype, s.device, s.threads)
     documents = text.read_documents([(start / Path(p).expanduser()).resolve() for p in s.text])
     later = documents[round(s.later * len(documents)) :]
     length = s.prefix + s.continuation

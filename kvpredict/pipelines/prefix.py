@@ -34,7 +34,13 @@ def load_requests(config: Config, start: Path) -> RequestTrace:
     if path is None:
         trace = generate_requests(settings.mix, requests=settings.requests, seed=config.seed)
     else:
-        trace = read_requests((start / Path(path).expanduser()).resolve(), on_error=config.trace.on_error)
+        tokenize = None
+        if settings.tokenizer is not None:
+            from kvpredict.llm.models import load_tokenizer
+
+            tokenize = load_tokenizer(settings.tokenizer).encode
+        found = (start / Path(path).expanduser()).resolve()
+        trace = read_requests(found, tokenize=tokenize, on_error=config.trace.on_error)
     if not len(trace):
         raise KvpredictError(f"{trace.name} has no requests: nothing to do")
     return trace if settings.hint_accuracy is None else degraded(trace, settings.hint_accuracy, config.seed)

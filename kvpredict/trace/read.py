@@ -74,8 +74,9 @@ def read_trace(
     Returns
     -------
     Trace
-        ``info`` has ``path``, ``format``, ``compression``, ``skipped``, ``reordered`` and, for CSV and Parquet,
-        ``columns``: the file's name of each column.
+        ``info`` has ``path``, ``format``, ``compression``, ``skipped``, ``reordered``; for CSV and Parquet
+        ``columns``: the file's name of each column; for traces of LLM requests ``requests``, and ``empty``: how many of
+        them have no blocks, and so are not in the trace.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def read_trace(
         if gathered.size == 0:
             first = f"; the first fault is at {source.faults.first}" if source.faults.first else ""
             raise TraceError(f"{source.path} holds no request (read as {chosen.name}: {chosen.description}){first}")
-        source.faults.report(gathered.size)
+        source.faults.report(source.info.get("requests", gathered.size))
     times = found.pop("time", None)
     reordered = 0
     if times is not None and (times[1:] < times[:-1]).any():

@@ -50,6 +50,60 @@ def test_chat_logs_keep_hashes_only(tmp_path: Path) -> None:
     assert "secret" not in repr(vars(trace))
 
 
+def test_chat_logs_may_hold_the_answer_as_the_api_gave_it(tmp_path: Path) -> None:
+    asked = {"timestamp": 1, "messages": [{"role": "user", "content": "a question"}]}
+    reply = {"choices": [{"finish_reason": "length"}], "usage": {"completion_tokens": 9}}
+    path = write(
+        tmp_path / "log.jsonl", asked | {"response": reply}, asked | {"response": {"body": reply}}, asked | reply
+    )
+    trace = read_requests(path, tokenize=str.encode)
+    assert trace.output_tokens.tolist() == [9, 9, 9]
+    assert trace.hints["finish"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("gives", [None, "words", ["a"], [1.5]])
+def test_a_tokenizer_that_gives_no_ids_is_named(tmp_path: Path, gives: object) -> None:
+    path = write(tmp_path / "log.jsonl", {"timestamp": 1, "messages": [{"role": "user", "content": "a"}]})
+    with pytest.raises(TraceError, match="tokenize must return token ids"):
+        read_requests(path, tokenize=lambda _: gives, on_error="skip")
+
+
+@pytest.mark.parametrize("size", [0, 1.5, "16", True])
+def test_a_block_size_is_a_whole_number(size: object) -> None:
+    with pytest.raises(TraceError, match="block_size must be a whole number"):
+        read_requests(FIXTURES / "mooncake.jsonl", block_size=size)
+
+
+def moon(time: float, tokens: int, ids: list[int]) -> dict[str, object]:
+    return {"timestamp": time, "input_length": tokens, "output_length": 1, "hash_ids": ids}
+
+
+def test_requests_are_sorted_by_time_and_counted_as_requests(tmp_path: Path) -> None:
+    rows = [moon(3000, 1000, [1, 2]), moon(1000, 600, [1, 3]), moon(2000, 0, []), moon(4000, 10, [4])]
+    path = write(tmp_path / "moon.jsonl", *rows)
+    with path.open("a") as file:
+        file.write("{damaged\n")
+    trace = read_requests(path, on_error="skip")
+    assert trace.times.tolist() == [1, 3, 4]
+    assert trace.input_tokens.tolist() == [600, 1000, 10]
+    assert {k: trace.info[k] for k in ("reordered", "requests", "empty", "skipped")} == {
+        "reordered": 1, "requests": 4, "empty": 1, "skipped": 1}  # fmt: skip
+
+
+def test_prompts_must_fit_their_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path / "moon.jsonl", moon(0, 600, [1, 2]), moon(1, 10**6, [1, 2, 3, 4]), moon(2, 10, [1, 2, 3]))
+    with pytest.raises(TraceError, match=r"2 of 3 requests do not fit .* first is request 1 with 1000000 tokens in 4"):
+        read_requests(path)
+
+
+def test_the_first_line_may_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n{damaged\n" + json.dumps(moon(0, 600, [1, 2])) + "\n")
+    assert len(read_requests(path, on_error="skip")) == 1
+    with pytest.raises(TraceError, match="line 2"):
+        read_requests(path)
+
+
 def test_request_log_comes_back_as_written(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "log.jsonl", block_size=16)
     blocks = block_hashes(range(64), 16)
@@ -92,7 +146,7 @@ def test_kv_events_give_chains(tmp_path: Path) -> None:
         ),
         ('{"events": 5, "ts": 1}', "line 1: expected a list of events, found int"),
         ('{"x": 1}', "found the fields x"),
-        ("[1]", "no JSON object"),
+        ("[1]", "a JSON object a line"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -115,7 +169,7 @@ def test_ids_of_a_blocks_own_tokens_are_chained() -> None:
         ({"times": [1.0, 0.0]}, "sort the requests"),
         ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
         ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
-        ({"block_size": 0}, "at least 1 token"),
+        ({"block_size": 0}, "block_size must be a whole number"),
     ],
 )
 def test_traces_that_contradict_themselves(change: dict, message: str) -> None:

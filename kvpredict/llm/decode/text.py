@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvpredict.core.errors import KvpredictError, MissingExtra
+from kvpredict.core.errors import KvpredictError
 
-__all__ = ["Document", "cut", "load_model", "on_device", "read_documents"]
+__all__ = ["Document", "cut", "on_device", "read_documents"]
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".json", ".html")
 
@@ -103,32 +103,3 @@ def on_device(ids: np.ndarray, model: Any) -> Any:
     import torch
 
     return torch.tensor(ids, device=model.device)
-
-
-def load_model(name: str, dtype: str = "auto", device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
-    """Return a causal LM, ready for inference, and its tokenizer.
-
-    Parameters
-    ----------
-    name : str
-        A folder or a name on the Hugging Face hub.
-    dtype : str, default "auto"
-        auto | float32 | bfloat16 | float16
-    device : str, default "cpu"
-    threads : int, optional
-        Of the CPU, for this process.
-    """
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise MissingExtra(f'the decode cache needs transformers: pip install "kvpredict[llm]" ({error})') from error
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise KvpredictError(f"no causal language model at {name}: {str(error).strip().splitlines()[0]}") from error
-    model.to(device)  # type: ignore[arg-type]
-    return model.eval(), tokenizer

@@ -72,9 +72,14 @@ def simulate_prefix(
     if store not in ("arrival", "end"):
         raise unknown_name("store", store, ("arrival", "end"))
     n = len(trace)
-    cut = round(warmup * n) if isinstance(warmup, float) and warmup < 1 else int(warmup)
-    if not 0 <= cut <= n:
-        raise KvpredictError(f"warmup must be between 0 and the trace's {n} requests, got {warmup}")
+    whole = isinstance(warmup, int | np.integer) or (
+        isinstance(warmup, float) and warmup >= 2 and warmup == int(warmup)
+    )
+    if not whole and not (isinstance(warmup, float) and 0 <= warmup < 1):
+        raise KvpredictError(f"warmup must be a share of the requests below 1, or a count of them, got {warmup!r}")
+    cut = int(warmup) if whole else round(warmup * n)
+    if not 0 <= cut < n:
+        raise KvpredictError(f"warmup must leave some of the trace's {n} requests to count, got {warmup}")
     traits = policy.traits
     tiers = 2 if host_capacity else 1
     shadows = traits.rankings if traits.rankings > 1 else 0

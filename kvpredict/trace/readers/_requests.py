@@ -36,11 +36,12 @@ def read_requests(source: Source, kinds: Mapping[str, type], ticks: float) -> It
     Parameters
     ----------
     kinds : mapping of field name to int, float or str
-        What lines say of a request; ``timestamp`` is among them. A field that a line lacks is 0 or "".
+        What lines say of a request; ``timestamp``, ``input_length`` and ``output_length`` are among them and must be
+        there. Another field that a line lacks is 0 or "".
     ticks : float
         Units of ``timestamp`` in a second.
     """
-    number = 0
+    number = empty = 0
     for lines in source.lines():
         rows: list[tuple[Any, ...]] = []
         ids: list[np.ndarray] = []
@@ -56,6 +57,8 @@ def read_requests(source: Source, kinds: Mapping[str, type], ticks: float) -> It
             rows.append((number, *row))
             ids.append(keys)
             number += 1
+            empty += keys.size == 0
+            source.info["requests"], source.info["empty"] = number, empty  # those without blocks cannot be told later
         if not rows:
             continue
         counts = np.array([keys.size for keys in ids])
@@ -98,9 +101,9 @@ def _request(line: bytes, kinds: Mapping[str, type]) -> tuple[list[Any], np.ndar
             fits = isinstance(value, str)
         else:
             fits = type(value) in (int, float) and abs(value) < 2**62 and (kind is float or value == int(value))
-        if not fits or (name == "timestamp" and name not in record):
-            raise BadRecord(
-                f"expected {name}, {'a text' if kind is str else 'a number'}, found {record.get(name)!r:.80}"
-            )
+        count = name in ("input_length", "output_length")
+        if not fits or (name not in record and (count or name == "timestamp")) or (count and value < 0):
+            kind_of = "a text" if kind is str else "a whole number, at least 0" if count else "a number"
+            raise BadRecord(f"expected {name}, {kind_of}, found {record.get(name)!r:.80}")
         row.append(value)
     return row, np.array(ids, np.int64)
