@@ -49,7 +49,7 @@ def load_requests(config: Config, start: Path) -> RequestTrace:
 def tiers(config: Config, trace: RequestTrace) -> tuple[int, int]:
     """Return the blocks of the device and of the host tier."""
     if config.capacity.unit != "objects":
-        raise KvpredictError(f"capacity.unit={config.capacity.unit}: prefix caches are measured in blocks; leave it out")
+        raise KvpredictError(f"capacity.unit={config.capacity.unit}: prefix caches count blocks; leave it out")
     count = config.capacity.count
     device = trace.capacity(config.capacity.fraction) if count is None else count
     return device, round(config.pipeline.host * device)

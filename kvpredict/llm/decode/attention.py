@@ -2,10 +2,13 @@
 
 transformers looks attention up by name in a registry. ``attach`` registers one more name and sets it on the model; a
 hook on each attention module tells the function which layer of which cache it serves, and hands over the hidden state.
-A forward pass with any other cache, or with none, goes on to ``sdpa`` as it did before.
+What is told is this thread's, so threads may share a model. A forward pass with any other cache, or with none, goes on
+to ``sdpa`` as it did before.
 """
 
+import threading
 from typing import Any
+from uuid import uuid4
 
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,8 +25,11 @@ NAME = "kvpredict_decode"
 UNKNOWN = ("softcap", "s_aux", "position_bias", "block_mask", "head_mask")
 
 
-def attach(model: Any) -> list[int | None]:
-    """Route a model's attention through decode caches; return each layer's sliding window, None without one.
+_serving = threading.local()  # .layer: whom the attention module that runs in this thread serves, or None
+
+
+def attach(model: Any) -> tuple[str, list[int | None]]:
+    """Route a model's attention through decode caches; return a name for it, and each layer's sliding window or None.
 
     Raises
     ------
@@ -31,12 +37,12 @@ def attach(model: Any) -> list[int | None]:
         For a model that does not look its attention up in the registry, that was loaded with another attention than
         ``sdpa``, or whose layers are not plain or sliding self-attention.
     """
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    windows = attention_windows(model, "DecodeCache")
+    kind = model.config.model_type
     if not getattr(model, "_supports_attention_backend", False):
         raise KvpredictError(
             f"DecodeCache cannot serve the model type {kind!r}: its attention is not looked up by name"
         )
-    windows = attention_windows(model, "DecodeCache")
     config = model.config.get_text_config(decoder=True)
     layers = len(windows)
     modules: dict[int, Any] = {}
@@ -54,29 +60,30 @@ def attach(model: Any) -> list[int | None]:
         model.set_attn_implementation(NAME)
         if config._attn_implementation != NAME:
             raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: its attention cannot be chosen")
+    name = getattr(modules[0], "_kvpredict_model", None) or uuid4().hex
     for module in modules.values():
-        if not getattr(module, "_kvpredict_hooked", False):
+        if not hasattr(module, "_kvpredict_model"):
             module.register_forward_pre_hook(_arrive, with_kwargs=True)
             module.register_forward_hook(_leave, always_call=True)
-            module._kvpredict_hooked = True
-    return windows
+            module._kvpredict_model = name
+    return name, windows
 
 
 def _arrive(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Note whose layer this forward serves; only a DecodeCache has ``decode_layer``."""
-    find = getattr(kwargs.get("past_key_values"), "decode_layer", None)
+    """Note whose layer this forward serves; only a DecodeCache has ``layer_of``."""
+    _serving.layer = None
+    find = getattr(kwargs.get("past_key_values"), "layer_of", None)
     if find is None:
-        module._kvpredict_layer = None
         return
-    layer = module._kvpredict_layer = find(module.layer_idx)
+    layer = _serving.layer = find(module._kvpredict_model, module.layer_idx)
     layer.hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 def _leave(module: Any, args: Any, output: Any) -> None:
-    layer = module._kvpredict_layer
+    layer = getattr(_serving, "layer", None)
     if layer is not None:
         layer.hidden = None
-        module._kvpredict_layer = None  # the model does not keep a cache alive
+        _serving.layer = None  # nothing keeps a cache alive
 
 
 def _attention(
@@ -89,7 +96,7 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    layer = getattr(module, "_kvpredict_layer", None)
+    layer = getattr(_serving, "layer", None)
     if layer is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     for name in UNKNOWN:

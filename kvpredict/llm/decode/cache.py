@@ -48,7 +48,8 @@ class DecodeCache(Cache):
     Parameters
     ----------
     budget_tokens : int
-        Slots for each layer and KV head on average; none is used beyond it.
+        Slots for each layer and KV head on average; none is used beyond it. Layers with a sliding window have no more
+        than the window and ``interval`` slots.
     policy : str, path or DecodePolicy, default "h2o"
         A name, a folder or MLflow URI of a saved policy, or a policy.
     model : transformers.PreTrainedModel, optional
@@ -123,6 +124,7 @@ class DecodeCache(Cache):
         self.clock = Clock()
         # Whether memos of single tokens may wait: nothing but ranking reads them.
         self.defers = self.policy.columns > 0 and not self.policy.needs & {QUERY, WEIGHTS}
+        self._model = ""  # the name of the model that it serves
         self._chunks = False
         self._peak = 0
         if model is not None:
@@ -135,7 +137,7 @@ class DecodeCache(Cache):
         """
         if self.clock.seen:
             raise KvpredictError("the cache holds tokens already: call reset() before it serves another model")
-        windows = attach(model)
+        self._model, windows = attach(model)
         self.policy.check(model)
         config = model.config.get_text_config(decoder=True)
         layers = len(windows)
@@ -148,6 +150,10 @@ class DecodeCache(Cache):
             self.slots = allocate(self.budget_tokens, split, layers, heads, self._least())
         else:
             self.slots = np.full((layers, heads), self.budget_tokens)
+        waiting = self.interval if self.when == "steps" else 0
+        for layer, window in enumerate(windows):  # what a sliding window has left behind is of no use
+            if window is not None and self.policy.evicts:
+                self.slots[layer] = np.minimum(self.slots[layer], window + waiting)
         self.layers = [DecodeLayer(self, i, self.slots[i].tolist(), windows[i]) for i in range(layers)]
         return self
 
@@ -191,6 +197,11 @@ class DecodeCache(Cache):
             raise KvpredictError(f"chunk must be a whole number of at least 1 token, got {chunk!r}")
         if self.clock.seen:
             raise KvpredictError("prefill begins with an empty cache: call reset()")
+        shape = tuple(getattr(input_ids, "shape", ()))
+        if len(shape) != 2 or 0 in shape:
+            raise KvpredictError(f"input_ids must be a tensor [batch, tokens], got {type(input_ids).__name__} {shape}")
+        if attention_mask is not None and tuple(getattr(attention_mask, "shape", ())) != shape:
+            raise KvpredictError(f"attention_mask must have the shape of input_ids, {shape}")
         last = input_ids.shape[1] - 1
         position = None
         if attention_mask is not None:
@@ -239,17 +250,25 @@ class DecodeCache(Cache):
 
     # --- what layers ask ---
 
-    def decode_layer(self, index: int) -> DecodeLayer:
+    def layer_of(self, model: str, index: int) -> DecodeLayer:
         """Return a layer; the hook on the model's attention knows a decode cache by this method."""
+        layers = self._attached()
+        if model != self._model:
+            raise KvpredictError(
+                "the cache serves another model than the one that runs: call cache.reset() and cache.attach(model)"
+            )
+        return layers[index]
+
+    def _attached(self) -> list[DecodeLayer]:
         if not self.layers:
             raise KvpredictError(
                 "the cache serves no model yet: give DecodeCache(…, model=model), or call attach(model)"
             )
-        return self.layers[index]
+        return self.layers
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Hand new tokens to a layer."""
-        return self.decode_layer(layer_idx).update(key_states, value_states)
+        return self._attached()[layer_idx].update(key_states, value_states)
 
     @property
     def evicts_now(self) -> bool:
@@ -288,6 +307,8 @@ class DecodeCache(Cache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sequence ``repeats`` times."""
+        if repeats < 1:
+            raise KvpredictError(f"repeats must be at least 1, got {repeats}")
         if self.clock.now is not None:
             self._rows(torch.arange(len(self.clock.now)).repeat_interleave(repeats))
 
@@ -302,8 +323,8 @@ class DecodeCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse."""
-        self.decode_layer(0).crop(tokens_to_remove)
+        self._attached()[0].crop(tokens_to_remove)
 
     def activate_past_recording(self) -> None:
         """Refuse."""
-        self.decode_layer(0).activate_past_recording()
+        self._attached()[0].activate_past_recording()

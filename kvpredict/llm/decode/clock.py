@@ -10,6 +10,8 @@ from kvpredict.core.errors import KvpredictError
 
 __all__ = ["Clock", "Step"]
 
+PAIRS = "DecodeCache takes an attention_mask of [batch, tokens], not one of pairs of tokens"
+
 
 @dataclass
 class Step:
@@ -30,10 +32,11 @@ class Clock:
         self.now: Tensor | None = None
         self.step: Any = None
 
-    def advance(self, key: Tensor, mask: Tensor | None, evicts: bool) -> Step:
+    def advance(self, key: Tensor, mask: Tensor | None, window: int | None, evicts: bool) -> Step:
         """Count the T new tokens of ``key`` [B, H, T, D].
 
-        ``mask`` is the model's, bool [B, 1, T, T]: a token that does not see itself is padding.
+        ``mask`` is the model's, bool [B, 1, T, T]: a token that does not see itself is padding. ``window``: how far
+        back this layer sees.
 
         Raises
         ------
@@ -43,8 +46,8 @@ class Clock:
         batch, _, fresh, _ = key.shape
         if self.now is None:
             self.now = torch.zeros(batch, dtype=torch.int32, device=key.device)
-        if mask is not None and (mask.shape[-1] != fresh or mask.dtype != torch.bool):
-            raise KvpredictError("DecodeCache takes an attention_mask of [batch, tokens], not one of pairs of tokens")
+        if mask is not None and (mask.shape[-1] != fresh or mask.dtype != torch.bool or len(mask) not in (1, batch)):
+            raise KvpredictError(PAIRS)
         if mask is None or (fresh == 1 and torch.compiler.is_compiling()):
             new = torch.arange(fresh, dtype=torch.int32, device=key.device)
             position = self.now[:, None] + new  # [B, T]
@@ -56,6 +59,11 @@ class Clock:
             if bool((before & ~real).any()):
                 raise KvpredictError("DecodeCache takes padding on the left only: set tokenizer.padding_side='left'")
             position = (self.now[:, None] + real.cumsum(1, dtype=torch.int32) - 1).masked_fill(~real, -1)
+            usual = real[:, None, None, :] & torch.ones(fresh, fresh, dtype=torch.bool, device=key.device).tril()
+            if window is not None and window < fresh:
+                usual = usual & torch.ones(fresh, fresh, dtype=torch.bool, device=key.device).triu(1 - window)
+            if bool((mask != usual)[:, 0][real].any()):
+                raise KvpredictError(PAIRS)
             self.now.add_(real.sum(1, dtype=torch.int32))
             self.fewest = int(self.now.min())
         self.seen += fresh

@@ -30,6 +30,8 @@ class Decoder:
     """
 
     def __init__(self, model: Any, cache: DecodeCache, *, compiled: bool = False) -> None:
+        if not isinstance(cache, DecodeCache):
+            raise KvpredictError(f"Decoder needs a DecodeCache, got {type(cache).__name__}")
         if not cache.clock.seen:
             raise KvpredictError("Decoder goes on after a prompt: give the cache one by prefill first")
         self.cache = cache
@@ -45,6 +47,10 @@ class Decoder:
     @torch.no_grad()
     def step(self, ids: Tensor) -> Tensor:
         """Read one token of each sequence, [B, 1]; return the logits of the next, [B, vocabulary]."""
+        now = self.cache.clock.now
+        if now is None or ids.shape != (len(now), 1):
+            held = "nothing" if now is None else f"{len(now)} sequences"
+            raise KvpredictError(f"ids must be [sequences, 1]; the cache holds {held}, ids are {tuple(ids.shape)}")
         if ids.device.type != "cuda" or not self._steady():
             return self._forward(ids)
         groups = self._groups()
@@ -70,6 +76,8 @@ class Decoder:
 
     def generate(self, ids: Tensor, new: int) -> Tensor:
         """Decode greedily from the last token of the prompt, [B, 1]; return the new tokens, [B, new]."""
+        if new < 1:
+            raise KvpredictError(f"new must be at least 1 token, got {new}")
         out = []
         for _ in range(new):
             ids = self.step(ids).argmax(-1, keepdim=True)

@@ -1,17 +1,21 @@
 """Fingerprint: which model a learned policy belongs to, told from its shape and a few of its weights.
 
-Weights are rounded to bfloat16 first, so that a model has one fingerprint in whatever type it is loaded.
+A few of every matrix, so that a fine-tuned model is another one; compared with room for rounding, so that a model is
+the same in whatever type it is loaded.
 """
 
 import hashlib
 import json
 from typing import Any
 
+import numpy as np
+
 from kvpredict.core.errors import ArtifactError, KvpredictError
 
 __all__ = ["attention_layers", "check_model", "model_identity", "output_factor"]
 
-_SAMPLE = 256  # weights looked at in each tensor
+_SAMPLE = 4  # weights looked at in each matrix
+_ROUNDING = 0.01  # bfloat16 keeps 8 bits
 
 
 def attention_layers(model: Any) -> list[Any]:
@@ -37,7 +41,10 @@ def attention_layers(model: Any) -> list[Any]:
 
 
 def model_identity(model: Any) -> dict[str, Any]:
-    """Return ``type``, ``layers``, ``kv_heads``, ``head_dim``, ``width`` and ``digest`` of a model."""
+    """Return ``type``, ``layers``, ``kv_heads``, ``head_dim``, ``width``, ``digest`` and ``weights`` of a model.
+
+    ``weights`` are floats, some of each matrix; ``digest`` is a short name for them, as they are in bfloat16.
+    """
     import torch
 
     modules = attention_layers(model)
@@ -50,13 +57,16 @@ def model_identity(model: Any) -> dict[str, Any]:
         "head_dim": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         "width": int(config.hidden_size),
     }
+    some = []
+    for tensor in model.parameters():
+        if tensor.ndim >= 2 and tensor.is_floating_point():
+            flat = tensor.detach().reshape(-1)
+            # Spread over the tensor: the first rows may be those of tokens that were never trained.
+            some.append(flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].float())
+    weights = torch.cat(some).cpu()
     digest = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
-    for tensor in (model.get_input_embeddings().weight, *(_projection(module).weight for module in modules)):
-        flat = tensor.detach().reshape(-1)
-        # Spread over the tensor: the first rows may be those of tokens that were never trained.
-        some = flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].to("cpu", torch.bfloat16)
-        digest.update(some.view(torch.int16).numpy().tobytes())
-    return shape | {"digest": digest.hexdigest()}
+    digest.update(weights.bfloat16().view(torch.int16).numpy().tobytes())
+    return shape | {"digest": digest.hexdigest(), "weights": [float(f"{w:.6g}") for w in weights.tolist()]}
 
 
 def check_model(trained: dict[str, Any], model: Any) -> None:
@@ -68,7 +78,10 @@ def check_model(trained: dict[str, Any], model: Any) -> None:
                 f"this policy was trained for a model with {key.replace('_', ' ')} {trained[key]}, this one has "
                 f"{given[key]}: train a policy for this model (kvpredict pipeline=decode_train)"
             )
-    if trained["digest"] != given["digest"]:
+    known, found = np.array(trained["weights"]), np.array(given["weights"])
+    # Where a matrix has a zero, rounding has nothing to be relative to: a little of the usual size of a weight.
+    room = 1e-3 * np.abs(found).mean()
+    if known.shape != found.shape or not np.allclose(known, found, rtol=_ROUNDING, atol=room, equal_nan=True):
         raise ArtifactError(
             f"this policy was trained for other weights (fingerprint {trained['digest']}) than this {given['type']} "
             f"model's ({given['digest']}): train a policy for this model (kvpredict pipeline=decode_train)"

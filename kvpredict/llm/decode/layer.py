@@ -85,7 +85,7 @@ class DecodeLayer(CacheLayerMixin):
         if self.is_initialized and key_states.shape[0] != self.batch_size:
             raise KvpredictError(
                 f"the cache holds a batch of {self.batch_size} sequences and was given {key_states.shape[0]}: "
-                "call cache.reset() for others"
+                "call cache.reset() for others, or cache.batch_repeat_interleave(n) to go on with n answers to each"
             )
         self.awaited = True
         return key_states, value_states
@@ -127,7 +127,7 @@ class DecodeLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key, value)
         owner, policy = self.owner, self.owner.policy
-        step: Step = owner.clock.step if self.index else owner.clock.advance(key, mask, owner.evicts_now)
+        step: Step = owner.clock.step if self.index else owner.clock.advance(key, mask, self.window, owner.evicts_now)
         heads = key.shape[1]
         each = query.shape[1] // heads
         arrival = Arrival(

@@ -1,7 +1,9 @@
 """The host: memory, chunks, batches, splits, beams, what is refused, and shapes that a compiler can rely on."""
 
+import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -269,3 +271,69 @@ def test_a_policy_for_another_model_is_refused() -> None:
     deeper = LlamaForCausalLM(LlamaConfig(**(models.PLAIN | {"num_hidden_layers": 3})))
     with pytest.raises(kvp.KvpredictError, match="recorded on 2 layers"):
         kvp.DecodeCache(64, made, model=deeper)
+
+
+def test_a_cache_serves_the_model_it_was_made_for() -> None:
+    on, other, ids = models.model("llama"), models.model("mistral"), models.tokens(1, 20)
+    cache = kvp.DecodeCache(64, "keydiff", model=on, **SMALL)
+    kvp.DecodeCache(64, "keydiff", model=other, **SMALL)
+    with pytest.raises(kvp.KvpredictError, match="another model"), torch.no_grad():
+        other(ids, past_key_values=cache)
+    with pytest.raises(kvp.KvpredictError, match="another model"):
+        cache.prefill(other, ids)
+    models.read(copy.deepcopy(on), kvp.DecodeCache(64, "keydiff", model=on, **SMALL), ids, [20])
+
+
+def test_masks_of_pairs_are_refused_whatever_their_shape() -> None:
+    on, ids = models.model(), models.tokens(2, 20)
+    mask = torch.ones(2, 1, 20, 20, dtype=torch.bool).tril()
+    with torch.no_grad():  # what it would be anyway
+        on(ids, attention_mask=mask, past_key_values=kvp.DecodeCache(40, "keydiff", model=on, **SMALL))
+    mask[:, :, 10:, 3] = False
+    with pytest.raises(kvp.KvpredictError, match="pairs of tokens"), torch.no_grad():
+        on(ids, attention_mask=mask, past_key_values=kvp.DecodeCache(40, "keydiff", model=on, **SMALL))
+
+
+def test_threads_share_a_model() -> None:
+    """Some with decode caches, some with transformers' own: none sees another's keys."""
+    on, ids = models.model(), models.tokens(1, 40)
+    with torch.no_grad():
+        truth = on(ids).logits
+
+    def run(kind: int) -> None:
+        for _ in range(15):
+            held = DynamicCache() if kind % 2 else kvp.DecodeCache(64, "keydiff", model=on, **SMALL)
+            with torch.no_grad():
+                parts = [on(ids[:, :30], past_key_values=held).logits]
+                parts += [on(ids[:, at : at + 1], past_key_values=held).logits for at in range(30, 40)]
+            torch.testing.assert_close(torch.cat(parts, 1), truth, atol=1e-5, rtol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+
+
+@pytest.mark.parametrize("when", ["steps", "prefill"])
+def test_a_layer_with_a_window_holds_no_more_than_it_sees(when: str) -> None:
+    on, ids = models.model("mistral"), models.tokens(1, 90)
+    window = on.config.sliding_window
+    cache = kvp.DecodeCache(80, "keydiff", model=on, sinks=2, recent=4, interval=4, when=when)
+    assert cache.slots.max() == window + (4 if when == "steps" else 0) < 80
+    if when == "steps":  # and so nothing that is seen is evicted
+        with torch.no_grad():
+            parts = [on(ids[:, at : at + 1], past_key_values=cache).logits for at in range(90)]
+            torch.testing.assert_close(torch.cat(parts, 1), on(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("given", ["text", [1, 2], torch.ones(5, dtype=torch.long), torch.ones(1, 0, dtype=torch.long)])
+def test_prefill_says_what_it_takes(given: Any) -> None:
+    cache = kvp.DecodeCache(64, "keydiff", model=models.model(), **SMALL)
+    with pytest.raises(kvp.KvpredictError, match="input_ids must be a tensor"):
+        cache.prefill(models.model(), given)
+    with pytest.raises(kvp.KvpredictError, match="shape of input_ids"):
+        cache.prefill(models.model(), models.tokens(1, 9), torch.ones(1, 8))
+
+
+def test_what_is_no_model_is_refused() -> None:
+    for given in (None, 5, type(models.model()), models.model().config):
+        with pytest.raises(kvp.KvpredictError, match="causal language model"):
+            kvp.DecodeCache(64, "keydiff").attach(given)

@@ -151,9 +151,23 @@ def test_other_models_are_refused() -> None:
 
 def test_a_model_has_one_fingerprint_in_every_type() -> None:
     torch.manual_seed(4)
-    model = models.MAKERS["llama"]().to(torch.bfloat16)
-    said = model_identity(model)
-    assert model_identity(model.float())["digest"] == said["digest"]
+    model = models.MAKERS["llama"]()
+    policy = learned(model)
+    for kind in (torch.float64, torch.float16, torch.bfloat16, torch.float32):
+        policy.check(model.to(kind))
+    assert model_identity(model.to(torch.bfloat16))["digest"] == model_identity(model.float())["digest"]
+
+
+@pytest.mark.parametrize("part", ["q_proj", "v_proj", "up_proj", "lm_head"])
+def test_a_model_that_was_trained_on_is_another(part: str) -> None:
+    model = models.MAKERS["llama"]()
+    policy = learned(model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if part in name:
+                weight += 0.02 * torch.randn_like(weight)
+    with pytest.raises(ArtifactError, match="other weights"):
+        policy.check(model)
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
