@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from threading import get_ident
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from kvpredict.cache.arguments import is_coroutine_function, plain_result
 from kvpredict.cache.background import Background
 from kvpredict.cache.errors import LoadTimeout, TooManyLoads, UnknownKey
 from kvpredict.cache.expiry import Expiry, Held
@@ -165,7 +166,7 @@ class Loading(Generic[K, V]):
             if value is not VACANT:
                 break
             if flight is None:
-                value = loader(key)
+                value = _plainly(key, loader(key))
                 return cast("V", value.value if type(value) is Loaded else value)
             if leads:
                 return self._lead(flight, key, loader, Terms(size, cost, extra, ttl, tags, version), timeout)
@@ -237,7 +238,7 @@ class Loading(Generic[K, V]):
         while True:
             flight, leads, _ = self._join(key, get_ident(), anew=True)
             if flight is None:
-                value: Any = loader(key)
+                value: Any = _plainly(key, loader(key))
                 return cast("V", value.value if type(value) is Loaded else value)
             if leads:
                 return self._lead(flight, key, loader, kept, timeout, lenient=False)
@@ -361,10 +362,8 @@ class Loading(Generic[K, V]):
         if type(value) is Loaded:
             value, size, cost, ttl, tags, version = value
             terms = Terms(size, cost, terms.extra, ttl, tags, version)
-        elif inspect.isawaitable(value):
-            if inspect.iscoroutine(value):
-                value.close()
-            raise KvpredictError(f"the loader of key {key!r} is a coroutine function: use aget_or_load, and await it")
+        else:
+            value = _plainly(key, value)
         arguments = self._prepare(key, value, terms.size, terms.cost, terms.extra)
         return value, (self._hold(key, value, arguments[4], terms.ttl, terms.tags, terms.version, took), arguments)
 
@@ -420,7 +419,7 @@ class Loading(Generic[K, V]):
             if now < max(held.refresh_at, held.retry_at) or key in self._flights.by_key:
                 return
             held.retry_at = now + self._expiry.retry
-        if inspect.iscoroutinefunction(loader):
+        if is_coroutine_function(loader):
             task = asyncio.get_running_loop().create_task(self._refresh_task(key, loader, terms))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -454,6 +453,10 @@ class Loading(Generic[K, V]):
 async def _called(loader: Any, key: Any) -> Any:
     value = loader(key)
     return await value if inspect.isawaitable(value) else value
+
+
+def _plainly(key: Any, value: Any) -> Any:
+    return plain_result(value, f"the loader of key {key!r} is a coroutine function: use aget_or_load, and await it")
 
 
 def _late(key: Any, timeout: float | None) -> LoadTimeout:
