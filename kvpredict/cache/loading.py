@@ -22,7 +22,7 @@ from kvpredict.cache.gate import Gate
 from kvpredict.cache.loads import Flight, Flights, Loaded, Loads
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["VACANT", "Failure", "Loading"]
+__all__ = ["VACANT", "Failure", "Loading", "plain_value"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -166,7 +166,7 @@ class Loading(Generic[K, V]):
             if value is not VACANT:
                 break
             if flight is None:
-                value = _plainly(key, loader(key))
+                value = plain_value(key, loader(key))
                 return cast("V", value.value if type(value) is Loaded else value)
             if leads:
                 return self._lead(flight, key, loader, Terms(size, cost, extra, ttl, tags, version), timeout)
@@ -238,7 +238,7 @@ class Loading(Generic[K, V]):
         while True:
             flight, leads, _ = self._join(key, get_ident(), anew=True)
             if flight is None:
-                value: Any = _plainly(key, loader(key))
+                value: Any = plain_value(key, loader(key))
                 return cast("V", value.value if type(value) is Loaded else value)
             if leads:
                 return self._lead(flight, key, loader, kept, timeout, lenient=False)
@@ -363,7 +363,7 @@ class Loading(Generic[K, V]):
             value, size, cost, ttl, tags, version = value
             terms = Terms(size, cost, terms.extra, ttl, tags, version)
         else:
-            value = _plainly(key, value)
+            value = plain_value(key, value)
         arguments = self._prepare(key, value, terms.size, terms.cost, terms.extra)
         return value, (self._hold(key, value, arguments[4], terms.ttl, terms.tags, terms.version, took), arguments)
 
@@ -414,13 +414,19 @@ class Loading(Generic[K, V]):
         held = self._entries.get(key, NONE)[0]
         if type(held) is not Held or loader is None or self._clock() < held.refresh_at:
             return
+        loop: asyncio.AbstractEventLoop | None = None
+        if is_coroutine_function(loader):
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                return  # a thread without one: the next coroutine to ask for the key refreshes it
         with self._lock:
             now = self._clock()
             if now < max(held.refresh_at, held.retry_at) or key in self._flights.by_key:
                 return
             held.retry_at = now + self._expiry.retry
-        if is_coroutine_function(loader):
-            task = asyncio.get_running_loop().create_task(self._refresh_task(key, loader, terms))
+        if loop is not None:
+            task = loop.create_task(self._refresh_task(key, loader, terms))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
@@ -455,7 +461,8 @@ async def _called(loader: Any, key: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def _plainly(key: Any, value: Any) -> Any:
+def plain_value(key: Any, value: Any) -> Any:
+    """Return what a loader returned to a thread, unless it is to be awaited."""
     return plain_result(value, f"the loader of key {key!r} is a coroutine function: use aget_or_load, and await it")
 
 

@@ -62,7 +62,7 @@ class Loads:
                 raise KvpredictError(f"{name} must be a whole number, at least 1, got {number!r}")
         for name in ("timeout", "negative_ttl"):
             if getattr(self, name) is not None:
-                duration(name, getattr(self, name))
+                object.__setattr__(self, name, duration(name, getattr(self, name)))
         if self.when_full not in ("wait", "fail"):
             raise KvpredictError(f'when_full is "wait" or "fail", got {self.when_full!r}')
         kinds = self.negative if isinstance(self.negative, tuple) else (self.negative,)

@@ -19,8 +19,9 @@ from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import CodecError
+from kvpredict.cache.expiry import duration
 from kvpredict.cache.forks import starts_over_in_child
-from kvpredict.cache.loading import VACANT
+from kvpredict.cache.loading import VACANT, plain_value
 from kvpredict.cache.loads import Loaded
 from kvpredict.cache.removal import Cause
 from kvpredict.cache.stats import Stats
@@ -169,7 +170,7 @@ class TieredCache(Generic[K, V]):
             return False
         with self._lock_of(key):
             stamp = self._supersede(key)
-            box = self._box(value, stamp, ttl, version, tags)
+            box = self._box(key, value, stamp, ttl, version, tags)
             self._fill(key, box, "load")
         taken = self.memory.put(key, box, ttl=ttl, tags=tags, version=version, **terms)
         if self._stamp(key) != stamp:  # overtaken: which of two writes memory saw last is not known
@@ -279,7 +280,7 @@ class TieredCache(Generic[K, V]):
         def read(key: K) -> Loaded:
             stamp = self._stamp(key)
             found = self._look_below(key, stamp)
-            return self._arrived(key, loader(key), stamp) if found is None else found
+            return self._arrived(key, plain_value(key, loader(key)), stamp) if found is None else found
 
         return read
 
@@ -313,14 +314,14 @@ class TieredCache(Generic[K, V]):
         """Return what memory keeps of a loaded value, having offered it to the tiers that fill by loading."""
         if type(loaded) is not Loaded:
             loaded = Loaded(loaded)
-        box = self._box(loaded.value, stamp, loaded.ttl, loaded.version, loaded.tags)
+        box = self._box(key, loaded.value, stamp, loaded.ttl, loaded.version, loaded.tags)
         with self._lock_of(key):
             if self._stamp(key) == stamp:
                 self._fill(key, box, "load")
         return loaded._replace(value=box)
 
-    def _box(self, value: Any, stamp: int, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> _Box:
-        ttl = self._ttl if ttl is None else ttl
+    def _box(self, key: K, value: Any, stamp: int, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> _Box:
+        ttl = self._ttl if ttl is None else duration("ttl", ttl, key=key)
         return _Box(value, stamp, None if ttl is None else time.time() + ttl, version, tags)
 
     def _fill(self, key: K, box: _Box, fill: str, last: bool = False) -> None:

@@ -194,6 +194,29 @@ def test_a_coroutine_refreshes_in_its_event_loop() -> None:
     assert cache.stats().refreshes == 1
 
 
+def test_a_thread_without_an_event_loop_leaves_the_refresh_to_coroutines() -> None:
+    clock = Clock()
+    calls: list[int] = []
+
+    async def load(key: int) -> int:
+        calls.append(key)
+        return len(calls)
+
+    expiry = Expiry(ttl=10, refresh=0.5)
+    cache: Cache[int, Any] = Cache(10, "lru", expiry=expiry, clock=clock, loader=load)
+    cache[1] = 0
+    clock.now += 6
+    assert [cache.get(1), cache[1], cache.get_or_load(1), cache.get_many([1])] == [0, 0, 0, {1: 0}]
+    assert calls == []
+
+    async def main() -> None:
+        assert cache.get(1) == 0
+        await asyncio.sleep(0.01)
+        assert cache.get(1) == 1
+
+    asyncio.run(main())
+
+
 # --- the cache's own loader, refresh, what a loader may say ----------------------------------------------------------
 
 

@@ -127,6 +127,16 @@ def test_a_compute_in_expiry_is_refused() -> None:
         TieredCache[str, int](1, tiers=[]).get_or_load("a")
 
 
+def test_a_coroutine_function_given_to_a_thread_is_an_error() -> None:
+    async def load(key: str) -> int:
+        return 1
+
+    cache: TieredCache[str, Any] = TieredCache(10, tiers=[Dictionary()])
+    with pytest.raises(KvpredictError, match="use aget_or_load"):
+        cache.get_or_load("k", load)
+    assert len(cache) == 0
+
+
 def test_what_cannot_be_encoded_stays_in_memory() -> None:
     below = Dictionary()
     cache: TieredCache[str, Any] = TieredCache(10, tiers=[below])
