@@ -171,7 +171,7 @@ class Loading(Generic[K, V]):
             if leads:
                 return self._lead(flight, key, loader, Terms(size, cost, extra, ttl, tags, version), timeout)
             try:
-                self._flights.wait(flight, timeout)
+                self._flights.wait(key, flight, timeout)
             except TimeoutError:
                 return self._timed_out(key, timeout)
             value = flight.value if flight.error is None else VACANT
@@ -218,7 +218,7 @@ class Loading(Generic[K, V]):
             if leads:
                 return await self._alead(flight, key, loader, Terms(size, cost, extra, ttl, tags, version), timeout)
             try:
-                await self._flights.await_(flight, timeout, me)
+                await self._flights.await_(key, flight, timeout, me)
             except TimeoutError:
                 return self._timed_out(key, timeout)
             value = flight.value if flight.error is None else VACANT
@@ -243,7 +243,7 @@ class Loading(Generic[K, V]):
             if leads:
                 return self._lead(flight, key, loader, kept, timeout, lenient=False)
             try:
-                self._flights.wait(flight, timeout)
+                self._flights.wait(key, flight, timeout)
             except TimeoutError:
                 raise _late(key, timeout) from None
             if flight.error is None:
