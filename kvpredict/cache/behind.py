@@ -140,6 +140,8 @@ class WriteBehind(Generic[K, V]):
         """Take nothing in a forked child: what waits is the parent's to hand on, and so is the journal."""
         self._lock = threading.Condition()
         self._waiting, self._going = {}, {}
+        if self._journal is not None:
+            self._journal.leave()
         self._closed, self._journal = True, None
         self._overlaps = Overlaps()
         atexit.unregister(self._at_exit)

@@ -75,6 +75,8 @@ class TieredCache(Generic[K, V]):
     weigher, on_removal, **options
         As for ``Cache``; ``on_removal`` is told of what leaves memory.
 
+    After ``close`` it can be looked at, and refuses all else.
+
     Keys must be plain: text, bytes, numbers, and tuples of these. What the codec cannot encode stays in memory alone
     and is counted in ``unencodable``. No failure of a tier is raised; ``tier_stats`` tells of them.
 
@@ -112,6 +114,7 @@ class TieredCache(Generic[K, V]):
         self._forked()
         starts_over_in_child(self)
         self.unencodable = 0
+        self._closed = False
         weigh = None if weigher is None else lambda box: weigher(box.value)
         expiry = options.get("expiry")
         if expiry is not None and expiry.compute is not None:
@@ -121,6 +124,7 @@ class TieredCache(Generic[K, V]):
 
     def get(self, key: K, default: Any = None) -> Any:
         """Return the value of ``key`` from the nearest tier that has it, or ``default``."""
+        self._check_open()
         box: Any = self.memory.get(key, VACANT)
         if box is not VACANT:
             return box.value
@@ -131,12 +135,14 @@ class TieredCache(Generic[K, V]):
 
     def get_or_load(self, key: K, loader: Callable[[K], V | Loaded] | None = None, **terms: Any) -> V:
         """As ``Cache.get_or_load``, looking into every tier before it loads."""
+        self._check_open()
         return cast("V", self.memory.get_or_load(key, self._reader(loader), **terms).value)
 
     async def aget_or_load(self, key: K, loader: Any = None, **terms: Any) -> V:
         """As ``Cache.aget_or_load``; the tiers are asked in a thread, so that they do not hold up the event loop."""
         import asyncio
 
+        self._check_open()
         loader = self._able(loader)
 
         async def load(key: K) -> Loaded:
@@ -165,6 +171,7 @@ class TieredCache(Generic[K, V]):
 
         A later version in memory stays, as in ``Cache.put``; that of a tier below is not looked at.
         """
+        self._check_open()
         held = self.memory.peek(key)
         if version is not None and held is not None and held.version is not None and held.version > version:
             return False
@@ -182,6 +189,7 @@ class TieredCache(Generic[K, V]):
 
     def delete(self, key: K) -> bool:
         """Remove ``key`` from all tiers; tell whether memory had it."""
+        self._check_open()
         return self._delete(key, shared=True)
 
     def invalidate(self, key: K) -> bool:
@@ -190,6 +198,7 @@ class TieredCache(Generic[K, V]):
 
     def clear(self) -> None:
         """Empty all tiers."""
+        self._check_open()
         self._clear(shared=True)
 
     @property
@@ -236,7 +245,10 @@ class TieredCache(Generic[K, V]):
         ]
 
     def close(self) -> None:
-        """Demote what is in memory, so that the next process finds it, and close the tiers."""
+        """Demote what is in memory, so that the next process finds it, and close the tiers; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
         for key, box in self.memory.items():
             with self._lock_of(key):
                 self._demote(key, box)
@@ -250,6 +262,10 @@ class TieredCache(Generic[K, V]):
         self.close()
 
     # --- Inside ---
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KvpredictError("this tiered cache is closed, and so are its tiers: make another one")
 
     def _forked(self) -> None:
         self._locks = [threading.Lock() for _ in range(64)]
