@@ -106,7 +106,11 @@ def load_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
             raise KvpredictError("a snapshot goes into an empty cache: clear it first")
         reason = _misfit(cache, kept, rows)
         if not reason:
-            cache._exclusively(_put_back, cache, kept, alive, away)
+            try:
+                cache._exclusively(_put_back, cache, kept, alive, away)
+            except BaseException:  # the policy's state may be half written
+                cache._start_over()
+                raise
     if reason:
         _put_in(cache, kept, alive, away)
     return Restored(len(cache), len(rows) - len(alive), not reason, reason)
