@@ -20,6 +20,7 @@ __all__ = [
     "plain_result",
     "units_of",
     "whole_number",
+    "with_methods",
 ]
 
 
@@ -107,3 +108,11 @@ def plain_result(result: Any, message: str) -> Any:
             result.close()
         raise KvpredictError(message)
     return result
+
+
+def with_methods(name: str, given: Any, what: str, *methods: str) -> Any:
+    """Return an argument that must be ``what``, which shows in its methods."""
+    missing = [method for method in methods if not callable(getattr(given, method, None))]
+    if missing:
+        raise KvpredictError(f"{name} must be {what}, got {type(given).__name__}, which has no {missing[0]}")
+    return given
