@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from kvpredict.cache.arguments import plain_function, plain_result, whole_number
+from kvpredict.cache.arguments import plain_function, plain_result, whole_number, with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.errors import WriteBehindError
 from kvpredict.cache.expiry import duration
@@ -109,7 +109,7 @@ class WriteBehind(Generic[K, V]):
     ) -> None:
         if when_full not in ("wait", "fail"):
             raise KvpredictError(f'when_full is "wait" or "fail", got {when_full!r}')
-        self.cache = cache
+        self.cache = with_methods("cache", cache, "a Cache", "put", "get", "get_or_load", "invalidate")
         self._write_many = plain_function("write_many", write_many)
         self._interval, self._patience = duration("interval", interval), duration("patience", patience)
         self._retry = duration("retry", retry)

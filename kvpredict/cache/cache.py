@@ -11,9 +11,9 @@ Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for t
 import logging
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from os import PathLike
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, NoReturn, Protocol, TypeVar, overload
 
 import numpy as np
 
@@ -291,12 +291,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._tell()
         return value
 
-    def __getitem__(self, key: K) -> V:
-        value = self.get(key, VACANT)
-        if value is VACANT:
-            raise KeyError(key)
-        return value
-
     @overload
     def peek(self, key: K) -> V | None: ...
     @overload
@@ -442,9 +436,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._aftermath(key, arguments[1] if taken else None)
         return taken
 
-    def __setitem__(self, key: K, value: V) -> None:
-        self.put(key, value)
-
     def delete(self, key: K) -> bool:
         """Remove ``key``; tell whether it was there. A load of it under way is not cached."""
         entry = self._take_out(key, None)
@@ -455,7 +446,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
         A load of it under way is not cached.
         """
-        entry = self._take_out(key, before)
+        entry = self._take_out(key, None if before is None else whole_number("before", before, least=None))
         return entry is not None and self._bare(entry[0]) is not VACANT
 
     def invalidate_tags(self, *tags: str) -> int:
@@ -463,6 +454,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
         Which tags a load will come back with is not known before, so all of them are let go of.
         """
+        if not all(isinstance(tag, str) for tag in tags):
+            raise KvpredictError(f"tags are texts, got {tags!r}")
         now = float(self._clock())
         with self._lock:
             if self._busy:
@@ -647,6 +640,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         return (
             f"Cache(capacity={ranking.capacity}, policy={ranking.policy.name!r}, entries={len(self)}, "
             f"size={ranking.used})"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse ``pickle`` and ``copy``: locks, threads and loads under way belong to one cache of one process."""
+        raise KvpredictError(
+            "a Cache is neither copied nor pickled; save_snapshot and load_snapshot of kvpredict.cache carry its "
+            "contents and policy over to another one"
         )
 
     def _forked(self) -> None:
@@ -993,7 +993,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         else:
             expiry.date(held, expiry.ttl_of(key, value, ttl), now, took, self._draw)
         if tags:
-            if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            if isinstance(tags, str) or not isinstance(tags, Iterable) or not all(isinstance(tag, str) for tag in tags):
                 raise KvpredictError(f"tags for key {key!r} must be a tuple of texts, got {tags!r}")
             held.tags = tuple(tags)
         if version is not None:

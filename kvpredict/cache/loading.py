@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from kvpredict.cache.arguments import is_coroutine_function, plain_result
 from kvpredict.cache.background import Background
 from kvpredict.cache.errors import LoadTimeout, TooManyLoads, UnknownKey
-from kvpredict.cache.expiry import Expiry, Held
+from kvpredict.cache.expiry import Expiry, Held, duration
 from kvpredict.cache.gate import Gate
 from kvpredict.cache.loads import Flight, Flights, Loaded, Loads
 from kvpredict.core.errors import KvpredictError
@@ -160,7 +160,7 @@ class Loading(Generic[K, V]):
             return cast("V", value)
         loader = self._able(loader)
         value = self._instead(key)
-        timeout = self._loads_config.timeout if timeout is None else timeout
+        timeout = self._loads_config.timeout if timeout is None else duration("timeout", timeout, least=0.0)
         while value is VACANT:
             flight, leads, value = self._join(key, get_ident())
             if value is not VACANT:
@@ -206,7 +206,7 @@ class Loading(Generic[K, V]):
             return cast("V", value)
         loader = self._able(loader)
         value = self._instead(key)
-        timeout = self._loads_config.timeout if timeout is None else timeout
+        timeout = self._loads_config.timeout if timeout is None else duration("timeout", timeout, least=0.0)
         me = asyncio.current_task()
         while value is VACANT:
             flight, leads, value = self._join(key, me)

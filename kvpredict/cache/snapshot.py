@@ -56,6 +56,8 @@ def save_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
     SnapshotError
         When the file cannot be written, or ``path`` is no regular file; an older one stays.
     """
+    if not isinstance(cache, Cache):
+        raise KvpredictError(f"cache must be a Cache, got {type(cache).__name__}")
     codec = Codec() if codec is None else codec
     path = Path(path)
     copied = _copy(cache)
@@ -95,6 +97,8 @@ def load_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
     KvpredictError
         When the cache is not empty.
     """
+    if not isinstance(cache, Cache):
+        raise KvpredictError(f"cache must be a Cache, got {type(cache).__name__}")
     codec = Codec() if codec is None else codec
     try:
         kept = codec.decode(Path(path).read_bytes())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from kvpredict.cache.arguments import plain_result
+from kvpredict.cache.arguments import plain_result, with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.core.errors import KvpredictError
 
@@ -77,7 +77,7 @@ class WriteThrough(Generic[K, V]):
         for name, given in (("write", write), ("erase", erase)):
             if not callable(given) and (name == "write" or given is not None):
                 raise KvpredictError(f"{name} must be callable, got {type(given).__name__}")
-        self.cache = cache
+        self.cache = with_methods("cache", cache, "a Cache", "put", "invalidate")
         self._write, self._erase, self._bus = write, erase, bus
         self._overlaps = Overlaps()
 

@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
@@ -23,6 +23,7 @@ from kvpredict.cache.expiry import duration
 from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.loading import VACANT, plain_value
 from kvpredict.cache.loads import Loaded
+from kvpredict.cache.mapping import KeyedMethods
 from kvpredict.cache.removal import Cause
 from kvpredict.cache.stats import Stats
 from kvpredict.cache.tiers import Guarded, Tier
@@ -61,7 +62,7 @@ class _Missing(BaseException):
     """No tier has the key: no outcome for those who wait with a loader, who then try for themselves."""
 
 
-class TieredCache(Generic[K, V]):
+class TieredCache(KeyedMethods[K, V]):
     """A cache whose lower tiers are outside the process or on disk.
 
     Parameters
@@ -101,6 +102,8 @@ class TieredCache(Generic[K, V]):
         on_removal: Callable[[K, V, Cause], Any] | None = None,
         **options: Any,
     ) -> None:
+        if not isinstance(tiers, Sequence):
+            raise KvpredictError(f"tiers must be a sequence, such as [DiskTier(…)], got {type(tiers).__name__}")
         self.tiers = [tier if isinstance(tier, Guarded) else Guarded(tier) for tier in tiers]
         for tier in self.tiers:
             if tier.fill not in ("load", "evict"):
@@ -224,6 +227,8 @@ class TieredCache(Generic[K, V]):
             for lock in self._locks:
                 lock.release()
         self.memory.clear()
+
+    __iter__ = None  # all that there is below cannot be listed
 
     def __contains__(self, key: object) -> bool:
         """Tell whether memory has ``key``."""

@@ -168,6 +168,20 @@ def test_use_after_close_is_one_clear_error(tmp_path: Path, caplog: pytest.LogCa
         assert [again.get(key) for key in range(4)] == list(range(4))
 
 
+def test_tiers_are_read_and_written_by_item_and_many_at_once() -> None:
+    below = Dictionary()
+    cache: TieredCache[int, int] = TieredCache(2, "lru", tiers=[below])
+    assert cache.put_many({key: key for key in range(5)}) == 5
+    cache[5] = 5
+    assert cache.get_many(range(8)) == {key: key for key in range(6)}
+    assert cache[0] == 0
+    assert 1 not in cache  # memory alone
+    with pytest.raises(KeyError, match="7"):
+        cache[7]
+    with pytest.raises(TypeError, match="iterable"):
+        list(cache)  # type: ignore[call-overload]
+
+
 OTHER = """
 import sys
 from kvpredict.cache import DiskTier, TierError
