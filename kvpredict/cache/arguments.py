@@ -87,7 +87,7 @@ def hashed_key(key: Any, key_hash: Callable[[Any], int]) -> int:
 
 def is_coroutine_function(given: Any) -> bool:
     """Tell whether calling ``given`` returns a coroutine, also where it is an object with an async ``__call__``."""
-    return inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(getattr(type(given), "__call__", None))
+    return any(map(inspect.iscoroutinefunction, (given, getattr(type(given), "__call__", None))))  # noqa: B004
 
 
 def plain_function(name: str, given: Any) -> Any:

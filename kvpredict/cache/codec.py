@@ -1,8 +1,9 @@
 """Codec: values as bytes, for tiers outside the process, journals and snapshots; safe to decode, wherever from.
 
 Numbers, text, bytes, bytearrays, lists, tuples, dicts, sets, dates, decimals and NumPy arrays come back equal and of
-the same type (a time zone as its offset); anything else is an error, never a guess. Bytes from outside are checked before they are used, and decoding runs no code
-from them. Pickle does, so it has to be asked for by name and takes only what was signed with its secret.
+the same type (a time zone as its offset); anything else is an error, never a guess. Bytes from outside are checked
+before they are used, and decoding runs no code from them. Pickle does, so it has to be asked for by name and takes only
+what was signed with its secret.
 
 A header of six bytes says how the rest was made and carries its checksum. Large values are compressed by zstd, small
 ones better with a dictionary trained on values like them.

@@ -153,6 +153,6 @@ def _refuse_what_is_no_function(function: Any) -> None:
         raise KvpredictError(f"cached decorates functions, got {type(function).__name__}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise KvpredictError(
-            f"{getattr(function, '__qualname__', function)} is a generator function: its result can be gone through once, and not be kept; "
-            "return a list"
+            f"{getattr(function, '__qualname__', function)} is a generator function: what it returns can be read "
+            "once, and not be kept: return a list"
         )

@@ -78,8 +78,8 @@ class DiskTier:
             remedy = (
                 "one process, and one tier of it, at a time may have it open: give each its own file"
                 if taken(error)
-                else "its folder must exist and be writable, and the file be one that DiskTier made: delete it to start "
-                "afresh"
+                else "its folder must exist and be writable, and the file be one that DiskTier made: delete it to "
+                "start afresh"
             )
             raise TierError(f"{self.path} cannot be opened as a tier: {error}; {remedy}") from None
 

@@ -150,7 +150,11 @@ def duration(name: str, given: Any, least: float | None = None, key: Any = None)
     except (TypeError, ValueError, OverflowError):
         seconds = float("nan")
     # A float is made of text, too, but who gives it has not read it as a number yet.
-    if isinstance(given, bool | str | bytes | bytearray) or not abs(seconds) < NEVER or (seconds <= 0 if least is None else seconds < least):
+    if (
+        isinstance(given, bool | str | bytes | bytearray)
+        or not abs(seconds) < NEVER
+        or (seconds <= 0 if least is None else seconds < least)
+    ):
         whose = "" if key is None else f" for key {key!r}"
         bound = "above 0" if least is None else "finite" if least == -NEVER else f"at least {least:g}"
         raise KvpredictError(f"{name}{whose} must be a number of seconds, {bound}, got {given!r}")

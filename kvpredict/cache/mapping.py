@@ -4,7 +4,7 @@ Everything that walks over entries walks over a snapshot, which is taken in one 
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from kvpredict.cache.loading import VACANT
 from kvpredict.core.errors import KvpredictError
@@ -31,10 +31,10 @@ class KeyedMethods(Generic[K, V]):
     put: Any
 
     def __getitem__(self, key: K) -> V:
-        value: Any = self.get(key, VACANT)
+        value: V = self.get(key, VACANT)
         if value is VACANT:
             raise KeyError(key)
-        return cast("V", value)
+        return value
 
     def __setitem__(self, key: K, value: V) -> None:
         self.put(key, value)

@@ -126,6 +126,7 @@ class _Collector:
 def _families() -> dict[str, Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+    rows: list[tuple[Any, str, str, list[str]]]
     rows = [(CounterMetricFamily, field, meaning, []) for field, meaning in COUNTERS.items()]
     rows += [(GaugeMetricFamily, field, meaning, []) for field, meaning in GAUGES.items()]
     rows += [(GaugeMetricFamily, "policy_info", "The policy that decides.", ["policy"])]

@@ -341,7 +341,9 @@ class TieredCache(KeyedMethods[K, V]):
                 self._fill(key, box, "load")
         return loaded._replace(value=box)
 
-    def _box(self, key: K, value: Any, stamp: int, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> _Box:
+    def _box(
+        self, key: K, value: Any, stamp: int, ttl: float | None, version: int | None, tags: tuple[str, ...]
+    ) -> _Box:
         ttl = self._ttl if ttl is None else duration("ttl", ttl, key=key)
         return _Box(value, stamp, None if ttl is None else time.time() + ttl, version, tags)
 

@@ -23,8 +23,8 @@ HASHABLE = st.recursive(
 )  # fmt: skip
 VALUES = st.recursive(
     HASHABLE,
-    lambda inner: st.lists(inner | st.binary(max_size=9).map(bytearray), max_size=4) | st.dictionaries(HASHABLE, inner, max_size=4)
-    | st.sets(HASHABLE, max_size=3),
+    lambda inner: st.lists(inner | st.binary(max_size=9).map(bytearray), max_size=4)
+    | st.dictionaries(HASHABLE, inner, max_size=4) | st.sets(HASHABLE, max_size=3),
     max_leaves=10,
 )  # fmt: skip
 CODECS = {
@@ -160,7 +160,7 @@ def test_wrong_codecs_are_told() -> None:
     ):  # fmt: skip
         with pytest.raises(KvpredictError, match=next(iter(wrong))):
             Codec(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(KvpredictError, match="must be bytes, .* got str"):
+    with pytest.raises(KvpredictError, match=r"must be bytes, .* got str"):
         Codec(secret="text" * 10)  # type: ignore[arg-type]
     with pytest.raises(CodecError, match="another format"):
         Codec("json").decode(Codec().encode(1))

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvpredict.cache import loads
-from kvpredict.cache import BloomFilter, Cache, Expiry, Loaded, Loads, LoadTimeout, TooManyLoads, UnknownKey
+from kvpredict.cache import BloomFilter, Cache, Expiry, Loaded, Loads, LoadTimeout, TooManyLoads, UnknownKey, loads
 from kvpredict.core.errors import KvpredictError
 from tests.cache.clock import Clock
 from tests.cache.test_threads import together, until

@@ -299,7 +299,7 @@ def test_a_cache_is_not_copied(copy_it: Any) -> None:
     lambda: RedisInvalidation(5, "redis://localhost"), lambda: save_snapshot(5, "s"), lambda: load_snapshot(5, "s"),
 ])  # fmt: skip
 def test_what_is_no_cache_is_refused(make_it: Any) -> None:
-    with pytest.raises(KvpredictError, match="cache must be a Cache.* got int"):
+    with pytest.raises(KvpredictError, match=r"cache must be a Cache.* got int"):
         make_it()
 
 
