@@ -680,6 +680,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _recover(self) -> None:
         """Go on after an interrupt, or a key whose ``__eq__`` raised: usually at a look-up, before any change."""
         self._flights.detach_all()  # one may have been left without its leader
+        self._plain = self._all_plain()
         if not self._sound():
             # Between two steps that belong together. A cache may forget everything; it may not go on half changed.
             self._start_over()
