@@ -130,7 +130,8 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
     ArtifactError
         When ``folder`` holds something else than such a policy, or cannot be written (disk full, no permission).
     """
-    folder = as_path(folder).absolute()
+    given = as_path(folder).absolute()
+    folder = Path(os.path.realpath(given))  # a link stays one: what it points to is replaced
     marker = list(files)[-1]
     if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} exists and is not a saved policy: remove it or choose another folder")
@@ -151,7 +152,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
         raise ArtifactError(f"cannot write the policy to {folder}: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return folder
+    return given
 
 
 def as_path(folder: Any) -> Path:

@@ -50,6 +50,16 @@ def test_saving_again_replaces_and_a_foreign_folder_is_left_alone(saved: Path, t
     assert (other / "cat.jpg").read_bytes() == b"cat"
 
 
+def test_saving_through_a_link_replaces_what_it_points_to(saved: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(saved)
+    before = (saved / "policy.json").stat().st_ino
+    make().save(link)
+    assert link.is_symlink()
+    assert (saved / "policy.json").stat().st_ino != before
+    assert {each.name for each in tmp_path.iterdir()} == {"link", saved.name}
+
+
 def test_a_failed_write_keeps_the_old_policy(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
     calls = []

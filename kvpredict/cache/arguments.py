@@ -1,5 +1,6 @@
 """Arguments of a cache, checked: each error names the argument, what it was and what it may be."""
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,17 @@ from kvpredict.cache.keys import HIGHEST, LOWEST
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Policy
 
-__all__ = ["extra_columns", "finite_cost", "hashed_key", "units_of", "whole_number"]
+__all__ = [
+    "extra_columns",
+    "finite_cost",
+    "hashed_key",
+    "is_coroutine_function",
+    "plain_function",
+    "plain_result",
+    "units_of",
+    "whole_number",
+    "with_methods",
+]
 
 
 def extra_columns(extra: Mapping[str, float] | None, policy: Policy, key: Any) -> dict[str, float]:
@@ -72,3 +83,36 @@ def hashed_key(key: Any, key_hash: Callable[[Any], int]) -> int:
     if not isinstance(number, int | np.integer) or not LOWEST <= number <= HIGHEST:
         raise KvpredictError(f"key_hash must return an integer of 64 bits, signed; for key {key!r} it gave {number!r}")
     return int(number)
+
+
+def is_coroutine_function(given: Any) -> bool:
+    """Tell whether calling ``given`` returns a coroutine, also where it is an object with an async ``__call__``."""
+    return any(map(inspect.iscoroutinefunction, (given, getattr(type(given), "__call__", None))))  # noqa: B004
+
+
+def plain_function(name: str, given: Any) -> Any:
+    """Return an argument that must do its work when it is called, which coroutine functions and generators do not."""
+    if not callable(given):
+        raise KvpredictError(f"{name} must be callable, got {type(given).__name__}")
+    if is_coroutine_function(given) or inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given):
+        raise KvpredictError(
+            f"{name} must be a plain function: a call of a coroutine function or a generator function does nothing yet"
+        )
+    return given
+
+
+def plain_result(result: Any, message: str) -> Any:
+    """Return what a plain function returned; raise ``message`` where it is to be awaited."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise KvpredictError(message)
+    return result
+
+
+def with_methods(name: str, given: Any, what: str, *methods: str) -> Any:
+    """Return an argument that must be ``what``, which shows in its methods."""
+    missing = [method for method in methods if not callable(getattr(given, method, None))]
+    if missing:
+        raise KvpredictError(f"{name} must be {what}, got {type(given).__name__}, which has no {missing[0]}")
+    return given

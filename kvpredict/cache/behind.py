@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from kvpredict.cache.arguments import whole_number
+from kvpredict.cache.arguments import plain_function, plain_result, whole_number, with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.errors import WriteBehindError
 from kvpredict.cache.expiry import duration
@@ -53,7 +53,8 @@ class WriteBehind(Generic[K, V]):
     cache : Cache
     write_many : callable
         ``write_many([(key, value), …])`` returns when the source holds all of them. A value is ``ERASED`` for a key
-        that was deleted. It must bear to be called twice with the same writes.
+        that was deleted. It must bear to be called twice with the same writes, and be a plain function, not a
+        coroutine function.
     interval : float, default 0.5
         Seconds that a write waits for others to go with.
     batch : int, default 256
@@ -106,12 +107,10 @@ class WriteBehind(Generic[K, V]):
         durable: bool = False,
         codec: Any = None,
     ) -> None:
-        if not callable(write_many):
-            raise KvpredictError(f"write_many must be callable, got {type(write_many).__name__}")
         if when_full not in ("wait", "fail"):
             raise KvpredictError(f'when_full is "wait" or "fail", got {when_full!r}')
-        self.cache = cache
-        self._write_many = write_many
+        self.cache = with_methods("cache", cache, "a Cache", "put", "get", "get_or_load", "invalidate")
+        self._write_many = plain_function("write_many", write_many)
         self._interval, self._patience = duration("interval", interval), duration("patience", patience)
         self._retry = duration("retry", retry)
         self._batch, self._limit = whole_number("batch", batch), whole_number("limit", limit)
@@ -141,6 +140,8 @@ class WriteBehind(Generic[K, V]):
         """Take nothing in a forked child: what waits is the parent's to hand on, and so is the journal."""
         self._lock = threading.Condition()
         self._waiting, self._going = {}, {}
+        if self._journal is not None:
+            self._journal.leave()
         self._closed, self._journal = True, None
         self._overlaps = Overlaps()
         atexit.unregister(self._at_exit)
@@ -310,7 +311,7 @@ class WriteBehind(Generic[K, V]):
     def _hand_on(self, writes: list[tuple[K, Any]]) -> dict[K, Any]:
         """Write a batch; return the writes that the source refused."""
         try:
-            self._write_many(writes)
+            self._write(writes)
             self.error = None
             return {}
         except Exception as error:
@@ -319,13 +320,16 @@ class WriteBehind(Generic[K, V]):
         if len(writes) > 1:
             for write in writes:
                 try:
-                    self._write_many([write])
+                    self._write([write])
                     del refused[write[0]]
                 except Exception as error:
                     self._failed(error, 1)
                     if len(refused) == len(writes):
                         break  # not even the first: it is the source that fails, not one write
         return refused
+
+    def _write(self, writes: list[tuple[K, Any]]) -> None:
+        plain_result(self._write_many(writes), "write_many returned an awaitable, which nobody awaits: use a plain one")
 
     def _failed(self, error: Exception, count: int) -> None:
         if self.error is None:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Hashable
 from typing import Any
 
+from kvpredict.cache.arguments import with_methods
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import CodecError, TierError
 from kvpredict.cache.expiry import duration
@@ -54,6 +55,7 @@ class RedisInvalidation:
     def __init__(self, cache: Any, url: str, *, channel: str = "kvpredict", heartbeat: float = 1.0) -> None:
         # Tiers that processes share were changed by whoever made the change.
         self.cache, self.channel = getattr(cache, "local", cache), channel
+        with_methods("cache", self.cache, "a Cache or TieredCache", "clear", "invalidate", "invalidate_tags")
         self._heartbeat = duration("heartbeat", heartbeat)
         self._me = uuid.uuid4().hex
         self._codec = Codec("json", compress=None)

@@ -3,16 +3,17 @@
 A dict maps each key to its value and its ticket, the name of its stay in a slot; the policy ranks slots. A hit looks
 into the dict and notes the ticket, without a lock; the notes are handed to the policy in batches, at the latest by the
 next write. Everything else happens under one lock, and no code of the user runs there except the keys' own
-``__hash__`` and ``__eq__``.
+``__hash__`` and ``__eq__``. Where these raise, the cache is left as it was, or, if it was half changed, empty.
 
 Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for the call into compiled code.
 """
 
+import logging
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from os import PathLike
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, NoReturn, Protocol, TypeVar, overload
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading
 from kvpredict.cache.loads import Flights, Loads
 from kvpredict.cache.mapping import MappingMethods
 from kvpredict.cache.polite import PoliteLock
-from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_MASK, TAKE, Ranking
+from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_BITS, SLOT_MASK, TAKE, Ranking
 from kvpredict.cache.removal import Cause, Removals
 from kvpredict.cache.stats import Marks, Stats
 from kvpredict.cache.tap import make_tap, written
@@ -40,6 +41,8 @@ __all__ = ["AccessRecorder", "Cache"]
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
+
+log = logging.getLogger("kvpredict")
 
 # Number, units, cost, extra columns and time of a put.
 _Prepared = tuple[int, int, float, Mapping[str, float] | None, float]
@@ -288,12 +291,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._tell()
         return value
 
-    def __getitem__(self, key: K) -> V:
-        value = self.get(key, VACANT)
-        if value is VACANT:
-            raise KeyError(key)
-        return value
-
     @overload
     def peek(self, key: K) -> V | None: ...
     @overload
@@ -391,7 +388,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             except KvpredictError:
                 raise
             except BaseException:
-                self._forget()
+                self._recover()
                 raise
             finally:
                 self._busy = False
@@ -439,9 +436,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._aftermath(key, arguments[1] if taken else None)
         return taken
 
-    def __setitem__(self, key: K, value: V) -> None:
-        self.put(key, value)
-
     def delete(self, key: K) -> bool:
         """Remove ``key``; tell whether it was there. A load of it under way is not cached."""
         entry = self._take_out(key, None)
@@ -452,7 +446,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
         A load of it under way is not cached.
         """
-        entry = self._take_out(key, before)
+        entry = self._take_out(key, None if before is None else whole_number("before", before, least=None))
         return entry is not None and self._bare(entry[0]) is not VACANT
 
     def invalidate_tags(self, *tags: str) -> int:
@@ -460,6 +454,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
         Which tags a load will come back with is not known before, so all of them are let go of.
         """
+        if not all(isinstance(tag, str) for tag in tags):
+            raise KvpredictError(f"tags are texts, got {tags!r}")
         now = float(self._clock())
         with self._lock:
             if self._busy:
@@ -637,19 +633,20 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         with self._lock:
             ranking = self._ranking
             ranking.validate()
-            assert len(self._entries) == int(ranking.host.live.sum())
-            for key, (_, ticket) in self._entries.items():
-                slot = int(ticket) & SLOT_MASK
-                assert ranking.host.live[slot]
-                assert self._key_in[slot] is key or self._key_in[slot] == key
-                assert ranking.generation[slot] == int(ticket) >> 30
-            assert sum(held is not VACANT for held in self._key_in) == len(self._entries)
+            assert self._sound()
 
     def __repr__(self) -> str:
         ranking = self._ranking
         return (
             f"Cache(capacity={ranking.capacity}, policy={ranking.policy.name!r}, entries={len(self)}, "
             f"size={ranking.used})"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse ``pickle`` and ``copy``: locks, threads and loads under way belong to one cache of one process."""
+        raise KvpredictError(
+            "a Cache is neither copied nor pickled; save_snapshot and load_snapshot of kvpredict.cache carry its "
+            "contents and policy over to another one"
         )
 
     def _forked(self) -> None:
@@ -674,13 +671,39 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         except KvpredictError:
             raise  # raised on purpose, before anything was changed
         except BaseException:
-            # An interrupt, or a key whose __eq__ raises, between two steps that belong together. A cache may forget
-            # everything; it may not go on half changed.
-            self._forget()
+            self._recover()
             raise
         finally:
             self._busy = False
         return result
+
+    def _recover(self) -> None:
+        """Go on after an interrupt, or a key whose ``__eq__`` raised: usually at a look-up, before any change."""
+        self._flights.detach_all()  # one may have been left without its leader
+        self._plain = self._all_plain()
+        if not self._sound():
+            # Between two steps that belong together. A cache may forget everything; it may not go on half changed.
+            self._start_over()
+
+    def _sound(self) -> bool:
+        """Tell whether entries and slots agree; no key is compared."""
+        ranking, key_in, entries = self._ranking, self._key_in, self._entries
+        live, generation = ranking.host.live, ranking.generation
+        if len(key_in) != ranking.slots or int(live.sum()) != len(entries):
+            return False
+        for key, (_, ticket) in entries.items():
+            slot = int(ticket) & SLOT_MASK
+            if key_in[slot] is not key or not live[slot] or generation[slot] != int(ticket) >> SLOT_BITS:
+                return False
+        return sum(held is not VACANT for held in key_in) == len(entries)
+
+    def _start_over(self) -> None:
+        log.warning(
+            "the cache forgets its %d entries, because an exception left it half changed; if it came from the __eq__ "
+            "of a key, that must not raise",
+            len(self._entries),
+        )
+        self._clear()
 
     def _catch_up(self) -> None:
         """Run what was postponed, and what that postpones."""
@@ -690,6 +713,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             late(*its_arguments)
             turns += 1
             if turns == MOST_POSTPONED:
+                self._start_over()
                 raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
 
     def _serve(self, op: int, now: float, number: int = 0, units: int = 0, cost: float = 0.0) -> float:
@@ -798,7 +822,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _delete_tagged(self, tags: tuple[str, ...], now: float) -> list[Any]:
         self._flights.detach_all()
         keys = {key for tag in tags for key in self._tagged.get(tag, ())}
-        return [self._delete(key, now) for key in keys]
+        return [entry for key in keys if (entry := self._delete(key, now)) is not None]
 
     def _remove(self, key: K, slot: int, now: float, cause: Cause | None = None) -> None:
         value, _ = self._entries.pop(key)
@@ -970,7 +994,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         else:
             expiry.date(held, expiry.ttl_of(key, value, ttl), now, took, self._draw)
         if tags:
-            if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            if isinstance(tags, str) or not isinstance(tags, Iterable) or not all(isinstance(tag, str) for tag in tags):
                 raise KvpredictError(f"tags for key {key!r} must be a tuple of texts, got {tags!r}")
             held.tags = tuple(tags)
         if version is not None:

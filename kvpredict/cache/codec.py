@@ -1,8 +1,9 @@
 """Codec: values as bytes, for tiers outside the process, journals and snapshots; safe to decode, wherever from.
 
-Numbers, text, bytes, lists, tuples, dicts, sets, dates, decimals and NumPy arrays come back equal and of the same type;
-anything else is an error, never a guess. Bytes from outside are checked before they are used, and decoding runs no code
-from them. Pickle does, so it has to be asked for by name and takes only what was signed with its secret.
+Numbers, text, bytes, bytearrays, lists, tuples, dicts, sets, dates, decimals and NumPy arrays come back equal and of
+the same type (a time zone as its offset); anything else is an error, never a guess. Bytes from outside are checked
+before they are used, and decoding runs no code from them. Pickle does, so it has to be asked for by name and takes only
+what was signed with its secret.
 
 A header of six bytes says how the rest was made and carries its checksum. Large values are compressed by zstd, small
 ones better with a dictionary trained on values like them.
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.errors import CodecError
 from kvpredict.core.errors import KvpredictError, MissingExtra
 
@@ -31,10 +33,12 @@ MAGIC = 0x6B
 FORMATS = {"msgpack": 0, "json": 1, "pickle": 2}
 PACKED, WITH_DICTIONARY = 4, 8  # flags beside the format
 SIGNATURE = 32
+_DICTIONARY = b"\x37\xa4\x30\xec"  # how one of zstd begins
 
 _REFUSED = 'a value of type {} cannot be encoded; use plain types, or Codec("pickle", secret=…)'
 
-TUPLE, ARRAY, SCALAR, SET, FROZEN, DECIMAL, DATETIME, DATE, INTEGER = range(1, 10)
+TUPLE, ARRAY, SCALAR, SET, FROZEN, DECIMAL, DATETIME, DATE, INTEGER, BYTEARRAY = range(1, 11)
+_LOOKED_INTO = {list, dict, bytearray, memoryview}  # what msgpack packs itself and may be, or hold, other than bytes
 
 
 class Codec:
@@ -67,7 +71,8 @@ class Codec:
         if format not in FORMATS:
             raise KvpredictError(f"format is one of {', '.join(FORMATS)}, got {format!r}")
         if secret is not None and (not isinstance(secret, bytes) or len(secret) < 16):
-            raise KvpredictError("secret must be at least 16 bytes")
+            got = f"{len(secret)} of them" if isinstance(secret, bytes) else type(secret).__name__
+            raise KvpredictError(f"secret must be bytes, at least 16 bytes of them, got {got}")
         if format == "pickle" and secret is None:
             raise KvpredictError("pickle runs code from what it reads: give a secret that signs it, or use msgpack")
         self.format = format
@@ -78,7 +83,15 @@ class Codec:
         if format == "msgpack":
             _msgpack()
         if compress is not None:
-            _zstandard()
+            zstd = _zstandard()
+            self._level = whole_number("compress", compress, least=None, most=zstd.MAX_COMPRESSION_LEVEL)
+            if dictionary is not None and not (isinstance(dictionary, bytes) and dictionary.startswith(_DICTIONARY)):
+                raise KvpredictError("dictionary must be bytes that train_dictionary returned")
+            try:
+                self._zstd()
+            except (ValueError, OverflowError, zstd.ZstdError) as error:
+                given = f"compress={compress!r}" if dictionary is None else f"compress={compress!r} and this dictionary"
+                raise KvpredictError(f"zstd does not take {given}: {error}") from None
         elif dictionary is not None:
             raise KvpredictError("a dictionary is for compression: give a level, such as compress=3")
 
@@ -194,11 +207,13 @@ def _special(value: Any) -> tuple[int, Any] | None:
     if kind is decimal.Decimal:
         return DECIMAL, str(value)
     if kind is datetime.datetime:
-        return DATETIME, value.isoformat()
+        return DATETIME, [value.isoformat(), 1] if value.fold else value.isoformat()
     if kind is datetime.date:
         return DATE, value.isoformat()
     if kind is int:
         return INTEGER, str(value)
+    if kind is bytearray:
+        return BYTEARRAY, bytes(value)
     return None
 
 
@@ -216,11 +231,14 @@ def _revived(code: int, plain: Any) -> Any:
     if code == DECIMAL:
         return decimal.Decimal(plain)
     if code == DATETIME:
-        return datetime.datetime.fromisoformat(plain)
+        text, fold = plain if isinstance(plain, list) else (plain, 0)
+        return datetime.datetime.fromisoformat(text).replace(fold=fold)
     if code == DATE:
         return datetime.date.fromisoformat(plain)
     if code == INTEGER:
         return int(plain)
+    if code == BYTEARRAY:
+        return bytearray(plain)
     raise CodecError(f"unknown kind {code}; the bytes may be of a newer version")
 
 
@@ -233,7 +251,18 @@ def _pack(value: Any) -> bytes:
             raise CodecError(_REFUSED.format(type(value).__name__))
         return msgpack.ExtType(special[0], _pack(special[1]))
 
-    packed: bytes = msgpack.packb(value, default=extended, strict_types=True, unicode_errors="surrogatepass")
+    def exact(value: Any) -> Any:
+        """Return ``value`` with bytearrays told from bytes, which msgpack takes for the same even if strict."""
+        kind = type(value)
+        if kind is list and not _LOOKED_INTO.isdisjoint(map(type, value)):
+            return [exact(item) for item in value]
+        if kind is dict and not (
+            _LOOKED_INTO.isdisjoint(map(type, value.values())) and _LOOKED_INTO.isdisjoint(map(type, value))
+        ):
+            return {exact(key): exact(item) for key, item in value.items()}
+        return extended(value) if kind is bytearray or kind is memoryview else value
+
+    packed: bytes = msgpack.packb(exact(value), default=extended, strict_types=True, unicode_errors="surrogatepass")
     return packed
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, cast
 
+from kvpredict.cache.arguments import is_coroutine_function
 from kvpredict.cache.cache import Cache
 from kvpredict.core.errors import KvpredictError
 
@@ -83,12 +84,17 @@ def cached(
     """
     if callable(cache):
         raise KvpredictError("cached needs a cache or a capacity: write @cached(1000), not @cached")
+    if not isinstance(cache, Cache) and not hasattr(cache, "__index__"):
+        raise KvpredictError(f"cached takes a Cache, or the capacity of a new one, got {type(cache).__name__}")
     store: Cache[Any, Any] = cache if isinstance(cache, Cache) else Cache(cache)
     if key is not None and not callable(key):
         raise KvpredictError(f"key must be callable, got {type(key).__name__}")
 
     def decorate(function: F) -> F:
-        name = f"{function.__module__}.{function.__qualname__}"
+        _refuse_what_is_no_function(function)
+        if key is None and not hasattr(function, "__qualname__"):
+            raise KvpredictError(f"{function!r} has no name to tell its results by: give key=…, which makes their keys")
+        name = f"{function.__module__}.{getattr(function, '__qualname__', '')}"
 
         def key_of(*args: Any, **kwargs: Any) -> Hashable:
             if key is not None:
@@ -98,7 +104,7 @@ def cached(
         def tags_of(args: Any, kwargs: Any) -> tuple[str, ...]:
             return tags(*args, **kwargs) if callable(tags) else tags
 
-        if inspect.iscoroutinefunction(function):
+        if is_coroutine_function(function):
 
             @functools.wraps(function)
             async def call(*args: Any, **kwargs: Any) -> Any:
@@ -137,3 +143,16 @@ def cached(
         return cast("F", made)
 
     return decorate
+
+
+def _refuse_what_is_no_function(function: Any) -> None:
+    if isinstance(function, classmethod | staticmethod):
+        kind = type(function).__name__
+        raise KvpredictError(f"put cached below {kind}, next to the function: a {kind} is none itself")
+    if not callable(function):
+        raise KvpredictError(f"cached decorates functions, got {type(function).__name__}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise KvpredictError(
+            f"{getattr(function, '__qualname__', function)} is a generator function: what it returns can be read "
+            "once, and not be kept: return a list"
+        )

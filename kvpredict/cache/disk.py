@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from kvpredict.cache.alone import Elsewhere, leave_to_parent, open_alone, taken
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.errors import TierError
 from kvpredict.cache.expiry import duration
@@ -24,28 +25,14 @@ __all__ = ["DiskTier"]
 OVERHEAD = 64  # bytes of a row beside key and data, about
 
 
-class _Elsewhere:
-    """Stands for the connection of the process that this one was forked from."""
-
-    in_transaction = False
-
-    def execute(self, *_: Any) -> Any:
-        """Refuse."""
-        raise sqlite3.ProgrammingError("the file was opened before this process was forked; make the tier afterwards")
-
-    executemany = execute
-
-    def close(self) -> None:
-        """Do nothing: the file is not this process's to close."""
-
-
 class DiskTier:
     """A tier in a file.
 
     Parameters
     ----------
     path : path
-        The file; what an earlier process left there is used. One process at a time may have it open.
+        The file; what an earlier process left there is used. One process, and one tier of it, at a time may have it
+        open.
     capacity : int
         Bytes of values.
     policy : str or Policy, default "s3fifo"
@@ -53,7 +40,7 @@ class DiskTier:
     fill : "evict" or "load", default "evict"
         See ``Tier``.
     timeout : float, default 1.0
-        Seconds that a call waits for the file, should another process hold it.
+        Seconds to wait for the file, should another process have it open.
 
     What is written survives the end of the process, not always a power failure; the file is whole in either case. A
     process that is killed while the disk refuses its deletions leaves values that its successor may hand out until
@@ -78,13 +65,9 @@ class DiskTier:
             capacity, policy, weigher=lambda size: size + OVERHEAD, on_removal=self._note
         )
         try:
-            self._db: Any = sqlite3.connect(
-                self.path, timeout=duration("timeout", timeout), check_same_thread=False, isolation_level=None
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            table = "entries (key BLOB PRIMARY KEY, data BLOB, ends REAL)"
+            self._db: Any = open_alone(self.path, duration("timeout", timeout), table)
             self._db.execute("PRAGMA journal_size_limit=4194304")
-            self._db.execute("CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, data BLOB, ends REAL)")
             rows = self._db.execute("SELECT key, LENGTH(data), ends FROM entries").fetchall()
             for key, size, ends in rows:
                 rest = None if ends is None else ends - time.time()
@@ -92,17 +75,21 @@ class DiskTier:
                     self._gone.add(key)
             self._drop(self._take_gone())
         except sqlite3.Error as error:
-            raise TierError(
-                f"{self.path} cannot be opened as a tier: {error}; its folder must exist and be writable, and the file "
-                "be one that DiskTier made: delete it to start afresh"
-            ) from None
+            remedy = (
+                "one process, and one tier of it, at a time may have it open: give each its own file"
+                if taken(error)
+                else "its folder must exist and be writable, and the file be one that DiskTier made: delete it to "
+                "start afresh"
+            )
+            raise TierError(f"{self.path} cannot be opened as a tier: {error}; {remedy}") from None
 
         starts_over_in_child(self)
 
     def _forked(self) -> None:
         """Be down in a forked child: a connection of SQLite is of one process."""
         self._lock = threading.Lock()
-        self._parents, self._db = self._db, _Elsewhere()
+        leave_to_parent(self._db)
+        self._db = Elsewhere("the file was opened before this process was forked; make the tier afterwards")
 
     def get(self, key: bytes) -> bytes | None:
         """Return what is stored under ``key``, or None."""
@@ -164,11 +151,14 @@ class DiskTier:
     def close(self) -> None:
         """Close the file; remove it if it holds what should have been deleted and a full disk did not let go of."""
         with self._lock:
+            if isinstance(self._db, Elsewhere):
+                return  # the file may be a successor's by now, or is the parent's
             try:
                 self._drop(self._take_gone())
             except sqlite3.Error:
                 self._doomed = True
             self._db.close()
+            self._db = Elsewhere("the tier is closed; make another one")
             if self._doomed:
                 for name in (self.path, f"{self.path}-wal", f"{self.path}-shm"):
                     Path(name).unlink(missing_ok=True)

@@ -64,7 +64,7 @@ class Expiry:
     refresh : float or "xfetch", optional
         A fraction of the ttl, in (0, 1), after which the next hit has the value loaded anew in the background;
         "xfetch" chooses the moment at random, the earlier the longer the load took. Needs a loader: that of
-        ``get_or_load``, or the cache's own.
+        ``get_or_load``, or the cache's own. A coroutine function is called by a hit in a running event loop alone.
     stale : float, default 0.0
         Seconds after its end during which a value is still handed out by ``get_or_load`` when its loader fails, or
         when waiting for it takes too long.
@@ -99,9 +99,9 @@ class Expiry:
     def __post_init__(self) -> None:
         for name in ("ttl", "idle", "sweep"):
             if getattr(self, name) is not None:
-                duration(name, getattr(self, name))
+                object.__setattr__(self, name, duration(name, getattr(self, name)))
         for name in ("stale", "retry"):
-            duration(name, getattr(self, name), least=0.0)
+            object.__setattr__(self, name, duration(name, getattr(self, name), least=0.0))
         if not _within(self.jitter, 0.0, 1.0):
             raise KvpredictError(f"jitter is a share of the ttl, at least 0 and below 1, got {self.jitter!r}")
         if self.refresh not in (None, "xfetch") and not (_within(self.refresh, 0.0, 1.0) and self.refresh):
@@ -149,7 +149,12 @@ def duration(name: str, given: Any, least: float | None = None, key: Any = None)
         seconds = float(given)
     except (TypeError, ValueError, OverflowError):
         seconds = float("nan")
-    if isinstance(given, bool) or not abs(seconds) < NEVER or (seconds <= 0 if least is None else seconds < least):
+    # A float is made of text, too, but who gives it has not read it as a number yet.
+    if (
+        isinstance(given, bool | str | bytes | bytearray)
+        or not abs(seconds) < NEVER
+        or (seconds <= 0 if least is None else seconds < least)
+    ):
         whose = "" if key is None else f" for key {key!r}"
         bound = "above 0" if least is None else "finite" if least == -NEVER else f"at least {least:g}"
         raise KvpredictError(f"{name}{whose} must be a number of seconds, {bound}, got {given!r}")

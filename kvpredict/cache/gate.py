@@ -2,19 +2,21 @@
 
 A source that just came back must not be met by every caller at the same moment. Who comes too many waits in line or is
 turned away. A load asked for by a loader passes with the permit of its parent, which would otherwise wait for a permit
-that it holds itself.
+that it holds itself. The permit of a coroutine whose event loop was closed comes back when one is needed.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from threading import Lock
+from typing import Any
 
 from kvpredict.cache.errors import LoadTimeout, TooManyLoads
 from kvpredict.cache.forks import starts_over_in_child
+from kvpredict.cache.loads import is_lost
 
 __all__ = ["Gate"]
 
@@ -34,6 +36,7 @@ class Gate:
         self._free = self.limit
         self._line: deque[Future[None]] = deque()
         self._lock = Lock()
+        self._tasks: set[Any] = set()  # coroutines that hold a permit
 
     @property
     def running(self) -> int:
@@ -75,22 +78,32 @@ class Gate:
                 if isinstance(error, TimeoutError):
                     raise self._too_late(timeout) from None
                 raise
-        with self._held(gates):
+        with self._held(gates, asyncio.current_task()):
             yield
 
     @contextmanager
-    def _held(self, gates: tuple["Gate", ...]) -> Iterator[None]:
+    def _held(self, gates: tuple["Gate", ...], task: Any = None) -> Iterator[None]:
         """Give the permit back at the end; loads inside pass with it."""
         token = _inside.set((*gates, self))
+        if task is not None:
+            self._tasks.add(task)
         try:
             yield
         finally:
-            _inside.reset(token)
-            self._leave()
+            with self._lock:
+                if task is None or task in self._tasks:  # else it was taken back
+                    self._tasks.discard(task)
+                    self._pass_on()
+            with suppress(ValueError):  # a coroutine that is let go of half-way ends in another context
+                _inside.reset(token)
 
     def _queue(self) -> "Future[None] | None":
         """Take a permit and return None, or return the place in the line."""
         with self._lock:
+            if not self._free:
+                for task in filter(is_lost, list(self._tasks)):
+                    self._tasks.discard(task)
+                    self._pass_on()
             if self._free:
                 self._free -= 1
                 return None
@@ -104,16 +117,17 @@ class Gate:
 
     def _leave_line(self, turn: "Future[None]") -> None:
         if not turn.cancel():  # its turn came in the same moment
-            self._leave()
+            with self._lock:
+                self._pass_on()
 
-    def _leave(self) -> None:
-        with self._lock:
-            while self._line:
-                turn = self._line.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
-                    return
-            self._free += 1
+    def _pass_on(self) -> None:
+        """Give a permit to the first in the line, under the lock."""
+        while self._line:
+            turn = self._line.popleft()
+            if turn.set_running_or_notify_cancel():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def _too_late(self, timeout: float | None) -> LoadTimeout:
         return LoadTimeout(

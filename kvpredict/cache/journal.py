@@ -1,7 +1,6 @@
 """Journal: the writes that a ``WriteBehind`` has acknowledged and not handed on, in a SQLite file.
 
-One row a key, the last write. SQLite's write-ahead log makes each row whole whatever happens to the process, and an
-exclusive lock keeps a second process out.
+One row a key, the last write; how the file is kept to one process is ``alone``'s.
 """
 
 import sqlite3
@@ -10,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from kvpredict.cache.alone import Elsewhere, leave_to_parent, open_alone
 from kvpredict.cache.behind import ERASED
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import WriteBehindError
@@ -26,11 +26,8 @@ class Journal:
         self._lock = Lock()
         self._last = 0
         try:
-            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=1.0)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._db.execute("CREATE TABLE IF NOT EXISTS writes (key BLOB PRIMARY KEY, number INTEGER, value BLOB)")
+            table = "writes (key BLOB PRIMARY KEY, number INTEGER, value BLOB)"
+            self._db: Any = open_alone(self.path, 1.0, table, durable=durable)
             self._last = self._db.execute("SELECT COALESCE(MAX(number), 0) FROM writes").fetchone()[0]
         except sqlite3.Error as error:
             raise WriteBehindError(
@@ -73,6 +70,11 @@ class Journal:
                 raise WriteBehindError(
                     f"the journal {self.path} cannot be cleared of what was written ({error}); it will be written again"
                 ) from None
+
+    def leave(self) -> None:
+        """Leave the file to the parent of this forked process."""
+        leave_to_parent(self._db)
+        self._db = Elsewhere("the journal is the parent's")
 
     def close(self) -> None:
         """Close the file."""

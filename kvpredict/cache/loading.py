@@ -14,14 +14,15 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from threading import get_ident
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from kvpredict.cache.arguments import is_coroutine_function, plain_result
 from kvpredict.cache.background import Background
 from kvpredict.cache.errors import LoadTimeout, TooManyLoads, UnknownKey
-from kvpredict.cache.expiry import Expiry, Held
+from kvpredict.cache.expiry import Expiry, Held, duration
 from kvpredict.cache.gate import Gate
 from kvpredict.cache.loads import Flight, Flights, Loaded, Loads
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["VACANT", "Failure", "Loading"]
+__all__ = ["VACANT", "Failure", "Loading", "plain_value"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -159,18 +160,18 @@ class Loading(Generic[K, V]):
             return cast("V", value)
         loader = self._able(loader)
         value = self._instead(key)
-        timeout = self._loads_config.timeout if timeout is None else timeout
+        timeout = self._loads_config.timeout if timeout is None else duration("timeout", timeout, least=0.0)
         while value is VACANT:
             flight, leads, value = self._join(key, get_ident())
             if value is not VACANT:
                 break
             if flight is None:
-                value = loader(key)
+                value = plain_value(key, loader(key))
                 return cast("V", value.value if type(value) is Loaded else value)
             if leads:
                 return self._lead(flight, key, loader, Terms(size, cost, extra, ttl, tags, version), timeout)
             try:
-                self._flights.wait(flight, timeout)
+                self._flights.wait(key, flight, timeout)
             except TimeoutError:
                 return self._timed_out(key, timeout)
             value = flight.value if flight.error is None else VACANT
@@ -205,7 +206,7 @@ class Loading(Generic[K, V]):
             return cast("V", value)
         loader = self._able(loader)
         value = self._instead(key)
-        timeout = self._loads_config.timeout if timeout is None else timeout
+        timeout = self._loads_config.timeout if timeout is None else duration("timeout", timeout, least=0.0)
         me = asyncio.current_task()
         while value is VACANT:
             flight, leads, value = self._join(key, me)
@@ -217,7 +218,7 @@ class Loading(Generic[K, V]):
             if leads:
                 return await self._alead(flight, key, loader, Terms(size, cost, extra, ttl, tags, version), timeout)
             try:
-                await self._flights.await_(flight, timeout, me)
+                await self._flights.await_(key, flight, timeout, me)
             except TimeoutError:
                 return self._timed_out(key, timeout)
             value = flight.value if flight.error is None else VACANT
@@ -237,12 +238,12 @@ class Loading(Generic[K, V]):
         while True:
             flight, leads, _ = self._join(key, get_ident(), anew=True)
             if flight is None:
-                value: Any = loader(key)
+                value: Any = plain_value(key, loader(key))
                 return cast("V", value.value if type(value) is Loaded else value)
             if leads:
                 return self._lead(flight, key, loader, kept, timeout, lenient=False)
             try:
-                self._flights.wait(flight, timeout)
+                self._flights.wait(key, flight, timeout)
             except TimeoutError:
                 raise _late(key, timeout) from None
             if flight.error is None:
@@ -361,10 +362,8 @@ class Loading(Generic[K, V]):
         if type(value) is Loaded:
             value, size, cost, ttl, tags, version = value
             terms = Terms(size, cost, terms.extra, ttl, tags, version)
-        elif inspect.isawaitable(value):
-            if inspect.iscoroutine(value):
-                value.close()
-            raise KvpredictError(f"the loader of key {key!r} is a coroutine function: use aget_or_load, and await it")
+        else:
+            value = plain_value(key, value)
         arguments = self._prepare(key, value, terms.size, terms.cost, terms.extra)
         return value, (self._hold(key, value, arguments[4], terms.ttl, terms.tags, terms.version, took), arguments)
 
@@ -415,13 +414,19 @@ class Loading(Generic[K, V]):
         held = self._entries.get(key, NONE)[0]
         if type(held) is not Held or loader is None or self._clock() < held.refresh_at:
             return
+        loop: asyncio.AbstractEventLoop | None = None
+        if is_coroutine_function(loader):
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                return  # a thread without one: the next coroutine to ask for the key refreshes it
         with self._lock:
             now = self._clock()
             if now < max(held.refresh_at, held.retry_at) or key in self._flights.by_key:
                 return
             held.retry_at = now + self._expiry.retry
-        if inspect.iscoroutinefunction(loader):
-            task = asyncio.get_running_loop().create_task(self._refresh_task(key, loader, terms))
+        if loop is not None:
+            task = loop.create_task(self._refresh_task(key, loader, terms))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
@@ -454,6 +459,11 @@ class Loading(Generic[K, V]):
 async def _called(loader: Any, key: Any) -> Any:
     value = loader(key)
     return await value if inspect.isawaitable(value) else value
+
+
+def plain_value(key: Any, value: Any) -> Any:
+    """Return what a loader returned to a thread, unless it is to be awaited."""
+    return plain_result(value, f"the loader of key {key!r} is a coroutine function: use aget_or_load, and await it")
 
 
 def _late(key: Any, timeout: float | None) -> LoadTimeout:

@@ -2,12 +2,15 @@
 
 The first to miss leads and calls the loader, holding no lock; the others wait for its outcome. A write to the key
 meanwhile detaches the load: its waiters still get their value, but it is older than the write and must not be cached.
-A loader that comes to wait for itself, through the loads it asks for, would wait for ever: that is an error instead.
-So is a thread that waits for a coroutine of its own event loop.
+A loader that comes to wait for itself, through the loads it asks for and the tasks it awaits, would wait for ever:
+that is an error instead. So is a thread that waits for a coroutine of its own event loop. Which tasks a task awaits is
+seen where it awaits them directly or by ``gather``; beyond that, as through a thread or a ``TaskGroup``, nothing is
+seen, and a timeout bounds the wait. A load that its event loop was closed on never ends, so it is begun anew.
 """
 
 import asyncio
-from collections.abc import Container, Hashable
+import time
+from collections.abc import Container, Hashable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +20,9 @@ from typing import Any, Literal, NamedTuple
 from kvpredict.cache.expiry import duration
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["Flight", "Flights", "Loaded", "Loads"]
+__all__ = ["Flight", "Flights", "Loaded", "Loads", "is_lost"]
+
+LOOK = 1.0  # seconds between looks of those who wait at whether the load can still end
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Loads:
                 raise KvpredictError(f"{name} must be a whole number, at least 1, got {number!r}")
         for name in ("timeout", "negative_ttl"):
             if getattr(self, name) is not None:
-                duration(name, getattr(self, name))
+                object.__setattr__(self, name, duration(name, getattr(self, name)))
         if self.when_full not in ("wait", "fail"):
             raise KvpredictError(f'when_full is "wait" or "fail", got {self.when_full!r}')
         kinds = self.negative if isinstance(self.negative, tuple) else (self.negative,)
@@ -95,6 +100,25 @@ class Flight:
         self.value: Any = None
         self.error: BaseException | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether who waits for it need not wait any longer."""
+        return (self.done is not None and self.done.done()) or self.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether it will never end."""
+        return is_lost(self.leader)
+
+
+def is_lost(agent: Any) -> bool:
+    """Tell whether ``agent``, a thread or a task, is a task that will never run again."""
+    return isinstance(agent, asyncio.Task) and agent.get_loop().is_closed()
+
+
+class Lost(BaseException):
+    """No outcome: the event loop of a load was closed on it."""
+
 
 class Flights:
     """The loads in flight of one cache; every method is called under the cache's lock, ``wait`` and ``await_`` not."""
@@ -109,26 +133,43 @@ class Flights:
         """Return the flight for ``key`` and whether the caller leads it; ends in ``land``, ``wait`` or ``await_``."""
         mine = Flight(me)
         flight = self.by_key.setdefault(key, mine)
+        if flight is not mine and flight.lost:
+            flight.error = Lost()
+            self.land(key, flight)
+            flight = self.by_key[key] = mine
         if flight is mine:
             return flight, True
-        self._refuse_to_wait_for_oneself(key, flight, mine)
+        self._refuse_to_wait_for_oneself(key, flight, me)
         if flight.done is None:
             flight.done = Future()
         self._waiting[me] = flight
         return flight, False
 
-    def wait(self, flight: Flight, timeout: float | None) -> None:
-        """Wait until ``flight`` has landed; TimeoutError when it takes longer."""
+    def wait(self, key: Hashable, flight: Flight, timeout: float | None) -> None:
+        """Wait until ``flight`` has landed or is lost; TimeoutError when it takes longer."""
+        me = get_ident()
+        done: Any = flight.done
         try:
-            flight.done.result(timeout)  # type: ignore[union-attr]
+            for seconds in _looks(timeout):
+                with suppress(TimeoutError):
+                    done.result(seconds)
+                if done.done() or self._hopeless(key, flight, me):
+                    return
+            raise TimeoutError
         finally:
-            self._waiting.pop(get_ident(), None)
+            self._waiting.pop(me, None)
 
-    async def await_(self, flight: Flight, timeout: float | None, me: Hashable) -> None:
+    async def await_(self, key: Hashable, flight: Flight, timeout: float | None, me: Hashable) -> None:
         """As ``wait``, for a coroutine."""
+        done: Any = flight.done
+        landed = asyncio.wrap_future(done)
         try:
-            # Shielded: who gives up waiting must not end the wait of the others.
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight.done)), timeout)  # type: ignore[arg-type]
+            for seconds in _looks(timeout):
+                # Not wait_for: who gives up waiting must not end the wait of the others.
+                await asyncio.wait((landed,), timeout=seconds)
+                if done.done() or self._hopeless(key, flight, me):
+                    return
+            raise TimeoutError
         finally:
             self._waiting.pop(me, None)
 
@@ -152,19 +193,59 @@ class Flights:
             with suppress(InvalidStateError):  # an event loop that is shutting down may have cancelled it
                 flight.done.set_result(None)
 
-    def _refuse_to_wait_for_oneself(self, key: Hashable, flight: Flight, mine: Flight) -> None:
-        """Raise where ``flight`` cannot land before the caller, who leads ``mine``, goes on."""
-        blocks = mine.leader == mine.thread  # the caller holds up its thread, and with it an event loop running there
-        link: Flight | None = flight
-        while link is not None and not (link.done is not None and link.done.done()):
-            if link.leader == mine.leader:
+    def _hopeless(self, key: Hashable, flight: Flight, me: Hashable) -> bool:
+        """Tell whether ``flight`` is lost; raise where it waits for the caller."""
+        if flight.lost:
+            flight.error = Lost()
+            return True
+        self._refuse_to_wait_for_oneself(key, flight, me)
+        return False
+
+    def _refuse_to_wait_for_oneself(self, key: Hashable, flight: Flight, me: Hashable) -> None:
+        """Raise where ``flight`` cannot land before ``me``, who is about to wait for it, goes on."""
+        thread = get_ident()
+        blocks = me == thread  # the caller holds up its thread, and with it an event loop running there
+        links, followed = [flight], {flight}
+        while links:
+            link = links.pop()
+            if link.ended:
+                continue
+            needed = set(_awaited(link.leader))
+            if me in needed:
                 raise KvpredictError(
-                    f"the load of key {key!r} waits for itself: its loader asks, directly or through other loads, for "
-                    "the same key; load that part without the cache"
+                    f"the load of key {key!r} waits for itself: its loader asks, directly or through other loads or "
+                    "tasks, for the same key; load that part without the cache"
                 )
-            if link.thread == mine.thread and (blocks or link.leader == link.thread):
+            if link.thread == thread and (blocks or link.leader == link.thread):
                 raise KvpredictError(
                     f"the load of key {key!r} waits for a coroutine of the event loop that it holds up: use "
                     "aget_or_load in coroutines"
                 )
-            link = self._waiting.get(link.leader)
+            further = {self._waiting[agent] for agent in needed if agent in self._waiting} - followed
+            followed |= further
+            links += further
+
+
+def _awaited(agent: Any) -> Iterator[Hashable]:
+    """Yield ``agent``, a thread or a task, and the tasks that it cannot go on without, as far as that can be seen."""
+    futures, seen = [agent], {agent}
+    while futures:
+        future = futures.pop()
+        yield future
+        # What a task awaits now, and what a gathering is of; asyncio has no public names for these.
+        for further in (getattr(future, "_fut_waiter", None), *(getattr(future, "_children", None) or ())):
+            if further is not None and further not in seen and not further.done():
+                seen.add(further)
+                futures.append(further)
+
+
+def _looks(timeout: float | None) -> Iterator[float]:
+    """Yield how long to wait until each next look, until ``timeout`` seconds are over."""
+    end = None if timeout is None else time.monotonic() + timeout
+    seconds = LOOK if timeout is None else min(timeout, LOOK)
+    while True:
+        yield seconds
+        if end is not None:
+            seconds = min(end - time.monotonic(), LOOK)
+            if seconds <= 0:
+                return

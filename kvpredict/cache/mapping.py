@@ -7,21 +7,62 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from kvpredict.cache.loading import VACANT
+from kvpredict.core.errors import KvpredictError
 
-__all__ = ["MappingMethods"]
+__all__ = ["KeyedMethods", "MappingMethods"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class MappingMethods(Generic[K, V]):
-    """The part of a mapping that follows from ``get``, ``put`` and ``items``."""
+def _pairs(items: Any) -> list[tuple[Any, Any]]:
+    try:
+        return [(key, value) for key, value in (items.items() if isinstance(items, Mapping) else items)]
+    except (TypeError, ValueError) as error:
+        raise KvpredictError(f"items must be a mapping or pairs (key, value): {error}") from None
+
+
+class KeyedMethods(Generic[K, V]):
+    """The part of a mapping that follows from ``get`` and ``put``."""
 
     __slots__ = ()
 
     get: Any  # these are the cache's
     put: Any
-    put_if: Any
+
+    def __getitem__(self, key: K) -> V:
+        value: V = self.get(key, VACANT)
+        if value is VACANT:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self.put(key, value)
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Return the values of those of ``keys`` that are there; each counts as a look-up."""
+        found = {}
+        for key in keys:
+            value = self.get(key, VACANT)
+            if value is not VACANT:
+                found[key] = value
+        return found
+
+    def put_many(self, items: Mapping[K, V] | Iterable[tuple[K, V]], **terms: Any) -> int:
+        """Put in all ``items``, each as ``put(key, value, **terms)``; return how many the cache took."""
+        return sum(self.put(key, value, **terms) for key, value in _pairs(items))
+
+    def update(self, items: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
+        """Put in all ``items``."""
+        self.put_many(items)
+
+
+class MappingMethods(KeyedMethods[K, V]):
+    """The part of a mapping that follows from ``get``, ``put`` and ``items``."""
+
+    __slots__ = ()
+
+    put_if: Any  # these are the cache's
     peek: Any
     read: Any
     items: Any
@@ -37,24 +78,6 @@ class MappingMethods(Generic[K, V]):
     def __iter__(self) -> Iterator[K]:
         """Iterate over the keys as of now, in no particular order."""
         return iter(self.keys())
-
-    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those of ``keys`` that are there; each counts as a look-up."""
-        found = {}
-        for key in keys:
-            value = self.get(key, VACANT)
-            if value is not VACANT:
-                found[key] = value
-        return found
-
-    def put_many(self, items: Mapping[K, V] | Iterable[tuple[K, V]], **terms: Any) -> int:
-        """Put in all ``items``, each as ``put(key, value, **terms)``; return how many the cache took."""
-        pairs = items.items() if isinstance(items, Mapping) else items
-        return sum(self.put(key, value, **terms) for key, value in list(pairs))
-
-    def update(self, items: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
-        """Put in all ``items``."""
-        self.put_many(items)
 
     def setdefault(self, key: K, value: V) -> V:
         """Return the value of ``key``; where it is missing, put in ``value`` and return it."""

@@ -15,6 +15,8 @@ __all__ = ["RedisTier", "redis_client"]
 
 def redis_client(url: str, timeout: float, *, cluster: bool = False) -> Any:
     """Return a client of redis-py with no retries of its own: the breaker decides when to try again."""
+    if not isinstance(url, str):
+        raise KvpredictError(f"url must be a text such as redis://host:port/0, got {url!r}")
     try:
         import redis
         from redis.backoff import NoBackoff
@@ -66,6 +68,8 @@ class RedisTier:
         fill: str = "load",
     ) -> None:
         self.name, self.fill, self.shared = f"redis {url}", fill, True
+        if not isinstance(prefix, str):
+            raise KvpredictError(f"prefix must be a text, got {prefix!r}")
         self._url, self._cluster, self._prefix = url, cluster, prefix.encode()
         self._ttl, self._timeout = duration("ttl", ttl), duration("timeout", timeout)
         self._client: Any = None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvpredict.cache.arguments import whole_number
+from kvpredict.cache.arguments import whole_number, with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.choice import choose_policy
 from kvpredict.core.errors import KvpredictError
@@ -65,8 +65,10 @@ class Shadow:
         sample: float | None = None,
         window: int = 100_000,
     ) -> None:
-        self.cache = cache
+        self.cache = with_methods("cache", cache, "a Cache", "tap", "tapped")
         self.policies = [choose_policy(each) for each in policies]
+        if not self.policies:
+            raise KvpredictError("policies must name at least one policy, got none")
         for chosen in self.policies:
             if chosen.extra:
                 raise KvpredictError(
@@ -77,6 +79,7 @@ class Shadow:
         if not 0 < self.sample <= 1:
             raise KvpredictError(f"sample is a share of the keys, in (0, 1], got {sample!r}")
         self.window = whole_number("window", window)
+        self._closed = False
         cache.tap(self.sample, self.window)
 
     def evaluate(self, sizes: Sequence[float] = (1.0,)) -> list[Forecast]:
@@ -94,9 +97,12 @@ class Shadow:
 
     def close(self) -> None:
         """Stop watching."""
+        self._closed = True
         self.cache.tap(0.0, 1)
 
     def _seen(self) -> tuple[Trace, str]:
+        if self._closed:
+            raise KvpredictError("this shadow is closed and watches no more: make another one")
         rows, _ = self.cache.tapped()
         if len(rows) < 10:
             raise KvpredictError(f"only {len(rows)} accesses of the sampled keys were seen: wait, or sample more")

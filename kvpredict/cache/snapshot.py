@@ -26,6 +26,7 @@ from kvpredict.cache.loading import Failure
 from kvpredict.cache.ranking import DRAIN, SLOT_BITS, SLOT_MASK, TAKE
 from kvpredict.cache.stats import Marks
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.place import file_place
 
 __all__ = ["Restored", "load_snapshot", "save_snapshot"]
 
@@ -48,11 +49,15 @@ def save_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
     The cache's lock is held while references are copied, about 1 µs an entry, and not while values are encoded. Entries
     that the codec cannot encode are left out, and so are kept failures.
 
+    A symbolic link is followed.
+
     Raises
     ------
     SnapshotError
-        When the file cannot be written; an older one stays.
+        When the file cannot be written, or ``path`` is no regular file; an older one stays.
     """
+    if not isinstance(cache, Cache):
+        raise KvpredictError(f"cache must be a Cache, got {type(cache).__name__}")
     codec = Codec() if codec is None else codec
     path = Path(path)
     copied = _copy(cache)
@@ -61,18 +66,21 @@ def save_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
         with contextlib.suppress(CodecError):
             rows.append((codec.encode_key(key), codec.encode(value), int(ticket) & SLOT_MASK, *dates))
     data = codec.encode({**copied, "version": VERSION, "rows": rows})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = None
     try:
-        for left in path.parent.glob(f".{path.name}.*.partial"):  # by a process that was killed
+        place = file_place(path)
+        partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+        for left in place.parent.glob(f".{place.name}.*.partial"):  # by a process that was killed
             left.unlink(missing_ok=True)
         with open(partial, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, place)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise SnapshotError(
             f"the snapshot {path} cannot be written: {error.strerror or error}; an older one stays as it was"
         ) from None
@@ -89,6 +97,8 @@ def load_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
     KvpredictError
         When the cache is not empty.
     """
+    if not isinstance(cache, Cache):
+        raise KvpredictError(f"cache must be a Cache, got {type(cache).__name__}")
     codec = Codec() if codec is None else codec
     try:
         kept = codec.decode(Path(path).read_bytes())
@@ -106,7 +116,11 @@ def load_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
             raise KvpredictError("a snapshot goes into an empty cache: clear it first")
         reason = _misfit(cache, kept, rows)
         if not reason:
-            cache._exclusively(_put_back, cache, kept, alive, away)
+            try:
+                cache._exclusively(_put_back, cache, kept, alive, away)
+            except BaseException:  # the policy's state may be half written
+                cache._start_over()
+                raise
     if reason:
         _put_in(cache, kept, alive, away)
     return Restored(len(cache), len(rows) - len(alive), not reason, reason)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from kvpredict.core.errors import KvpredictError
+
 __all__ = ["Marks", "Stats"]
 
 EVERY = 5.0  # seconds between marks
@@ -61,6 +63,8 @@ class Stats(NamedTuple):
         The window begins at the latest mark that is at least as old (marks are five seconds apart, more where the
         cache was not used), or where there is none with the cache.
         """
+        if isinstance(seconds, str) or not seconds > 0:
+            raise KvpredictError(f"seconds must be a number above 0, got {seconds!r}")
         for age, earlier in reversed(self.marks):
             if age >= seconds:
                 kept = {"entries", "size", "capacity", "policy", "marks"}

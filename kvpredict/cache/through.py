@@ -5,10 +5,12 @@ to one key that overlap in time is the source's to decide, and the cache cannot 
 and the next reader asks the source. No lock is held while the source is written to.
 """
 
-from collections.abc import Awaitable, Callable, Hashable
+import inspect
+from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from kvpredict.cache.arguments import plain_result, with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.core.errors import KvpredictError
 
@@ -49,7 +51,8 @@ class WriteThrough(Generic[K, V]):
     ----------
     cache : Cache
     write : callable
-        ``write(key, value)`` returns when the source holds the value for good; a coroutine function for ``aput``.
+        ``write(key, value)`` returns when the source holds the value for good. ``aput`` takes a coroutine function as
+        well; a plain one runs in the event loop's thread there.
     erase : callable, optional
         ``erase(key)`` does the same for a deletion.
     bus : RedisInvalidation, optional
@@ -74,7 +77,7 @@ class WriteThrough(Generic[K, V]):
         for name, given in (("write", write), ("erase", erase)):
             if not callable(given) and (name == "write" or given is not None):
                 raise KvpredictError(f"{name} must be callable, got {type(given).__name__}")
-        self.cache = cache
+        self.cache = with_methods("cache", cache, "a Cache", "put", "invalidate")
         self._write, self._erase, self._bus = write, erase, bus
         self._overlaps = Overlaps()
 
@@ -83,18 +86,19 @@ class WriteThrough(Generic[K, V]):
         self._overlaps.begin(key)
         done = False
         try:
-            self._write(key, value)
+            plain_result(self._write(key, value), f"the write of key {key!r} is to be awaited: use aput, and await it")
             done = True
         finally:
             self._end(key, done, lambda: self.cache.put(key, value, **terms))
 
     async def aput(self, key: K, value: V, **terms: Any) -> None:
-        """As ``put``, where ``write`` is a coroutine function."""
+        """As ``put``, where ``write`` may be a coroutine function."""
         self._overlaps.begin(key)
         done = False
         try:
-            writing: Awaitable[Any] = self._write(key, value)
-            await writing
+            writing = self._write(key, value)
+            if inspect.isawaitable(writing):
+                await writing
             done = True
         finally:
             self._end(key, done, lambda: self.cache.put(key, value, **terms))
@@ -105,18 +109,19 @@ class WriteThrough(Generic[K, V]):
             raise KvpredictError("this store has no erase: give one as WriteThrough(cache, write, erase)")
         self._overlaps.begin(key)
         try:
-            self._erase(key)
+            plain_result(self._erase(key), f"the erasing of key {key!r} is to be awaited: use adelete, and await it")
         finally:
             self._end(key, False, None)
 
     async def adelete(self, key: K) -> None:
-        """As ``delete``, where ``erase`` is a coroutine function."""
+        """As ``delete``, where ``erase`` may be a coroutine function."""
         if self._erase is None:
             raise KvpredictError("this store has no erase: give one as WriteThrough(cache, write, erase)")
         self._overlaps.begin(key)
         try:
-            erasing: Awaitable[Any] = self._erase(key)
-            await erasing
+            erasing = self._erase(key)
+            if inspect.isawaitable(erasing):
+                await erasing
         finally:
             self._end(key, False, None)
 

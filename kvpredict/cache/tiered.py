@@ -13,15 +13,17 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import CodecError
+from kvpredict.cache.expiry import duration
 from kvpredict.cache.forks import starts_over_in_child
-from kvpredict.cache.loading import VACANT
+from kvpredict.cache.loading import VACANT, plain_value
 from kvpredict.cache.loads import Loaded
+from kvpredict.cache.mapping import KeyedMethods
 from kvpredict.cache.removal import Cause
 from kvpredict.cache.stats import Stats
 from kvpredict.cache.tiers import Guarded, Tier
@@ -60,7 +62,7 @@ class _Missing(BaseException):
     """No tier has the key: no outcome for those who wait with a loader, who then try for themselves."""
 
 
-class TieredCache(Generic[K, V]):
+class TieredCache(KeyedMethods[K, V]):
     """A cache whose lower tiers are outside the process or on disk.
 
     Parameters
@@ -73,6 +75,8 @@ class TieredCache(Generic[K, V]):
         How values are written below. Default: msgpack, compressed.
     weigher, on_removal, **options
         As for ``Cache``; ``on_removal`` is told of what leaves memory.
+
+    After ``close`` it can be looked at, and refuses all else.
 
     Keys must be plain: text, bytes, numbers, and tuples of these. What the codec cannot encode stays in memory alone
     and is counted in ``unencodable``. No failure of a tier is raised; ``tier_stats`` tells of them.
@@ -98,6 +102,8 @@ class TieredCache(Generic[K, V]):
         on_removal: Callable[[K, V, Cause], Any] | None = None,
         **options: Any,
     ) -> None:
+        if not isinstance(tiers, Sequence):
+            raise KvpredictError(f"tiers must be a sequence, such as [DiskTier(…)], got {type(tiers).__name__}")
         self.tiers = [tier if isinstance(tier, Guarded) else Guarded(tier) for tier in tiers]
         for tier in self.tiers:
             if tier.fill not in ("load", "evict"):
@@ -111,6 +117,7 @@ class TieredCache(Generic[K, V]):
         self._forked()
         starts_over_in_child(self)
         self.unencodable = 0
+        self._closed = False
         weigh = None if weigher is None else lambda box: weigher(box.value)
         expiry = options.get("expiry")
         if expiry is not None and expiry.compute is not None:
@@ -120,6 +127,7 @@ class TieredCache(Generic[K, V]):
 
     def get(self, key: K, default: Any = None) -> Any:
         """Return the value of ``key`` from the nearest tier that has it, or ``default``."""
+        self._check_open()
         box: Any = self.memory.get(key, VACANT)
         if box is not VACANT:
             return box.value
@@ -130,12 +138,14 @@ class TieredCache(Generic[K, V]):
 
     def get_or_load(self, key: K, loader: Callable[[K], V | Loaded] | None = None, **terms: Any) -> V:
         """As ``Cache.get_or_load``, looking into every tier before it loads."""
+        self._check_open()
         return cast("V", self.memory.get_or_load(key, self._reader(loader), **terms).value)
 
     async def aget_or_load(self, key: K, loader: Any = None, **terms: Any) -> V:
         """As ``Cache.aget_or_load``; the tiers are asked in a thread, so that they do not hold up the event loop."""
         import asyncio
 
+        self._check_open()
         loader = self._able(loader)
 
         async def load(key: K) -> Loaded:
@@ -164,12 +174,13 @@ class TieredCache(Generic[K, V]):
 
         A later version in memory stays, as in ``Cache.put``; that of a tier below is not looked at.
         """
+        self._check_open()
         held = self.memory.peek(key)
         if version is not None and held is not None and held.version is not None and held.version > version:
             return False
         with self._lock_of(key):
             stamp = self._supersede(key)
-            box = self._box(value, stamp, ttl, version, tags)
+            box = self._box(key, value, stamp, ttl, version, tags)
             self._fill(key, box, "load")
         taken = self.memory.put(key, box, ttl=ttl, tags=tags, version=version, **terms)
         if self._stamp(key) != stamp:  # overtaken: which of two writes memory saw last is not known
@@ -181,6 +192,7 @@ class TieredCache(Generic[K, V]):
 
     def delete(self, key: K) -> bool:
         """Remove ``key`` from all tiers; tell whether memory had it."""
+        self._check_open()
         return self._delete(key, shared=True)
 
     def invalidate(self, key: K) -> bool:
@@ -189,6 +201,7 @@ class TieredCache(Generic[K, V]):
 
     def clear(self) -> None:
         """Empty all tiers."""
+        self._check_open()
         self._clear(shared=True)
 
     @property
@@ -215,6 +228,8 @@ class TieredCache(Generic[K, V]):
                 lock.release()
         self.memory.clear()
 
+    __iter__ = None  # all that there is below cannot be listed
+
     def __contains__(self, key: object) -> bool:
         """Tell whether memory has ``key``."""
         return key in self.memory
@@ -235,7 +250,10 @@ class TieredCache(Generic[K, V]):
         ]
 
     def close(self) -> None:
-        """Demote what is in memory, so that the next process finds it, and close the tiers."""
+        """Demote what is in memory, so that the next process finds it, and close the tiers; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
         for key, box in self.memory.items():
             with self._lock_of(key):
                 self._demote(key, box)
@@ -249,6 +267,10 @@ class TieredCache(Generic[K, V]):
         self.close()
 
     # --- Inside ---
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KvpredictError("this tiered cache is closed, and so are its tiers: make another one")
 
     def _forked(self) -> None:
         self._locks = [threading.Lock() for _ in range(64)]
@@ -279,7 +301,7 @@ class TieredCache(Generic[K, V]):
         def read(key: K) -> Loaded:
             stamp = self._stamp(key)
             found = self._look_below(key, stamp)
-            return self._arrived(key, loader(key), stamp) if found is None else found
+            return self._arrived(key, plain_value(key, loader(key)), stamp) if found is None else found
 
         return read
 
@@ -313,14 +335,16 @@ class TieredCache(Generic[K, V]):
         """Return what memory keeps of a loaded value, having offered it to the tiers that fill by loading."""
         if type(loaded) is not Loaded:
             loaded = Loaded(loaded)
-        box = self._box(loaded.value, stamp, loaded.ttl, loaded.version, loaded.tags)
+        box = self._box(key, loaded.value, stamp, loaded.ttl, loaded.version, loaded.tags)
         with self._lock_of(key):
             if self._stamp(key) == stamp:
                 self._fill(key, box, "load")
         return loaded._replace(value=box)
 
-    def _box(self, value: Any, stamp: int, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> _Box:
-        ttl = self._ttl if ttl is None else ttl
+    def _box(
+        self, key: K, value: Any, stamp: int, ttl: float | None, version: int | None, tags: tuple[str, ...]
+    ) -> _Box:
+        ttl = self._ttl if ttl is None else duration("ttl", ttl, key=key)
         return _Box(value, stamp, None if ttl is None else time.time() + ttl, version, tags)
 
     def _fill(self, key: K, box: _Box, fill: str, last: bool = False) -> None:

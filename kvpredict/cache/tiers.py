@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from kvpredict.cache.arguments import whole_number
+from kvpredict.cache.arguments import whole_number, with_methods
 from kvpredict.cache.errors import TierError
 from kvpredict.cache.expiry import duration
 from kvpredict.cache.forks import starts_over_in_child
@@ -74,6 +74,7 @@ class Guarded:
     def __init__(
         self, tier: Tier, failures: int = 3, pause: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        with_methods("tier", tier, "a Tier", "get", "put", "holds", "delete", "clear", "close")
         self.tier, self.name, self.fill, self.shared = tier, tier.name, tier.fill, tier.shared
         self._most, self._first_pause = whole_number("failures", failures), duration("pause", pause)
         self._clock = clock

@@ -61,6 +61,7 @@ def warm_up(
     >>> warm_up(cache, trace, lambda key: -key, limit=2), sorted(cache)
     (WarmedUp(loaded=2, failed=0, unknown=0), [2, 3])
     """
+    loader = cache._able(loader)
     limit = cache.capacity if limit is None else whole_number("limit", limit)
     workers = whole_number("workers", workers)
     if not isinstance(trace, Trace):

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kvpredict.core.place import file_place
+
 __all__ = ["atomic_path", "write_text"]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` and rename it to ``path`` when the block ends well."""
+    """Yield a temporary file beside ``path`` and rename it to ``path`` when the block ends well; see ``file_place``."""
+    path = file_place(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     fresh = Path(name)
     try:

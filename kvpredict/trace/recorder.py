@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
+from kvpredict.core.place import file_place
 from kvpredict.trace.trace import hash_keys as hash_all
 
 __all__ = ["Recorder", "RecorderError"]
@@ -115,7 +116,7 @@ class Recorder:
         self._open = True
         self._reported = False
         self._forked = False
-        self.partial, self._file = _create(self.path)
+        self._place, self.partial, self._file = _create(self.path)
         self._write(b"time,key,size,op\n", 0)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="kvpredict-recorder", daemon=True)
@@ -272,7 +273,7 @@ class Recorder:
                 os.fsync(self._file.fileno())
             self._file.close()
             if not self.error:
-                os.replace(self.partial, self.path)
+                os.replace(self.partial, self._place)
         except OSError as error:
             self._fail(error)
 
@@ -322,15 +323,19 @@ def _compressor(path: Path) -> Callable[[bytes], bytes]:
     raise RecorderError(f"cannot record to {path}: the name must end in .csv, .csv.gz or .csv.zst")
 
 
-def _create(path: Path) -> tuple[Path, io.FileIO]:
-    """Make the file to write to; what another recorder left behind, or is writing, stays."""
+def _create(path: Path) -> tuple[Path, Path, io.FileIO]:
+    """Make the file to write to, beside the place it will take; what another recorder left there, or writes, stays."""
     stem, suffix = path.name[: path.name.lower().rindex(".csv")], path.name[path.name.lower().rindex(".csv") :]
     number = 1
+    try:
+        place = file_place(path)
+    except OSError as error:
+        raise RecorderError(f"cannot record to {path}: {error.strerror or error}") from None
     while True:
-        partial = path.with_name(f"{stem}.partial{'' if number == 1 else f'-{number}'}{suffix}")
+        partial = place.with_name(f"{stem}.partial{'' if number == 1 else f'-{number}'}{suffix}")
         try:
             # Unbuffered: a batch is one write, and a failure belongs to the batch that caused it.
-            return partial, io.FileIO(partial, "x")
+            return place, partial, io.FileIO(partial, "x")
         except FileExistsError:
             number += 1
         except OSError as error:

@@ -257,3 +257,25 @@ def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
         WriteBehind(Cache[int, int](10), print, **wrong)
     with pytest.raises(KvpredictError, match="write_many"):
         WriteBehind(Cache[int, int](10), None)  # type: ignore[arg-type]
+
+
+def test_a_source_that_is_to_be_awaited_is_refused() -> None:
+    async def write(writes: Sequence[tuple[Any, Any]]) -> None:
+        rows.update(writes)
+
+    class Writer:
+        async def __call__(self, writes: Sequence[tuple[Any, Any]]) -> None:
+            rows.update(writes)
+
+    rows: dict[Any, Any] = {}
+    for wrong in (write, Writer(), lambda writes: (yield)):
+        with pytest.raises(KvpredictError, match="write_many must be a plain function"):
+            WriteBehind(Cache[int, int](10), wrong)
+    store = WriteBehind(Cache[int, int](10), lambda writes: write(writes), interval=0.01, retry=0.01)
+    store.put(1, 1)
+    with pytest.raises(WriteBehindError, match=r"1 writes wait .*awaitable"):
+        store.flush(0.2)
+    assert (rows, store.written) == ({}, 0)
+    store._write_many = rows.update
+    store.close()
+    assert rows == {1: 1}

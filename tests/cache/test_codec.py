@@ -15,15 +15,16 @@ from kvpredict.cache import Codec, CodecError, train_dictionary
 from kvpredict.core.errors import KvpredictError
 
 SECRET = b"0123456789abcdef"
+ZONES = st.none() | st.sampled_from([datetime.UTC, datetime.timezone(datetime.timedelta(hours=-3, minutes=-30))])
 HASHABLE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.decimals(allow_nan=False)
-    | st.floats(allow_nan=False) | st.datetimes() | st.dates(),
+    | st.floats(allow_nan=False) | st.datetimes(timezones=ZONES) | st.dates(),
     lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5,
 )  # fmt: skip
 VALUES = st.recursive(
     HASHABLE,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(HASHABLE, inner, max_size=4)
-    | st.sets(HASHABLE, max_size=3),
+    lambda inner: st.lists(inner | st.binary(max_size=9).map(bytearray), max_size=4)
+    | st.dictionaries(HASHABLE, inner, max_size=4) | st.sets(HASHABLE, max_size=3),
     max_leaves=10,
 )  # fmt: skip
 CODECS = {
@@ -41,6 +42,8 @@ def same(a: Any, b: Any) -> bool:
         return False
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, datetime.datetime) and a.fold != b.fold:
+        return False
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(x, y) for x, y in zip(a.items(), b.items(), strict=True))
     return bool(a == b)
@@ -70,6 +73,17 @@ def test_arrays_come_back(codec: Codec) -> None:
     assert np.isnan(codec.decode(codec.encode(float("nan"))))
 
 
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_types_and_folds_that_formats_know_nothing_of_come_back(codec: Codec) -> None:
+    folded = datetime.datetime(2026, 10, 25, 2, 30, fold=1)
+    values = [
+        bytearray(b"x"), [bytearray(b"x"), b"x"], {"a": [1, {"b": bytearray()}]}, (bytearray(300), [()]),
+        {b"k": (bytearray(b"x"),)}, [folded, folded.replace(fold=0), folded.replace(tzinfo=datetime.UTC)],
+    ]  # fmt: skip
+    for value in values:
+        assert same(codec.decode(codec.encode(value)), value)
+
+
 @given(key=HASHABLE)
 @settings(deadline=None, max_examples=100, derandomize=True)
 def test_keys_come_back(key: Any) -> None:
@@ -78,7 +92,10 @@ def test_keys_come_back(key: Any) -> None:
 
 
 @pytest.mark.parametrize("codec", [CODECS["msgpack"], CODECS["json"]], ids=["msgpack", "json"])
-@pytest.mark.parametrize("value", [object(), [lambda: 1], collections.OrderedDict(a=1), np.array([object()]), 1j])
+@pytest.mark.parametrize("value", [
+    object(), [lambda: 1], collections.OrderedDict(a=1), np.array([object()]), 1j, [memoryview(b"x")],
+    {memoryview(b"x"): 1}, {"a": (memoryview(b"x"),)},
+])  # fmt: skip
 def test_what_would_not_come_back_is_refused(codec: Codec, value: Any) -> None:
     with pytest.raises(CodecError, match="cannot be encoded"):
         codec.encode(value)
@@ -137,6 +154,14 @@ def test_a_dictionary_makes_small_values_smaller() -> None:
 def test_wrong_codecs_are_told() -> None:
     with pytest.raises(KvpredictError, match="format"):
         Codec("yaml")  # type: ignore[arg-type]
+    for wrong in (
+        {"compress": 99}, {"compress": "a"}, {"compress": True}, {"dictionary": b"xx"}, {"dictionary": "text"},
+        {"dictionary": b"\x37\xa4\x30\xec" + b"no dictionary" * 20}, {"secret": "text" * 10},
+    ):  # fmt: skip
+        with pytest.raises(KvpredictError, match=next(iter(wrong))):
+            Codec(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match=r"must be bytes, .* got str"):
+        Codec(secret="text" * 10)  # type: ignore[arg-type]
     with pytest.raises(CodecError, match="another format"):
         Codec("json").decode(Codec().encode(1))
     with pytest.raises(CodecError, match="newer version"):

@@ -1,6 +1,7 @@
 """Decorated functions and coroutines: one execution a key, information, invalidation, and one switch."""
 
 import asyncio
+import functools
 import subprocess
 import sys
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 import kvpredict as kvp
-from kvpredict.cache import Cache, Cause, cached, caching_off, set_caching
+from kvpredict.cache import Cache, Cause, TieredCache, cached, caching_off, set_caching
 from kvpredict.core.errors import KvpredictError
 from tests.cache.test_threads import together
 
@@ -156,3 +157,40 @@ def test_wrong_use_is_told() -> None:
     with pytest.raises(KvpredictError, match="capacity"):
         cached(0)
     assert Cause.DELETED == "deleted"
+
+
+def test_what_cannot_be_kept_is_refused() -> None:
+    def generator() -> Any:
+        yield 1
+
+    async def agenerator() -> Any:
+        yield 1
+
+    for function in (generator, agenerator, functools.partial(generator)):
+        with pytest.raises(KvpredictError, match="generator function"):
+            cached(10)(function)
+    for kind in (classmethod, staticmethod):
+        with pytest.raises(KvpredictError, match=f"below {kind.__name__}"):
+            cached(10)(kind(len))  # type: ignore[type-var]
+    with pytest.raises(KvpredictError, match="decorates functions, got int"):
+        cached(10)(5)  # type: ignore[type-var]
+    with pytest.raises(KvpredictError, match="no name"):
+        cached(10)(functools.partial(int, base=2))
+    assert cached(10, key=str)(functools.partial(int, base=2))("11") == 3
+    for wrong in (TieredCache(10, tiers=[]), "10", None, 1.5):
+        with pytest.raises(KvpredictError, match=f"takes a Cache, or the capacity .* got {type(wrong).__name__}"):
+            cached(wrong)  # type: ignore[arg-type]
+
+
+def test_an_object_with_an_async_call_is_awaited() -> None:
+    class Square:
+        async def __call__(self, n: int) -> int:
+            return n * n
+
+    square: Any = cached(10, key=abs)(Square())
+
+    async def main() -> list[int]:
+        return [await square(3), await square(3)]
+
+    assert asyncio.run(main()) == [9, 9]
+    assert square.cache_info().hits == 1

@@ -26,6 +26,7 @@ def test_every_public_name_can_be_imported_and_says_what_it_is() -> None:
         assert name == "ERASED" or thing.__doc__
     with pytest.raises(AttributeError, match="crystal_ball"):
         kvpredict.cache.crystal_ball  # noqa: B018
+    assert set(kvpredict.cache.__all__) <= set(dir(kvpredict.cache))
 
 
 def test_the_guide_names_what_there_is() -> None:

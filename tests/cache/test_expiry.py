@@ -1,5 +1,6 @@
 """Values live as long as they were told to, under every policy, and are fetched anew in time."""
 
+import decimal
 import threading
 import time
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvpredict.cache import Cache, Cause, Expiry, Loaded, Loads
+from kvpredict.cache import Cache, Cause, Expiry, Loaded, Loads, TieredCache
 from kvpredict.cache.expiry import duration
 from kvpredict.core.errors import KvpredictError
 from kvpredict.policies import policy_class, policy_names
@@ -343,6 +344,28 @@ def test_a_wrong_ttl_of_a_put_names_the_key() -> None:
     with pytest.raises(KvpredictError, match="ttl or expiry"):
         Cache(10, ttl=1, expiry=Expiry())
     assert duration("t", 0, least=0.0) == 0.0
+
+
+@pytest.mark.parametrize("name", ["ttl", "idle", "sweep", "stale", "retry", "jitter", "refresh"])
+def test_text_is_no_number(name: str) -> None:
+    for text in ("5", b"5", "0.5"):
+        with pytest.raises(KvpredictError, match=name):
+            Expiry(**{name: text})  # type: ignore[arg-type]
+
+
+def test_a_ttl_is_a_number_wherever_it_is_given() -> None:
+    for give in (
+        lambda: Cache(10, ttl="5"),
+        lambda: TieredCache(10, tiers=[], ttl="5"),
+        lambda: Cache(10).put("k", 1, ttl="5"),
+        lambda: TieredCache(10, tiers=[]).put("k", 1, ttl="5"),
+        lambda: Cache(10).get_or_load("k", len, ttl="5"),
+    ):
+        with pytest.raises(KvpredictError, match=r"ttl.* must be a number of seconds, above 0, got '5'"):
+            give()  # type: ignore[no-untyped-call]
+    cache: Cache[str, int] = Cache(10, ttl=decimal.Decimal(5))  # type: ignore[arg-type]
+    cache.put("k", 1)
+    assert cache["k"] == 1
 
 
 def test_expiry_holds_under_threads() -> None:

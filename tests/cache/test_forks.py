@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvpredict.cache import Cache, DiskTier, WriteBehind
 from tests.cache.servers import needs_redis, one_server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -112,6 +113,36 @@ for _ in range(40):
         break
 sys.exit(not done or status != 0)
 """
+
+
+ENDING = """
+import os, sqlite3, subprocess, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import threading
+from kvpredict.cache import Cache, DiskTier, WriteBehind
+journal, tier = sys.argv[1] + "/journal.db", sys.argv[1] + "/tier.db"
+writes = WriteBehind(Cache(10), lambda writes: threading.Event().wait(60), interval=60.0, journal=journal)
+disk = DiskTier(tier, 10**6)
+writes.put(1, 1)
+disk.put(b"1", b"1", None)
+if os.fork() == 0:
+    sys.exit()  # lets go of everything on its way out
+os.wait()
+writes.put(2, 2)
+disk.put(b"2", b"2", None)
+os._exit(0)  # as if killed
+"""
+
+
+def test_a_child_that_ends_leaves_its_parents_files_whole(tmp_path: Path) -> None:
+    run(ENDING, str(tmp_path))
+    source: dict[int, int] = {}
+    with WriteBehind(Cache[int, int](10), source.update, journal=tmp_path / "journal.db"):
+        pass
+    assert source == {1: 1, 2: 2}
+    disk = DiskTier(tmp_path / "tier.db", 10**6)
+    assert [disk.get(b"1"), disk.get(b"2")] == [b"1", b"2"]
+    disk.close()
 
 
 def run(code: str, *arguments: str) -> None:

@@ -1,6 +1,7 @@
 """One load for all who miss a key, threads and coroutines mixed; limits, deadlines, and loads overtaken by writes."""
 
 import asyncio
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvpredict.cache import BloomFilter, Cache, Expiry, Loaded, Loads, LoadTimeout, TooManyLoads, UnknownKey
+from kvpredict.cache import BloomFilter, Cache, Expiry, Loaded, Loads, LoadTimeout, TooManyLoads, UnknownKey, loads
 from kvpredict.core.errors import KvpredictError
 from tests.cache.clock import Clock
 from tests.cache.test_threads import together, until
@@ -147,6 +148,103 @@ def test_a_task_that_needs_its_own_key_is_an_error() -> None:
         asyncio.run(cache.aget_or_load("k", load))
 
 
+@pytest.mark.parametrize("how", ["gather", "task", "late", "nested"])
+def test_a_task_that_needs_its_own_key_through_others_is_an_error(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "LOOK", 0.02)
+    cache: Cache[str, int] = Cache(10, "lru")
+
+    async def again(key: str) -> int:
+        return (await asyncio.gather(cache.aget_or_load(key, load)))[0]
+
+    async def load(key: str) -> int:
+        if how == "gather":
+            return await again(key)
+        if how == "nested":
+            return (await asyncio.gather(asyncio.sleep(0), asyncio.create_task(again(key))))[1]
+        task = asyncio.create_task(cache.aget_or_load(key, load))
+        if how == "late":
+            await asyncio.sleep(0.01)
+        return await task
+
+    with pytest.raises(KvpredictError, match="waits for itself"):
+        asyncio.run(asyncio.wait_for(cache.aget_or_load("k", load), 10))
+    assert waiting(cache) == 0
+
+
+def test_two_loads_that_need_each_other_through_tasks_are_an_error() -> None:
+    cache: Cache[int, int] = Cache(10, "lru")
+
+    async def load(key: int) -> int:
+        await asyncio.sleep(0.01)
+        return sum(await asyncio.gather(asyncio.sleep(0, 1), cache.aget_or_load(1 - key, load)))
+
+    async def main() -> list[Any]:
+        both = asyncio.gather(*(cache.aget_or_load(key, load) for key in (0, 1)), return_exceptions=True)
+        return await asyncio.wait_for(both, 10)
+
+    outcome = asyncio.run(main())
+    assert all(isinstance(each, KvpredictError) and "waits for itself" in str(each) for each in outcome)
+
+
+def test_a_task_that_outlives_its_load_may_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "LOOK", 0.005)
+    cache: Cache[str, int] = Cache(10, "lru")
+    tasks: list[Any] = []
+
+    async def load(key: str) -> int:
+        tasks.append(asyncio.create_task(cache.aget_or_load(key, load)))
+        tasks.append(asyncio.create_task(cache.aget_or_load("other", other)))
+        await asyncio.sleep(0.03)
+        return 7
+
+    async def other(key: str) -> int:
+        return await cache.aget_or_load("k", load) + 1
+
+    async def main() -> list[int]:
+        return [await cache.aget_or_load("k", load), *[await task for task in tasks]]
+
+    assert asyncio.run(main()) == [7, 7, 8]
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_load_whose_event_loop_was_closed_is_begun_anew(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "LOOK", 0.02)
+    cache: Cache[str, int] = Cache(10, "lru", loads=Loads(limit=limit))
+    started = threading.Event()
+
+    async def load(key: str) -> int:
+        started.set()
+        await asyncio.sleep(60)
+        return 1
+
+    def begin() -> tuple[Any, Any]:
+        started.clear()
+        loop = asyncio.new_event_loop()
+        task: Any = loop.create_task(cache.aget_or_load("k", load))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert started.is_set()
+        return loop, task
+
+    loop, task = begin()
+    loop.close()
+    task._log_destroy_pending = False
+    assert cache.get_or_load("k", lambda key: 7) == 7
+    cache.delete("k")
+    del task  # its coroutine is let go of, and gives nothing back a second time
+    gc.collect()
+    loop, task = begin()
+    with ThreadPoolExecutor(1) as pool:
+        waiter = pool.submit(cache.get_or_load, "k", lambda key: 8)
+        until(lambda: waiting(cache) == 1)
+        loop.close()
+        task._log_destroy_pending = False
+        assert waiter.result(20) == 8
+    cache.delete("k")
+    assert asyncio.run(cache.aget_or_load("k", lambda key: 9)) == 9
+    assert (waiting(cache), cache._flights.by_key) == (0, {})
+    assert cache._gate is None or cache._gate.running == 0
+
+
 def test_a_thread_that_waits_for_its_own_event_loop_is_an_error() -> None:
     cache: Cache[str, int] = Cache(10, "lru")
 
@@ -192,6 +290,29 @@ def test_a_coroutine_refreshes_in_its_event_loop() -> None:
 
     asyncio.run(main())
     assert cache.stats().refreshes == 1
+
+
+def test_a_thread_without_an_event_loop_leaves_the_refresh_to_coroutines() -> None:
+    clock = Clock()
+    calls: list[int] = []
+
+    async def load(key: int) -> int:
+        calls.append(key)
+        return len(calls)
+
+    expiry = Expiry(ttl=10, refresh=0.5)
+    cache: Cache[int, Any] = Cache(10, "lru", expiry=expiry, clock=clock, loader=load)
+    cache[1] = 0
+    clock.now += 6
+    assert [cache.get(1), cache[1], cache.get_or_load(1), cache.get_many([1])] == [0, 0, 0, {1: 0}]
+    assert calls == []
+
+    async def main() -> None:
+        assert cache.get(1) == 0
+        await asyncio.sleep(0.01)
+        assert cache.get(1) == 1
+
+    asyncio.run(main())
 
 
 # --- the cache's own loader, refresh, what a loader may say ----------------------------------------------------------

@@ -1,11 +1,26 @@
 """What a dict offers, versions and tags, and another capacity while running."""
 
+import asyncio
+import copy
+import pickle
 import random
 from typing import Any
 
 import pytest
 
-from kvpredict.cache import Cache, Cause
+from kvpredict.cache import (
+    Cache,
+    Cause,
+    RedisInvalidation,
+    RedisTier,
+    Shadow,
+    TieredCache,
+    Tuner,
+    WriteBehind,
+    WriteThrough,
+    load_snapshot,
+    save_snapshot,
+)
 from kvpredict.core.errors import KvpredictError
 from kvpredict.policies import policy_class, policy_names
 from tests.cache.test_threads import together
@@ -243,3 +258,57 @@ def test_resizing_under_load() -> None:
 
     together(work)
     cache.validate()
+
+
+@pytest.mark.parametrize("items", [[(1, 2, 3)], [(1, 2), 5], 5, "ab"])
+def test_items_that_are_no_pairs_put_nothing_in(items: Any) -> None:
+    cache: Cache[Any, Any] = Cache(10)
+    for put in (cache.put_many, cache.update):
+        with pytest.raises(KvpredictError, match="pairs"):
+            put(items)
+    assert len(cache) == 0
+
+
+def test_wrong_tags_and_versions_are_named() -> None:
+    cache: Cache[Any, Any] = Cache(10)
+    cache.put(1, 1, version=1)
+    with pytest.raises(KvpredictError, match="tags"):
+        cache.invalidate_tags(5)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match="tags for key 2"):
+        cache.put(2, 2, tags=5)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match="before"):
+        cache.invalidate(1, before="x")  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match="timeout"):
+        cache.get_or_load(3, abs, timeout=-1)
+    with pytest.raises(KvpredictError, match="timeout"):
+        asyncio.run(cache.aget_or_load(3, abs, timeout="1"))  # type: ignore[arg-type]
+    for wrong in (-1, 0, "5"):
+        with pytest.raises(KvpredictError, match="seconds"):
+            cache.stats().last(wrong)  # type: ignore[arg-type]
+    assert list(cache) == [1]
+
+
+@pytest.mark.parametrize("copy_it", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_cache_is_not_copied(copy_it: Any) -> None:
+    with pytest.raises(KvpredictError, match=r"a Cache is neither .* save_snapshot"):
+        copy_it(Cache(3))
+
+
+@pytest.mark.parametrize("make_it", [
+    lambda: WriteThrough(5, print), lambda: WriteBehind(5, print), lambda: Shadow(5), lambda: Tuner(5),
+    lambda: RedisInvalidation(5, "redis://localhost"), lambda: save_snapshot(5, "s"), lambda: load_snapshot(5, "s"),
+])  # fmt: skip
+def test_what_is_no_cache_is_refused(make_it: Any) -> None:
+    with pytest.raises(KvpredictError, match=r"cache must be a Cache.* got int"):
+        make_it()
+
+
+def test_parts_of_a_tiered_cache_are_checked() -> None:
+    with pytest.raises(KvpredictError, match="tiers must be a sequence"):
+        TieredCache(10, tiers=None)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match="tier must be a Tier, got int"):
+        TieredCache(10, tiers=[5])  # type: ignore[list-item]
+    with pytest.raises(KvpredictError, match="url must be a text"):
+        RedisTier(None)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match="prefix must be a text"):
+        RedisTier("redis://localhost", prefix=5)  # type: ignore[arg-type]

@@ -115,6 +115,18 @@ def test_wrong_arguments_are_named() -> None:
 # --- automatic -------------------------------------------------------------------------------------------------------
 
 
+def test_a_closed_shadow_and_one_of_nothing_say_so() -> None:
+    cache: Cache[int, int] = Cache(10, "lru")
+    for make in (Shadow, Tuner):
+        with pytest.raises(KvpredictError, match="at least one policy"):
+            make(cache, [])
+    shadow = Shadow(cache)
+    shadow.close()
+    for ask in (shadow.evaluate, shadow.curve):
+        with pytest.raises(KvpredictError, match="closed"):
+            ask()
+
+
 def test_it_moves_to_the_better_policy_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     cache: Cache[int, int] = Cache(100, "lru")
     tuner = Tuner(cache, ["lru", "lirs", "sieve"], interval=None, wins=2, window=2000)

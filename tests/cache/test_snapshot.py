@@ -180,3 +180,21 @@ def test_kill_9_leaves_a_whole_snapshot(tmp_path: Path) -> None:
         assert cache[5] == "x" * 100
     save_snapshot(cache, path)
     assert [each.name for each in tmp_path.iterdir()] == ["s"]  # what the killed ones left is gone
+
+
+def test_a_snapshot_replaces_files_alone_and_follows_links(tmp_path: Path) -> None:
+    cache: Cache[int, int] = Cache(10, "lru")
+    cache[1] = 1
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(SnapshotError, match="no regular file"):
+            save_snapshot(cache, path)
+    assert pipe.is_fifo()
+    (tmp_path / "there").mkdir()
+    link.symlink_to(tmp_path / "there" / "s")
+    for _ in range(2):
+        assert save_snapshot(cache, link) == 1
+        assert link.is_symlink()
+        assert load_snapshot(Cache[int, int](10, "lru"), tmp_path / "there" / "s").entries == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "pipe", "there"]

@@ -357,6 +357,64 @@ def test_endless_calls_from_within_a_call_are_an_error() -> None:
     assert cache[1] == 1
 
 
+class Touchy:
+    """A key that cannot be compared, as one that holds an array."""
+
+    touched = True
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        if self.touched:
+            raise ValueError("more than one truth value")
+        return self is other
+
+
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+def test_a_key_that_cannot_be_compared_costs_no_entry(policy: str, caplog: pytest.LogCaptureFixture) -> None:
+    removed: list[Any] = []
+    cache: Cache[Any, Any] = Cache(5, policy, on_removal=lambda *each: removed.append(each))
+    for key in range(4):
+        cache.put(key, key, tags=("t",))
+    cache.get(3)
+    for call in (
+        lambda: cache.put(Touchy(), 0),
+        lambda: cache.put_if(Touchy(), 0, None),
+        lambda: cache.put(Touchy(), 0, tags=("t",)),
+        lambda: cache.delete(Touchy()),
+        lambda: cache.pop(Touchy()),
+        lambda: cache.get_or_load(Touchy(), lambda key: 0),
+        lambda: cache.get(Touchy()),
+    ):
+        with pytest.raises(ValueError, match="truth value"):
+            call()  # type: ignore[no-untyped-call]
+        cache.validate()
+    assert {key: cache[key] for key in range(4)} == {key: key for key in range(4)}
+    assert (removed, caplog.records, cache.stats().deletions) == ([], [], 0)
+    assert cache.invalidate_tags("t") == 4
+    assert len(cache) == 0
+
+
+def test_a_cache_that_was_half_changed_forgets_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    removed: list[Any] = []
+    cache: Cache[Any, Any] = Cache(2, "lru", read_buffer=1, on_removal=lambda *each: removed.append(each))
+    touchy = Touchy()
+    touchy.touched = False
+    cache[1] = "one"
+    cache[touchy] = "touchy"
+    cache.get(1)
+    touchy.touched = True
+    with pytest.raises(ValueError, match="truth value"):
+        cache["new"] = 3  # evicts touchy; looking it up compares it with 1
+    assert len(cache) == 0
+    assert "forgets its 2 entries" in caplog.text
+    cache.validate()
+    assert cache.stats().deletions == 2
+    cache["new"] = 3
+    assert sorted(value for _, value, _ in removed) == ["one", "touchy"]
+
+
 def test_a_call_from_within_an_eviction_waits_its_turn() -> None:
     cache: Cache[Any, int] = Cache(2, "lru", read_buffer=1)
     meddled = []

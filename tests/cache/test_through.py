@@ -122,3 +122,26 @@ def test_after_overlapping_writes_the_cache_agrees_with_the_source() -> None:
     store.put(1, 99)
     assert store.cache[1] == 99
     assert store._overlaps._under_way == {}
+
+
+def test_each_kind_of_writer_writes_or_says_how() -> None:
+    source: dict[str, int] = {}
+
+    async def write(key: str, value: int) -> None:
+        source[key] = value
+
+    async def erase(key: str) -> None:
+        del source[key]
+
+    store = WriteThrough(Cache[str, int](10), write, erase)
+    store.cache["a"] = 0
+    with pytest.raises(KvpredictError, match=r"'a' .* use aput"):
+        store.put("a", 1)
+    with pytest.raises(KvpredictError, match=r"'a' .* use adelete"):
+        store.delete("a")
+    assert (source, store.cache.get("a")) == ({}, None)
+    plain = WriteThrough(Cache[str, int](10), source.__setitem__, source.__delitem__)
+    asyncio.run(plain.aput("b", 2))
+    assert (source, plain.cache["b"]) == ({"b": 2}, 2)
+    asyncio.run(plain.adelete("b"))
+    assert (source, plain.cache.get("b")) == ({}, None)

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -125,6 +127,85 @@ def test_a_compute_in_expiry_is_refused() -> None:
         TieredCache(1, tiers=[Dictionary(fill="never")])
     with pytest.raises(KvpredictError, match="no loader"):
         TieredCache[str, int](1, tiers=[]).get_or_load("a")
+
+
+def test_a_coroutine_function_given_to_a_thread_is_an_error() -> None:
+    async def load(key: str) -> int:
+        return 1
+
+    cache: TieredCache[str, Any] = TieredCache(10, tiers=[Dictionary()])
+    with pytest.raises(KvpredictError, match="use aget_or_load"):
+        cache.get_or_load("k", load)
+    assert len(cache) == 0
+
+
+def test_use_after_close_is_one_clear_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = DiskTier(tmp_path / "t.db", 10**6)
+    cache: TieredCache[int, int] = TieredCache(2, "lru", tiers=[disk], loader=abs)
+    for key in range(4):
+        cache.put(key, key)
+    cache.close()
+    cache.close()
+
+    async def load() -> int:
+        return await cache.aget_or_load(9)
+
+    for use in (
+        lambda: cache.put(9, 9), lambda: cache.get(1), lambda: cache.get(3), lambda: cache.get_or_load(9),
+        lambda: cache.delete(1), lambda: cache.invalidate(1), cache.clear, lambda: asyncio.run(load()),
+    ):  # fmt: skip
+        with pytest.raises(KvpredictError, match="closed"):
+            use()  # type: ignore[no-untyped-call]
+    assert (len(cache), 3 in cache, cache.stats().entries) == (2, True, 2)
+    assert not cache.local.invalidate(1)  # as a bus does, whose thread must go on
+    for call in (lambda: disk.put(b"9", b"9", None), lambda: disk.delete(b"1"), disk.clear, lambda: disk.get(b"2")):
+        with pytest.raises(TierError, match="closed"):
+            call()  # type: ignore[no-untyped-call]
+        disk.index.put(b"2", 1)
+    disk.close()
+    assert caplog.records == []
+    with TieredCache[int, int](2, "lru", tiers=[DiskTier(tmp_path / "t.db", 10**6)]) as again:
+        assert [again.get(key) for key in range(4)] == list(range(4))
+
+
+def test_tiers_are_read_and_written_by_item_and_many_at_once() -> None:
+    below = Dictionary()
+    cache: TieredCache[int, int] = TieredCache(2, "lru", tiers=[below])
+    assert cache.put_many({key: key for key in range(5)}) == 5
+    cache[5] = 5
+    assert cache.get_many(range(8)) == {key: key for key in range(6)}
+    assert cache[0] == 0
+    assert 1 not in cache  # memory alone
+    with pytest.raises(KeyError, match="7"):
+        cache[7]
+    with pytest.raises(TypeError, match="iterable"):
+        list(cache)  # type: ignore[call-overload]
+
+
+OTHER = """
+import sys
+from kvpredict.cache import DiskTier, TierError
+try:
+    DiskTier(sys.argv[1], 10**6, timeout=0.05)
+except TierError as error:
+    print(error)
+"""
+
+
+def test_a_file_belongs_to_one_tier_of_one_process(tmp_path: Path) -> None:
+    disk = DiskTier(tmp_path / "t.db", 10**6)
+    disk.put(b"k", b"v", None)
+    with pytest.raises(TierError, match="one process, and one tier of it, at a time"):
+        DiskTier(tmp_path / "t.db", 10**6, timeout=0.05)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, str(tmp_path / "t.db")], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "one process, and one tier of it, at a time" in done.stdout
+    assert disk.get(b"k") == b"v"
+    disk.close()
+    again = DiskTier(tmp_path / "t.db", 10**6)
+    assert again.get(b"k") == b"v"
+    again.close()
 
 
 def test_what_cannot_be_encoded_stays_in_memory() -> None:

@@ -38,3 +38,9 @@ def test_failures_and_unknown_keys_are_counted(caplog: pytest.LogCaptureFixture)
     assert warm_up(cache, trace, load, keys=[3, 99], limit=2) == (1, 0, 1)
     with pytest.raises(KvpredictError, match="limit"):
         warm_up(cache, trace, load, limit=0)
+
+
+def test_a_warm_up_without_a_loader_is_one_error(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KvpredictError, match="no loader"):
+        warm_up(Cache[int, int](10), Trace.from_keys([1, 2, 3]))
+    assert caplog.records == []

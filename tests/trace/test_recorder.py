@@ -346,3 +346,18 @@ def test_record_is_cheap(tmp_path):
             r.flush()
     # About 0.2 us; the bound is wide because machines are not alike.
     assert best / 1000 < 2e-6
+
+
+def test_a_recording_replaces_files_alone_and_follows_links(tmp_path):
+    pipe, link = tmp_path / "pipe.csv", tmp_path / "link.csv"
+    os.mkfifo(pipe)
+    with pytest.raises(RecorderError, match="no regular file"):
+        Recorder(pipe)
+    assert pipe.is_fifo()
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "target.csv"
+    link.symlink_to(target)
+    with Recorder(link) as recording:
+        recording.record("k")
+    assert link.is_symlink()
+    assert len(read_trace(target)) == 1

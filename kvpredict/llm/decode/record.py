@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError, TraceError, unknown_name
+from kvpredict.core.place import file_place
 from kvpredict.llm.decode.features import importance
 from kvpredict.llm.decode.fingerprint import model_identity, output_factor
 from kvpredict.llm.decode.gates import gated
@@ -235,6 +236,7 @@ def _write(path: Path, arrays: "dict[str, Tensor]") -> None:
     """Write a file beside its place and rename it: a reader never sees half of one."""
     from safetensors.torch import save_file
 
+    path = file_place(path)
     part = path.with_suffix(".part")
     save_file({name: array.contiguous() for name, array in arrays.items()}, part)
     with part.open("rb") as file:

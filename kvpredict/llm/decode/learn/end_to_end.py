@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError, TraceError
+from kvpredict.core.place import file_place
 from kvpredict.llm.decode.features import early_feature
 from kvpredict.llm.decode.gates import SCOPES, gated, hard, kept, log_gates
 from kvpredict.llm.decode.learn.learner import Curves, Progress, quiet, require
@@ -348,6 +349,7 @@ class _State:
         import torch
 
         path.parent.mkdir(parents=True, exist_ok=True)
+        path = file_place(path)
         part = path.with_suffix(".part")
         content = {
             "settings": asdict(settings) | {"seed": seed},
