@@ -4,8 +4,11 @@ Experiments run from the repository's root, as ``python -m experiments.NAME.run`
 """
 
 import csv
+import fcntl
+import os
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +73,21 @@ def find_traces(given: list[Path]) -> dict[str, Path]:
     return found
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, against other processes that do."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 class Rows:
     """A csv file of rows with a key, written after each addition, so that a run can be taken up where it ended.
+
+    Several processes may add to one file.
 
     Parameters
     ----------
@@ -83,32 +99,40 @@ class Rows:
 
     def __init__(self, path: Path, columns: Iterable[str], key: Iterable[str]) -> None:
         self.path, self.columns, self.key = path, list(columns), list(key)
-        self.rows: dict[Hashable, dict[str, str]] = {}
-        if path.is_file():
-            with open(path, newline="") as file:
-                reader = csv.DictReader(file)
-                if reader.fieldnames != self.columns:
-                    sys.exit(f"{path} has other columns than this version writes; remove it to start anew")
-                self.rows = {self._key(row): row for row in reader}
+        self.rows: dict[Hashable, dict[str, str]] = self._read()
+        self._dropped: set[Hashable] = set()
+
+    def _read(self) -> dict[Hashable, dict[str, str]]:
+        if not self.path.is_file():
+            return {}
+        with open(self.path, newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != self.columns:
+                sys.exit(f"{self.path} has other columns than this version writes; remove it to start anew")
+            return {self._key(row): row for row in reader}
 
     def __contains__(self, values: dict[str, Any]) -> bool:
         return self._key(values) in self.rows
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows and write the file."""
-        for row in rows:
-            self.rows[self._key(row)] = {column: str(row[column]) for column in self.columns}
+        """Add rows and write the file, with what others have added to it meanwhile."""
+        fresh = {self._key(row): {column: str(row[column]) for column in self.columns} for row in rows}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        with open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows.values())
-        part.replace(self.path)
+        with _alone(self.path.parent):
+            others = {key: row for key, row in self._read().items() if key not in self._dropped}
+            self.rows = self.rows | others | fresh
+            self._dropped -= fresh.keys()
+            part = self.path.with_suffix(".part")
+            with open(part, "w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.rows.values())
+            part.replace(self.path)
 
     def drop(self, chosen: Any) -> None:
         """Forget the rows for which ``chosen(row)`` is true."""
-        self.rows = {key: row for key, row in self.rows.items() if not chosen(row)}
+        self._dropped |= {key for key, row in self.rows.items() if chosen(row)}
+        self.rows = {key: row for key, row in self.rows.items() if key not in self._dropped}
 
     def _key(self, row: dict[str, Any]) -> Hashable:
         return tuple(str(row[column]) for column in self.key)

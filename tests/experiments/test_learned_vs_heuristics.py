@@ -41,6 +41,18 @@ def test_rows_are_kept_replaced_and_dropped(tmp_path: Path) -> None:
         Rows(tmp_path / "rows.csv", ["name"], ["name"])
 
 
+def test_two_processes_add_to_one_file(tmp_path: Path) -> None:
+    here, there = (Rows(tmp_path / "both.csv", ["name", "misses"], ["name"]) for _ in range(2))
+    here.add([{"name": "a", "misses": 1}])
+    there.add([{"name": "b", "misses": 2}])
+    here.drop(lambda row: row["name"] == "b")  # which it has not seen
+    here.add([{"name": "c", "misses": 3}])
+    there.drop(lambda row: row["name"] == "b")
+    there.add([{"name": "a", "misses": 4}])
+    written = (tmp_path / "both.csv").read_text().splitlines()[1:]
+    assert sorted(written) == ["a,4", "c,3"]
+
+
 def test_text_goes_between_its_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- x: written by the command -->\nold\n<!-- end of x -->\nb\n")
