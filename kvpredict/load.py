@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kvpredict.artifact import load_artifact
-from kvpredict.core.errors import ArtifactError, KvpredictError
+from kvpredict.core.errors import ArtifactError, KvpredictError, UnknownName, unknown_name
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import Learned
 
@@ -18,10 +18,13 @@ P = TypeVar("P")
 def as_policy(given: Any, kind: type[P], what: str, names: list[str], make: Callable[[str], P]) -> P:
     """Return a policy of a kind, given as such, by one of ``names``, or by what ``load_policy`` takes.
 
-    ``make`` makes it by its name, and raises ``UnknownName`` for others; ``what`` is the kind in words.
+    ``make`` makes it by its name; ``what`` is the kind in words. Raises ``UnknownName`` for what is neither a name nor
+    there.
     """
-    if isinstance(given, str) and (given in names or (":/" not in given and not Path(given).exists())):
+    if isinstance(given, str) and given in names:
         return make(given)
+    if isinstance(given, str) and ":/" not in given and not Path(given).exists():
+        raise UnknownName(f"{unknown_name(what, given, names)}; nor is there a folder of that name")
     policy = load_policy(given) if isinstance(given, str | Path) else given
     if not isinstance(policy, kind):
         raise KvpredictError(f"policy must be a {what}'s name, folder or object, got {type(policy).__name__}")
@@ -54,6 +57,9 @@ def load_policy(source: str | Path) -> Any:
         from kvpredict.llm.decode.policies.learned import Learned as LearnedDecode
 
         return LearnedDecode.load(source)
+    if not (Path(source) / "policy.json").is_file():
+        files = "policy.json, prefix_policy.json or decode_policy.json"
+        raise ArtifactError(f"{Path(source)} is not a saved policy: it holds no {files}")
     artifact, settings = load_artifact(source)
     name = settings.pop("name", None)
     if name not in (Learned.name, Guarded.name):

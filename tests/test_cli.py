@@ -43,6 +43,7 @@ def results(folder: Path) -> list[Path]:
         (["policy=lru,sieve"], "several values need -m"),
         (["trace.path=my=b.csv"], "needs quotes"),
         (["workload=online_shop"], "add trace=workload"),
+        (["pipeline=decode_record", "pipeline.text=texts/"], "expected a list, such as pipeline.text=[texts/]"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_two(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["attention_windows", "moving_rope"]
+__all__ = ["attention_windows", "check_positions", "last_position", "moving_rope"]
 
 KINDS = {"full_attention", "sliding_attention"}
 MOVING = {"dynamic", "longrope"}  # rotations that change with the length of the text, and with them keys already made
@@ -54,3 +54,18 @@ def moving_rope(model: Any) -> str | None:
         if kind in MOVING:
             return str(kind)
     return None
+
+
+def last_position(model: Any) -> int | None:
+    """Return how many positions a model has; None where they are rotated, which does not end."""
+    config = model.config.get_text_config(decoder=True)
+    if any(getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+def check_positions(model: Any, tokens: int, what: str) -> None:
+    """Raise ``KvpredictError`` if a model lacks positions for ``tokens``, which ``what`` asks for."""
+    longest = last_position(model)
+    if longest is not None and tokens > longest:
+        raise KvpredictError(f"{what} needs {tokens} positions, this model has {longest}: ask for fewer tokens")

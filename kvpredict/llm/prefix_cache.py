@@ -19,7 +19,7 @@ from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.llm.blocks import block_hashes
 from kvpredict.llm.hints import hints_of, session_of
 from kvpredict.llm.kv_pool import KVPool, check_sizes, torch_module
-from kvpredict.llm.layers import attention_windows, moving_rope
+from kvpredict.llm.layers import attention_windows, last_position, moving_rope
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -164,9 +164,7 @@ class PrefixCache:
             raise KvpredictError("the model is in training mode, in which answers are random: call model.eval()")
         config = model.config.get_text_config(decoder=True)
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
-        rotated = any(getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
-        # Learned positions end; rotated ones do not.
-        self._longest = None if rotated else getattr(config, "max_position_embeddings", None)
+        self._longest = last_position(model)
         self.model, self.block_size = model, block_size
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -279,6 +279,7 @@ _WORDS = {
     "trace.order": ("clamp", "sort"),
     "trace.on_error": ("raise", "skip"),
     "trace.time_unit": ("s", "ms", "us", "ns", None),
+    "pipeline.dtype": ("auto", "float32", "bfloat16", "float16"),
     "pipeline.shares": (None, "equal", "pyramid"),
     "tracking.name": ("mlflow", "none"),
 }
@@ -393,6 +394,14 @@ def _check(config: Config) -> None:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:
         raise ConfigError(f"capacity.count={config.capacity.count}: expected a whole number of at least 1")
+    for path in ("pipeline.later", "pipeline.validation"):
+        group, name = path.split(".")
+        share = getattr(getattr(config, group), name, 0)
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{path}={share}: expected a share of the documents from 0 to 1")
+    for depth in getattr(config.pipeline, "depths", []):
+        if not 0 <= depth <= 1:
+            raise ConfigError(f"pipeline.depths has {depth}: expected numbers from 0, the beginning, to 1, the end")
     for path in ("report.fractions", "pipeline.fractions", "pipeline.budgets"):
         group, name = path.split(".")
         for fraction in getattr(getattr(config, group), name, []):
@@ -407,15 +416,19 @@ def _check(config: Config) -> None:
         ("pipeline.every", 0),
         ("pipeline.requests", 1),
         ("pipeline.sequences", 1),
+        ("pipeline.length", 1),
+        ("pipeline.each", 1),
+        ("pipeline.validated", 1),
+        ("pipeline.threads", 1),
         ("pipeline.prefix", 1),
         ("pipeline.continuation", 3),
         ("pipeline.block", 1),
-        ("pipeline.trials", 0),
+        ("pipeline.trials", 1),
         ("pipeline.answer", 0),
     ):
         group, name = path.split(".")
         number: Any = getattr(getattr(config, group), name, least)
-        if number < least:
+        if number is not None and number < least:
             raise ConfigError(f"{path}={number}: expected at least {least}")
 
 

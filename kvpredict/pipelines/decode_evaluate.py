@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.pipelines.config import Config, DecodeEvaluate
+from kvpredict.pipelines.config import Config, ConfigError, DecodeEvaluate
 from kvpredict.pipelines.progress import track
 
 __all__ = ["run"]
@@ -21,21 +21,24 @@ REFERENCES = (FULL, "oracle")  # rows that nobody can serve with
 def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     """Run the pipeline; nothing is saved but the result."""
     from kvpredict.llm.decode import evaluate, text
-    from kvpredict.llm.models import load_model
+    from kvpredict.llm.layers import check_positions
+    from kvpredict.pipelines.decode_data import load, parted
 
     s: DecodeEvaluate = config.pipeline
-    if s.model is None:
+    chosen, trained = _chosen(s), _trained(s, start)
+    earlier, later = parted(s, start)
+    if not later:
         raise KvpredictError(
-            "pipeline.model is not given: the folder of a causal language model, or its name on the hub"
+            f"pipeline.later={s.later} leaves none of the documents in pipeline.text ({len(earlier)} found) to judge "
+            "on: lower it (pipeline.later=0 takes all)"
         )
-    at = (start / Path(s.model).expanduser()).resolve()
-    model, tokenizer = load_model(str(at) if at.is_dir() else s.model, s.dtype, s.device, s.threads)
-    documents = text.read_documents([(start / Path(p).expanduser()).resolve() for p in s.text])
-    later = documents[round(s.later * len(documents)) :]
     length = s.prefix + s.continuation
+    model, tokenizer = load(s, start)
+    check_positions(model, length, "pipeline.prefix + continuation")
+    check_positions(model, s.prefix + s.answer, "pipeline.prefix + answer")
     cut, names = text.cut(later, tokenizer, length, s.sequences, each=s.each)
     ids = text.on_device(cut, model)
-    makers = {name: _maker(name, model, s, start) for name in _chosen(s)}
+    makers = {name: _maker(name, model, s, trained) for name in chosen}
     budgets = sorted({max(1, round(share * s.prefix)) for share in s.budgets}, reverse=True)
     cells = [(name, budget) for name in makers for budget in (budgets if name != FULL else [length])]
     rows, depths, kept = [], [], []
@@ -65,7 +68,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "sequences": len(cut),
             "tokens": length,
             "documents": len(set(names)),
-            "of_documents": len(documents),
+            "of_documents": len(earlier) + len(later),
         },
         "model": {
             "name": s.model,
@@ -75,7 +78,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "parameters": model.num_parameters(),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
-        "capacity": {"count": budgets[0] if budgets else length, "unit": "tokens"},
+        "capacity": {"count": budgets[0], "unit": "tokens"},
         "policies": rows,
         "depths": depths,
         "kept": kept,
@@ -89,25 +92,40 @@ def _chosen(s: DecodeEvaluate) -> list[str]:
 
     if LEARNED in s.policies and s.policy is None:
         raise KvpredictError("pipeline.policies has learned: give its folder or MLflow URI as pipeline.policy")
+    if not s.policies and s.policy is None:
+        raise ConfigError("pipeline.policies=[] and no pipeline.policy: name one policy at least to judge")
+    if not s.budgets:
+        raise ConfigError("pipeline.budgets=[]: give shares of the prefix, such as [0.25]")
     for name in s.policies:
         if name != LEARNED:
             decode_policy_class(name)  # raises for an unknown one, with the nearest right name
     return list(dict.fromkeys([FULL, *([LEARNED] if s.policy is not None else []), *s.policies]))
 
 
-def _maker(name: str, model: Any, s: DecodeEvaluate, start: Path) -> Callable[[int], Callable[[Any, str], Any]]:
-    """Return what makes, from a budget, what makes a cache for sequences."""
-    from kvpredict.llm.decode.cache import DecodeCache, find_policy
-    from kvpredict.llm.decode.policies.oracle import Oracle, record_future
+def _trained(s: DecodeEvaluate, start: Path) -> Any:
+    """Return the policy of ``pipeline.policy``; None without one."""
+    from kvpredict.llm.decode.cache import find_policy
+    from kvpredict.llm.decode.policies.learned import Learned
 
-    known: Any = None
-    if name == LEARNED:
-        folder = (start / Path(str(s.policy)).expanduser()).resolve()
-        known = find_policy(folder if folder.is_dir() else str(s.policy))
+    if s.policy is None:
+        return None
+    if not s.policy.strip():
+        raise ConfigError("pipeline.policy is empty: give the folder or MLflow URI of a trained one, or leave it out")
+    folder = (start / Path(s.policy).expanduser()).resolve()
+    policy = find_policy(folder if folder.is_dir() else s.policy)
+    if not isinstance(policy, Learned):
+        raise ConfigError(f"pipeline.policy={s.policy} is not a trained policy: put its name in pipeline.policies")
+    return policy
+
+
+def _maker(name: str, model: Any, s: DecodeEvaluate, trained: Any) -> Callable[[int], Callable[[Any, str], Any]]:
+    """Return what makes, from a budget, what makes a cache for sequences."""
+    from kvpredict.llm.decode.cache import DecodeCache
+    from kvpredict.llm.decode.policies.oracle import Oracle, record_future
 
     def make(budget: int) -> Callable[[Any, str], DecodeCache]:
         def new(ids: Any, when: str) -> DecodeCache:
-            policy: Any = name if known is None else known.for_budget(budget / s.prefix)
+            policy: Any = trained.for_budget(budget / s.prefix) if name == LEARNED else name
             if name == "oracle":
                 policy = Oracle(record_future(model, ids), 32)
             recent = int(s.recent) if s.recent is not None and s.recent >= 1 else s.recent

@@ -84,6 +84,9 @@ def _override(error: BaseException, arguments: Sequence[str]) -> str:
     reason = cause or text.partition("\n")[2] or text
     if wrong and "is not a subclass of" in reason:
         return f"{wrong.group(1)}: set what is in it, such as {wrong.group(1).partition('=')[0]}.…=…"
+    if wrong and "is not a ListConfig" in reason:
+        name, _, value = wrong.group(1).partition("=")
+        return f"{wrong.group(1)}: expected a list, such as {name}=[{value}]"
     if wrong:
         return f"{wrong.group(1)}: {reason.strip().splitlines()[0]}"
     return " ".join(part for part in (first_line(error), cause.strip().partition("\n")[0]) if part)

@@ -46,7 +46,7 @@ def write_files(result: Mapping[str, Any], folder: Path, *, html: bool) -> dict[
             write_text(folder / "plots" / f"{name}.svg", svg)
         written["report"] = folder / "report.html"
         write_text(written["report"], render(result, plots))
-    elif html and result.get("tables"):
+    elif html and "tables" in result:
         from kvpredict.report import render_tables
 
         written["report"] = folder / "report.html"
@@ -133,6 +133,16 @@ def print_decoding(result: Mapping[str, Any]) -> None:
             style=style,
         )
     _print(table)
+    if lost := not_found(result):
+        print(lost)
+
+
+def not_found(result: Mapping[str, Any]) -> str:
+    """Return which of passkey and needle the full cache finds nowhere, so that there is no share of them to give."""
+    full = [found for found in result["depths"] if found["policy"] == "full"]
+    kinds = dict.fromkeys(found["kind"] for found in full)
+    lost = [kind for kind in kinds if not any(found["found"] for found in full if found["kind"] == kind)]
+    return f"{' and '.join(lost)}: the full cache finds none, so no share is given" if lost else ""
 
 
 def _added(value: float | None) -> str:

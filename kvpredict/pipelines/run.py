@@ -110,17 +110,24 @@ def subject(config: Config, rows: Sequence[dict[str, Any]]) -> str | None:
     return LEARNED if LEARNED in names else names[0] if names else None
 
 
+def run_name(config: Config, result: dict[str, Any]) -> str:
+    """Return what MLflow calls a run: pipeline, language model if there is one, policy, and capacity."""
+    model = getattr(config.pipeline, "model", None)
+    capacity = f"{result['capacity']['count']} {result['capacity']['unit']}"
+    words = [config.pipeline.name, Path(model).name if model else None, result["subject"], capacity]
+    return " ".join(word for word in words if word)
+
+
 def _track(
     config: Config, result: dict[str, Any], uri: str, folder: Path, start: Path, parent: str | None, started: float
 ) -> None:
     from kvpredict import tracking
 
     registers = result["learned"] is not None and config.pipeline.register
-    capacity = f"{result['capacity']['count']} {result['capacity']['unit']}"
     logged = tracking.log_run(
         uri,
         config.tracking.experiment or "kvpredict",
-        config.tracking.run_name or f"{config.pipeline.name} {result['subject']} {capacity}",
+        config.tracking.run_name or run_name(config, result),
         result,
         folder,
         started=started,

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers import models as tokenizer_models
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.pipelines.run import run_pipeline
+from kvpredict.pipelines.run import run_name, run_pipeline
 from tests.pipelines.composed import config
 
 SMALL = (
@@ -60,7 +61,10 @@ def test_a_run_judges_policies_on_later_documents(workplace: Path, capsys: pytes
     assert len(result["depths"]) == 3 * 2 * 4 + 4  # policies, budgets, kinds and depths; and once the full cache
     page = (workplace / "run" / "report.html").read_text()
     assert page.count("<svg") == 4
-    assert "added NLL" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "added NLL" in shown
+    assert "passkey and needle: the full cache finds none" in shown
+    assert run_name(read, result).startswith("decode_evaluate model ")
     assert json.loads((workplace / "run" / "result.json").read_text())["model"]["type"] == "llama"
 
 
@@ -83,6 +87,20 @@ def test_mistakes_are_named(workplace: Path) -> None:
         ("pipeline.prefix=3000", "none of 3 documents"),
         ("pipeline.budgets=[0.05]", "below the 10 slots"),
         ("pipeline.budgets=[2]", "pipeline.budgets has 2"),
+        ("pipeline.budgets=[]", r"pipeline\.budgets=\[\]"),
+        ("pipeline.policies=[]", "name one policy at least"),
+        ("pipeline.later=1", r"pipeline\.later=1.0 leaves none of the documents .*6 found.* to judge on"),
+        ("pipeline.later=2", "pipeline.later=2.0: expected a share"),
+        ("pipeline.depths=[2.0]", "pipeline.depths has 2.0"),
+        ("pipeline.depths=[-1]", "pipeline.depths has -1.0"),
+        ("pipeline.trials=0", "pipeline.trials=0: expected at least 1"),
+        ("pipeline.threads=-1", "pipeline.threads=-1: expected at least 1"),
+        ("pipeline.dtype=int8", "Known: auto"),
+        ("pipeline.device=tpu", "device=tpu cannot be used here"),
+        ("pipeline.policy=''", "pipeline.policy is empty"),
+        ("pipeline.policy=texts", "holds no policy.json, prefix_policy.json or decode_policy.json"),
+        ("pipeline.policy=nowhere", "unknown decode policy 'nowhere'.*nor is there a folder"),
+        ("pipeline.policy=h2o", r"put its name in pipeline\.policies"),
     ):
         if "policies" not in override:
             override = (override, "pipeline.policies=[window]")
@@ -91,6 +109,44 @@ def test_mistakes_are_named(workplace: Path) -> None:
             run_pipeline(
                 config(*SMALL, "pipeline.text=[texts]", "tracking=none", *given), folder=workplace, start=workplace
             )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_a_device_that_is_not_there_is_named(workplace: Path) -> None:
+    read = config(*SMALL, "pipeline.device=cuda", "pipeline.text=[texts]", "tracking=none")
+    with pytest.raises(KvpredictError, match="device=cuda cannot be used here"):
+        run_pipeline(read, folder=workplace / "run", start=workplace)
+
+
+def test_short_documents_are_named(workplace: Path) -> None:
+    (workplace / "few").mkdir()
+    for name, text in (("empty", ""), ("blank", "\n \n"), ("short", "so short")):
+        (workplace / "few" / f"{name}.txt").write_text(text)
+    read = config(*SMALL, "pipeline.text=[few]", "pipeline.later=0", "tracking=none")
+    with pytest.raises(KvpredictError, match=r"short\.txt has 8, blank\.txt has 3, empty\.txt has 0"):
+        run_pipeline(read, folder=workplace / "run", start=workplace)
+
+
+def test_damaged_weights_are_named(workplace: Path) -> None:
+    weights = workplace / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    read = config(*SMALL, "pipeline.text=[texts]", "tracking=none")
+    with pytest.raises(KvpredictError, match=r"weights of .*model cannot be read"):
+        run_pipeline(read, folder=workplace / "run", start=workplace)
+
+
+def test_texts_beyond_learned_positions_are_refused(workplace: Path) -> None:
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=256, n_embd=16, n_layer=1, n_head=2, n_positions=150, bos_token_id=0, eos_token_id=None)
+    ).save_pretrained(workplace / "model")
+    for overrides, message in (
+        (("pipeline.continuation=40",), "prefix \\+ continuation needs 160 positions, this model has 150"),
+        (("pipeline.answer=31", "pipeline.depths=[]"), "prefix \\+ answer needs 151 positions"),
+        (("pipeline.policies=[window]", "pipeline.budgets=[0.5]"), "asking for a passkey after the text needs"),
+    ):
+        read = config(*SMALL, "pipeline.text=[texts]", "tracking=none", *overrides)
+        with pytest.raises(KvpredictError, match=message):
+            run_pipeline(read, folder=workplace / "run", start=workplace)
 
 
 @pytest.mark.slow

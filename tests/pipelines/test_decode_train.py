@@ -72,6 +72,9 @@ def test_train_saves_a_policy_and_says_what_it_costs(
     policy = kvp.load_policy(tmp_path / "run" / "policy")
     assert policy.metadata["learner"] == learner
     assert policy.splits is not None
+    assert policy.metadata["saved_step"] in (0, 2, 3)
+    assert result["trace"]["saved"] in result["tables"][0]["title"]
+    assert result["subject"] == f"{learner} and end to end"
     assert json.loads((tmp_path / "run" / "result.json").read_text())["tables"] == result["tables"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "end to end" in page
@@ -87,7 +90,16 @@ def test_record_then_train_goes_on_from_the_recording(place: Path, tmp_path: Pat
     )  # fmt: skip
     assert recorded["written"]["sequences"] == 4
     assert recorded["trace"]["megabytes"] > 0
+    assert "validation_sequences" not in recorded["trace"]
     assert len(read_recording(work / "recording")) == 4
+
+
+def test_training_without_validation_saves_the_last_state(place: Path, tmp_path: Path) -> None:
+    result = run(place, tmp_path / "run", "pipeline=decode_train", *SMALL, *STEPS, "pipeline.validation=0")
+    assert kvp.load_policy(tmp_path / "run" / "policy").metadata["saved_step"] == 3
+    assert result["tables"] == []
+    assert result["learned"]["metrics"] == {}
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_trained_policy_is_evaluated(place: Path, tmp_path: Path) -> None:
@@ -104,11 +116,44 @@ def test_a_trained_policy_is_evaluated(place: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_named(place: Path, tmp_path: Path) -> None:
     with pytest.raises(KvpredictError, match=r"pipeline\.model"):
-        run_pipeline(config("pipeline=decode_train", *SMALL), folder=tmp_path, start=place)
-    with pytest.raises(KvpredictError, match="leaves none of 8 documents"):
-        run(place, tmp_path, "pipeline=decode_train", *SMALL, "pipeline.validation=1e-6")
+        run_pipeline(config("pipeline=decode_train", *SMALL, *STEPS), folder=tmp_path, start=place)
+    with pytest.raises(KvpredictError, match="leaves none of 8 documents to validate on"):
+        run(place, tmp_path, "pipeline=decode_train", *SMALL, *STEPS, "pipeline.validation=1e-6")
     with pytest.raises(KvpredictError, match="Did you mean 'ridge'"):
         config("pipeline=decode_train", "decode_learner.name=rigde")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pipeline.later=0", r"pipeline\.later=0.0 leaves none of the documents .*10 found.* to train on"),
+        ("pipeline.validation=1", "leaves none of 8 documents to train on"),
+        ("pipeline.length=0", r"pipeline\.length=0: expected at least 1"),
+        ("pipeline.length=-5", r"pipeline\.length=-5: expected at least 1"),
+        ("pipeline.length=80", r"pipeline\.length=80 is below the 96 tokens"),
+        ("pipeline.horizon=80", r"pipeline\.length=96 is below pipeline\.interval \+ pipeline\.horizon"),
+        ("pipeline.delay=-3", "must be at least 0"),
+        ("pipeline.delay=7", "delay=7 exceeds recent=6"),
+        ("pipeline.rank=1000", "rank=1000 exceeds the width 32"),
+        ("pipeline.recorded=0", "recorded=0: stage 1 needs"),
+        ("pipeline.register=true", "cannot be registered"),
+        ("pipeline.end_to_end.budgets=[]", "budgets must hold a share"),
+        ("pipeline.end_to_end.budgets=[2.0]", "above 0 and below 1, got 2.0"),
+        ("pipeline.end_to_end.budgets=[0.999]", "nothing would be evicted"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_written(
+    override: str, message: str, place: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KvpredictError, match=message):
+        run(place, tmp_path, "pipeline=decode_train", *SMALL, *STEPS, override)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_document_is_not_enough_for_later(place: Path, tmp_path: Path) -> None:
+    one = ("pipeline.model=model", "pipeline.text=[text/0.txt]", "pipeline.later=0.5")
+    with pytest.raises(KvpredictError, match=r"pipeline\.later=0.5 leaves none of the documents .*\(1 found\)"):
+        run_pipeline(config("pipeline=decode_record", *SMALL, *one), folder=tmp_path, start=place)
 
 
 @pytest.mark.slow
@@ -120,5 +165,6 @@ def test_a_training_is_tracked(place: Path, tmp_path: Path) -> None:
     run(place, tmp_path / "run", "pipeline=decode_train", *tracked, *STEPS, "tracking=mlflow", f"tracking.uri={uri}")
     mlflow.set_tracking_uri(uri)
     (tracked_run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert tracked_run.info.run_name == "decode_train model ridge and end to end 32 tokens"
     assert "learned/added_nll_25" in tracked_run.data.metrics
     assert "training/loss" in tracked_run.data.metrics

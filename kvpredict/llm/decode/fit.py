@@ -17,7 +17,7 @@ from kvpredict.llm.decode.learn.learner import Curves, Fitted, Progress, quiet
 from kvpredict.llm.decode.policies.learned import Learned
 from kvpredict.llm.decode.record import record
 
-__all__ = ["FitDecode", "fit_decode"]
+__all__ = ["FitDecode", "check_fit", "fit_decode"]
 
 
 class FitDecode(NamedTuple):
@@ -52,7 +52,8 @@ def fit_decode(
     model : transformers causal LM
         Its parameters do not change.
     sequences, validation : sequences of token lists
-        Of different documents. Both stages see ``sequences`` only; ``validation`` chooses among the states of stage 2.
+        Of different documents. Both stages see ``sequences`` only; ``validation`` chooses among the states of stage 2,
+        the start from stage 1 included; the step of the one that is saved is the policy's metadata ``saved_step``.
     folder : path
         Where the recording and checkpoints go.
     learner : str or ImportanceLearner, default "ridge"
@@ -69,8 +70,9 @@ def fit_decode(
     folder = Path(folder)
     stage2 = EndToEnd() if end_to_end is None else end_to_end
     stage1 = decode_learner(learner) if isinstance(learner, str) else learner
-    if delay > stage2.recent:
-        raise KvpredictError(f"delay={delay} exceeds recent={stage2.recent}: tokens would go before they are judged")
+    check_fit(stage2, recorded, delay)
+    if stage2.steps:
+        stage2.check(sequences, validation)
     recording = record(
         model, sequences[:recorded], folder / "recording",
         horizon=horizon, every=every, label=label, rank=rank, early=delay, seed=seed, progress=progress,
@@ -99,9 +101,24 @@ def fit_decode(
         seed=seed,
         progress=progress,
     )
-    metadata = metadata | {"steps": stage2.steps, "scope": stage2.scope, "budgets": list(stage2.budgets)}
+    metadata = metadata | {
+        "steps": stage2.steps,
+        "saved_step": trained.step,
+        "scope": stage2.scope,
+        "budgets": list(stage2.budgets),
+    }
     budgets = () if trained.shares is None else stage2.budgets
     policy = Learned(
         trained.probe, identity, trained.shares, budgets, longest=stage2.prefix, delay=delay, metadata=metadata
     )
     return FitDecode(policy, first, fitted.curves | trained.curves)
+
+
+def check_fit(end_to_end: EndToEnd, recorded: int, delay: int) -> None:
+    """Raise ``KvpredictError`` on settings of ``fit_decode`` that do not go together."""
+    if recorded < 1:
+        raise KvpredictError(f"recorded={recorded}: stage 1 needs at least 1 recorded sequence")
+    if delay > end_to_end.recent:
+        raise KvpredictError(
+            f"delay={delay} exceeds recent={end_to_end.recent}: tokens would go before they are judged"
+        )

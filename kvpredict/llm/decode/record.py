@@ -24,7 +24,7 @@ from kvpredict.llm.decode.observe import SPAN, Observed, observe, prefix_cache
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LABELS", "WINDOWS", "Recording", "read_recording", "record"]
+__all__ = ["LABELS", "WINDOWS", "Recording", "check_recording", "read_recording", "record"]
 
 LABELS = ("attention", "loss")
 WINDOWS = (16, 64, 256)  # queries before the moment, in which attention received is recorded
@@ -119,19 +119,24 @@ def record(
     import torch
 
     folder = Path(folder)
-    if label not in LABELS:
-        raise unknown_name("label", label, LABELS)
-    if horizon < SPAN or every < SPAN or horizon % SPAN or every % SPAN:
-        raise KvpredictError(f"horizon={horizon} and every={every} must be multiples of {SPAN} tokens")
-    if not sequences or min(map(len, sequences)) < every + horizon:
+    check_recording(horizon, every, label, rank, early)
+    if not sequences:
+        raise KvpredictError("there are no sequences to record: give at least one")
+    if min(map(len, sequences)) < every + horizon:
         raise KvpredictError(
             f"recording needs sequences of at least {every + horizon} tokens (every + horizon), got "
-            f"{min(map(len, sequences), default=0)}: give longer texts, or lower them"
+            f"{min(map(len, sequences))}: give longer texts, or lower them"
+        )
+    identity = model_identity(model)
+    if rank > identity["width"]:
+        raise KvpredictError(
+            f"rank={rank} exceeds the width {identity['width']} of the model's hidden states: lower it, or give 0 to "
+            "keep them whole"
         )
     factor = output_factor(model).to(next(model.parameters()).device)
     about = {
         "format": FORMAT,
-        "model": model_identity(model),
+        "model": identity,
         "horizon": horizon,
         "every": every,
         "label": label,
@@ -151,6 +156,18 @@ def record(
             part["hidden"] = torch.einsum("lte,ler->ltr", part["hidden"].float(), projection).half()
         _write(folder / name, part)
     return Recording(folder, about, names)
+
+
+def check_recording(horizon: int, every: int, label: str, rank: int, early: int) -> None:
+    """Raise ``KvpredictError`` on settings with which nothing can be recorded, whatever the model."""
+    if label not in LABELS:
+        raise unknown_name("label", label, LABELS)
+    if horizon < SPAN or every < SPAN or horizon % SPAN or every % SPAN:
+        raise KvpredictError(f"horizon={horizon} and every={every} must be multiples of {SPAN} tokens")
+    if rank < 0:
+        raise KvpredictError(f"rank={rank} must be at least 0, which keeps hidden states whole")
+    if early < 0:
+        raise KvpredictError(f"early={early} (delay) must be at least 0 steps")
 
 
 def _plain(items: Iterable[Any], description: str, count: int) -> Iterable[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.decode.evaluate import Make
+from kvpredict.llm.layers import check_positions
 
 __all__ = ["KINDS", "Found", "retrieve"]
 
@@ -61,6 +62,9 @@ def retrieve(
 
     if kind not in KINDS:
         raise KvpredictError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    for depth in depths:
+        if not 0 <= depth <= 1:
+            raise KvpredictError(f"depths must be from 0, the beginning of the text, to 1, its end, got {depth}")
     rng = np.random.default_rng(seed)
     out = []
     for depth in depths:
@@ -72,7 +76,10 @@ def retrieve(
             text = list(map(int, filler[trial % len(filler)]))
             at = int(depth * (len(text) - len(told)))
             if at < 0:
-                raise KvpredictError(f"the filler has {len(text)} tokens, what is to be hidden {len(told)}")
+                raise KvpredictError(
+                    f"a text of {len(text)} tokens has no room for the {len(told)} of a {kind} to be hidden in it"
+                )
+            check_positions(model, len(text) + len(asked) + len(wanted), f"asking for a {kind} after the text")
             text[at : at + len(told)] = told
             ids = torch.tensor([text], device=model.device)
             rest = torch.tensor([asked + wanted], device=model.device)

@@ -56,7 +56,7 @@ def read_documents(paths: Sequence[str | Path] | None) -> list[Document]:
 
 
 def cut(
-    documents: Sequence[Document], tokenizer: Any, length: int, count: int, *, each: int = 2
+    documents: Sequence[Document], tokenizer: Any, length: int, count: int, *, each: int = 2, what: str = "documents"
 ) -> tuple[np.ndarray, list[str]]:
     """Cut token sequences out of documents.
 
@@ -68,6 +68,8 @@ def cut(
         Tokens of a sequence, and how many of them.
     each : int, default 2
         The most from one document, so that one long document does not stand for all.
+    what : str, default "documents"
+        What an error calls them.
 
     Returns
     -------
@@ -78,22 +80,26 @@ def cut(
     Raises
     ------
     KvpredictError
-        If no document is long enough.
+        If no document is long enough; names the longest.
     """
     ids: list[list[int]] = []
     names: list[str] = []
+    found: dict[str, int] = {}  # tokens of each, as far as they were read
     for document in documents:
         if len(ids) == count:
             break
         # A token is a character at least; more text than that is not needed.
         known = tokenizer(document.text[: 16 * length * each], add_special_tokens=False)["input_ids"]
+        found[document.name] = len(known)
         for start in range(0, min(len(known) - length + 1, each * length), length):
             if len(ids) < count:
                 ids.append(known[start : start + length])
                 names.append(document.name)
     if not ids:
+        longest = sorted(found, key=lambda name: -found[name])[:3]
+        told = ", ".join(f"{Path(name).name} has {found[name]}" for name in longest)
         raise KvpredictError(
-            f"none of {len(documents)} documents has {length} tokens: give longer ones or fewer tokens"
+            f"none of {len(documents)} {what} has {length} tokens ({told}): give longer ones or fewer tokens"
         )
     return np.array(ids, np.int64), names
 

@@ -1,6 +1,7 @@
 """Learners of decode policies: they learn, they go on where they were cut off, and the model is left alone."""
 
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.llm.decode.fingerprint import output_factor
 from kvpredict.llm.decode.fit import fit_decode
-from kvpredict.llm.decode.learn import decode_learner, decode_learner_names
+from kvpredict.llm.decode.learn import decode_learner, decode_learner_names, end_to_end
 from kvpredict.llm.decode.learn.agent import budget_weights, log_probability, returns
 from kvpredict.llm.decode.learn.end_to_end import EndToEnd, added_loss
 from kvpredict.llm.decode.learn.learner import expanded, longest_age, rows, score_rows
@@ -28,6 +29,9 @@ FAST: dict[str, dict[str, Any]] = {
 STEPS = EndToEnd(
     steps=6, prefix=64, continuation=32, budgets=(0.5, 0.25), sinks=2, recent=6, every=2, rate=0.01, rate_few=0.05
 )
+
+
+judge = end_to_end._State.judge
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +158,41 @@ def test_training_end_to_end_goes_on_where_it_was_cut_off(scope: str, delay: int
         replace(settings, rate=0.5).fit(model, tokens, probe, **given)
 
 
+@pytest.mark.parametrize(("losses", "step"), [((1, 2, 3, 4), 0), ((4, 2, 2, 3), 2), ((4, nan, 3, 2), 6)])
+def test_the_state_with_the_least_loss_is_returned_the_start_included(
+    losses: tuple[float, ...], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
+    settings, probe = replace(STEPS, scope="head"), random_probe(model)
+    found = iter(losses)
+    monkeypatch.setattr(end_to_end, "added_loss", lambda *_, **__: torch.full((1, 2), float(next(found))))
+    given: dict[str, Any] = {"validation": tokens[:1], "checkpoint": tmp_path / "state.pt"}
+    trained = settings.fit(model, tokens, probe, **given)
+    assert trained.step == step
+    assert trained.curves["added_nll_0"]["step"] == [0, 2, 4, 6]
+    assert torch.equal(trained.probe.weight, probe.weight) == (step == 0)
+    assert settings.fit(model, tokens, probe, **given).step == step  # from the finished checkpoint
+
+
+def test_a_checkpoint_whose_start_was_not_judged_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
+    monkeypatch.setattr(end_to_end._State, "judge", lambda self, step, added: step and judge(self, step, added))
+    given: dict[str, Any] = {"validation": tokens[:1], "checkpoint": tmp_path / "state.pt"}
+    trained = STEPS.fit(model, tokens, random_probe(model), **given)
+    assert trained.curves["added_nll_0"]["step"] == [2, 4, 6]
+    monkeypatch.undo()
+    again = STEPS.fit(model, tokens, random_probe(model), **given)
+    assert again.curves == trained.curves
+    assert again.step == trained.step > 0
+
+
+def test_without_validation_the_last_state_is_returned() -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
+    assert replace(STEPS, steps=3).fit(model, tokens, random_probe(model)).step == 3
+
+
 def test_training_end_to_end_lowers_the_loss_of_eviction() -> None:
     model, tokens = models.model("llama"), models.tokens(1, 96, seed=9).tolist()
     settings = replace(STEPS, steps=40, budgets=(0.25,), every=40, scope="head")
@@ -190,6 +229,15 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         STEPS.fit(model, tokens, random_probe(model))
     with pytest.raises(KvpredictError, match="must leave more than the 8 protected"):
         replace(STEPS, budgets=(0.1,))
+    with pytest.raises(KvpredictError, match="above 0 and below 1, got 2"):
+        replace(STEPS, budgets=(2.0,))
+    with pytest.raises(KvpredictError, match="budgets must hold a share"):
+        replace(STEPS, budgets=())
+    with pytest.raises(KvpredictError, match="sequences of 96 tokens"):
+        fit_decode(model, tokens, tmp_path / "work", end_to_end=STEPS, horizon=32, every=32)
+    with pytest.raises(KvpredictError, match="recorded=0"):
+        fit_decode(model, tokens, tmp_path / "work", end_to_end=STEPS, recorded=0)
+    assert not (tmp_path / "work").exists()
     with pytest.raises(KvpredictError, match="scope must be one of"):
         replace(STEPS, scope="heads")
     with pytest.raises(KvpredictError, match="delay=9 exceeds recent=6"):

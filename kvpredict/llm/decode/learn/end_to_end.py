@@ -29,18 +29,20 @@ __all__ = ["EndToEnd", "Trained", "added_loss", "prefix_scores"]
 
 _FEW = ("norms", "ages", "bias", "early", "stretch")  # parameters with a few numbers a head
 _MANY = ("weight", "inner", "inner_bias", "outer")
+_JUDGED = "added_nll_"  # curves of the added loss on validation, one a budget
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained probe, training's curves, and the splits that go with the probe, [budgets, L, H], each of mean 1.
 
-    No splits for equal slots.
+    No splits for equal slots. ``step`` is when the probe was at that state; 0 is the start.
     """
 
     probe: Probe
     shares: "Tensor | None"
     curves: Curves
+    step: int
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,27 @@ class EndToEnd:
         require(min(self.rate, self.rate_few) > 0, self, "learning rates must be above 0")
         require(self.every >= 1, self, f"every must be at least 1, got {self.every}")
         require(self.sinks >= 0 and self.recent >= 1, self, "sinks must be at least 0, recent at least 1")
+        require(bool(self.budgets), self, "budgets must hold a share of the prefix, such as 0.25")
         for budget in self.budgets:
             least = self.sinks + self.recent
+            require(0 < budget < 1, self, f"budgets must be shares of the prefix above 0 and below 1, got {budget}")
             require(
-                least < budget * self.prefix < self.prefix,
+                self.free_slots(budget) > 0,
                 self,
                 f"budget {budget} of a prefix of {self.prefix} must leave more than the {least} protected tokens",
+            )
+            require(
+                self.free_slots(budget) < self.prefix - least,
+                self,
+                f"budget {budget} of a prefix of {self.prefix} is all of it: nothing would be evicted",
+            )
+
+    def check(self, sequences: Sequence[Sequence[int]], validation: Sequence[Sequence[int]] = ()) -> None:
+        """Raise ``KvpredictError`` unless there are sequences, all of them long enough."""
+        length = self.prefix + self.continuation
+        if not sequences or min(map(len, [*sequences, *validation])) < length:
+            raise KvpredictError(
+                f"training end to end needs sequences of {length} tokens (prefix + continuation) or more"
             )
 
     def free_slots(self, budget: float) -> int:
@@ -122,8 +139,8 @@ class EndToEnd:
         model : transformers causal LM
             Its parameters do not change.
         sequences, validation : sequences of token lists
-            Each of at least ``prefix + continuation`` tokens. The state with the least added loss on ``validation`` is
-            returned; without any, the last one.
+            Each of at least ``prefix + continuation`` tokens. The state with the least added loss on ``validation``,
+            which may be the start, is returned; without any, the last one.
         probe : Probe
             Where to start, such as a ridge probe.
         delay : int, default 0
@@ -131,31 +148,32 @@ class EndToEnd:
         checkpoint : Path, optional
             A file to write the state of training to, and to go on from where it is there.
         """
-
-        length = self.prefix + self.continuation
-        if not sequences or min(map(len, [*sequences, *validation])) < length:
-            raise KvpredictError(
-                f"training end to end needs sequences of {length} tokens (prefix + continuation) or more"
-            )
+        self.check(sequences, validation)
         device = next(model.parameters()).device
         state = _State.begin(probe.to(device), self, seed)
         if checkpoint is not None and checkpoint.is_file():
             state.load(checkpoint, self, seed)
         trained = any(p.requires_grad for p in model.parameters())
         model.requires_grad_(False)
+
+        def judge(step: int) -> None:
+            if validation:
+                state.judge(step, _mean(added_loss(model, validation, state.probe(), self, delay=delay)))
+
         try:
+            if state.step == 0:
+                judge(0)
             for step in progress(range(state.step, self.steps), "training end to end", self.steps - state.step):
                 self._step(model, sequences, state, step, delay, seed)
                 if (step + 1) % self.every == 0 or step + 1 == self.steps:
-                    if validation:
-                        state.judge(step + 1, _mean(added_loss(model, validation, state.probe(), self, delay=delay)))
+                    judge(step + 1)
                     if checkpoint is not None:
                         state.save(checkpoint, self, seed)
             found = state.best()
             shares = self._shares(model, sequences[:12], found, delay) if self.scope == "model" else None
         finally:
             model.requires_grad_(trained)
-        return Trained(found.to("cpu"), shares, state.curves)
+        return Trained(found.to("cpu"), shares, state.curves, state.best_step())
 
     def _step(
         self, model: Any, sequences: Sequence[Sequence[int]], state: "_State", step: int, delay: int, seed: int
@@ -327,7 +345,7 @@ class _State:
     def judge(self, step: int, added: list[float]) -> None:
         """Note the added loss on validation; keep the best."""
         for number, value in enumerate(added):
-            self._log(f"added_nll_{number}", step, value)
+            self._log(f"{_JUDGED}{number}", step, value)
         if sum(added) < self.least:
             self.least = sum(added)
             self.kept_best = {name: value.detach().clone() for name, value in self.values.items()}
@@ -338,6 +356,15 @@ class _State:
         with torch.no_grad():
             found = self.probe(self.kept_best)
         return Probe(**{name: array.detach() for name, array in found.arrays().items()})
+
+    def best_step(self) -> int:
+        """Return the step of the state that ``best`` returns, by the curves, which every checkpoint has."""
+        judged = [curve for name, curve in self.curves.items() if name.startswith(_JUDGED)]
+        if self.kept_best is None or not judged:
+            return self.step
+        totals = [sum(values) for values in zip(*(curve["value"] for curve in judged), strict=True)]
+        least = min(range(len(totals)), key=lambda at: (totals[at] != totals[at], totals[at]))  # nan is never least
+        return int(judged[0]["step"][least])
 
     def _log(self, name: str, step: int, value: float) -> None:
         curve = self.curves.setdefault(name, {"step": [], "value": []})
