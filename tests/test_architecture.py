@@ -47,7 +47,14 @@ HEAVY = {
 
 # Closer still: the only files that may.
 ONLY = {
-    "torch": {"learn/agent.py", "learn/mlp.py", "llm/kv_pool.py", "llm/prefix_cache.py", "llm/states.py"},
+    "torch": {
+        "learn/agent.py",
+        "learn/mlp.py",
+        "llm/kv_pool.py",
+        "llm/models.py",
+        "llm/prefix_cache.py",
+        "llm/states.py",
+    },
     "gymnasium": {"learn/env.py"},
 }
 # Subclasses of transformers' classes have to import it first; nothing but each other imports these at its top level.

@@ -76,7 +76,7 @@ def train(steps: int, facts: int, equal: int) -> None:
     asked, checked = with_facts(plain, tokenizer, 0.4), with_facts(chosen[::2], tokenizer, 0.3)
     soft = EndToEnd(steps=facts, temperature=(0.25, 0.15), rate=5e-4, rate_few=5e-3, every=20)
     # Equal slots are the harder problem: every head has to rank well, so rates are higher and gates begin softer.
-    hard = EndToEnd(steps=equal, scope="head", temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=50)
+    hard = EndToEnd(steps=equal, scope="head", recent=16, temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=40)
     for name, settings, texts, checks in (
         ("learned", soft, asked, checked),
         ("learned_equal", hard, plain, chosen),
@@ -90,7 +90,7 @@ def train(steps: int, facts: int, equal: int) -> None:
             progress=progress,
         )  # fmt: skip
         budgets = () if trained.shares is None else settings.budgets
-        found = replace(found, probe=trained.probe, splits=trained.shares, budgets=budgets)
+        found = replace(found, probe=trained.probe, splits=trained.shares, budgets=budgets, recent=settings.recent)
         found.save(folder() / "policies" / name, {"first": steps, "steps": settings.steps})
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "judge", "find", "learners", "tables", "all"])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--facts", type=int, default=40)
-    parser.add_argument("--equal", type=int, default=250)
+    parser.add_argument("--equal", type=int, default=120)
     parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024])
     parser.add_argument("--modes", nargs="*", default=["once"], choices=["once", "online"])

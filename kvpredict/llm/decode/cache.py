@@ -110,7 +110,7 @@ class DecodeCache(Cache):
         for name, value, low in (("budget_tokens", budget_tokens, 1), ("sinks", sinks, 0), ("interval", interval, 1)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 raise KvpredictError(f"{name} must be a whole number of at least {low}, got {value!r}")
-        recent = type(self.policy).recent if recent is None else recent
+        recent = self.policy.recent if recent is None else recent
         if isinstance(recent, bool) or not isinstance(recent, int | float | np.integer) or not recent >= 0:
             raise KvpredictError(f"recent must be a number of tokens, or a share of the slots below 1, got {recent!r}")
         if recent >= 1 and recent != int(recent):

@@ -54,7 +54,7 @@ class DecodePolicy:
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     columns: ClassVar[int] = 1  # float32 numbers kept with a token
-    recent: ClassVar[int | float] = 32  # last tokens kept unless the cache is told otherwise; below 1, a share of slots
+    recent: int | float = 32  # last tokens kept unless the cache is told otherwise; below 1, a share of slots
     evicts: ClassVar[bool] = True  # False: everything is kept, and the budget is not looked at
 
     def arrive(self, new: Arrival) -> "Tensor":

@@ -56,6 +56,8 @@ class Learned(DecodePolicy):
     delay : int, default 0
         Steps after its arrival at which a token is judged; until then the probe alone speaks. The cache's ``recent``
         should be no less.
+    recent : int, default 32
+        Last tokens that are kept unless the cache is told otherwise: as many as were when it was trained.
     metadata : mapping
         Where it came from.
 
@@ -76,6 +78,7 @@ class Learned(DecodePolicy):
     budget: float | None = None
     longest: int = 768
     delay: int = 0
+    recent: int = 32
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     # Copies on devices, and their tables of ages.
     _placed: dict[Any, tuple[Probe, Any]] = field(
@@ -177,6 +180,7 @@ class Learned(DecodePolicy):
                 "budget": self.budget,
                 "longest": self.longest,
                 "delay": self.delay,
+                "recent": self.recent,
             },
             "model": dict(self.model),
             "metadata": {**self.metadata, **(metadata or {})},
