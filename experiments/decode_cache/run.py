@@ -30,6 +30,7 @@ from kvpredict.llm.decode.learn import decode_learner, decode_learner_names
 from kvpredict.llm.decode.learn.end_to_end import EndToEnd, added_loss
 from kvpredict.llm.decode.policies.learned import Learned
 from kvpredict.llm.decode.policies.oracle import Oracle, record_future
+from kvpredict.llm.decode.probe import Probe
 from kvpredict.llm.decode.record import read_recording
 from kvpredict.llm.decode.retrieval import KINDS, retrieve
 
@@ -76,22 +77,30 @@ def train(steps: int, facts: int, equal: int) -> None:
     asked, checked = with_facts(plain, tokenizer, 0.4), with_facts(chosen[::2], tokenizer, 0.3)
     soft = EndToEnd(steps=facts, temperature=(0.25, 0.15), rate=5e-4, rate_few=5e-3, every=20)
     # Equal slots are the harder problem: every head has to rank well, so rates are higher and gates begin softer.
-    hard = EndToEnd(steps=equal, scope="head", recent=16, temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=40)
-    for name, settings, texts, checks in (
-        ("learned", soft, asked, checked),
-        ("learned_equal", hard, plain, chosen),
+    hard = EndToEnd(
+        steps=equal, scope="head", recent=16, temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=60, average=0.98
+    )
+    for name, settings, texts, checks, seeds in (
+        ("learned", soft, asked, checked, (1,)),
+        ("learned_equal", hard, plain, chosen, (1, 2)),  # the mean of two trainings: one sees few of the texts late
     ):
         if (folder() / "policies" / name).is_dir():
             continue
         found = Learned.load(done)
         assert found.probe is not None
-        trained = settings.fit(
-            model, texts, found.probe, checkpoint=folder() / f"{name}.pt", validation=checks, seed=1,
-            progress=progress,
-        )  # fmt: skip
-        budgets = () if trained.shares is None else settings.budgets
-        found = replace(found, probe=trained.probe, splits=trained.shares, budgets=budgets, recent=settings.recent)
-        found.save(folder() / "policies" / name, {"first": steps, "steps": settings.steps})
+        runs = [
+            settings.fit(
+                model, texts, found.probe, checkpoint=folder() / f"{name}{'' if seed == 1 else seed}.pt",
+                validation=checks, seed=seed, progress=progress,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+        arrays = [run.probe.arrays() for run in runs]
+        probe = Probe(**{key: sum(each[key] for each in arrays) / len(arrays) for key in arrays[0]})
+        splits = runs[0].shares
+        budgets = () if splits is None else settings.budgets
+        found = replace(found, probe=probe, splits=splits, budgets=budgets, recent=settings.recent)
+        found.save(folder() / "policies" / name, {"first": steps, "steps": settings.steps, "seeds": list(seeds)})
 
 
 def policies(names: Iterable[str]) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "judge", "find", "learners", "tables", "all"])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--facts", type=int, default=40)
-    parser.add_argument("--equal", type=int, default=120)
+    parser.add_argument("--equal", type=int, default=180)
     parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024])
     parser.add_argument("--modes", nargs="*", default=["once"], choices=["once", "online"])

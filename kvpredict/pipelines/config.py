@@ -162,6 +162,7 @@ class EndToEnd:
     rate: float = 0.001
     rate_few: float = 0.01
     every: int = 25
+    average: float = 0.0
 
 
 @dataclass

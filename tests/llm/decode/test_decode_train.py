@@ -127,11 +127,13 @@ def test_probabilities_of_rankings_sum_to_one_and_returns_are_means_over_budgets
 
 
 @pytest.mark.parametrize("scope", ["model", "head"])
-@pytest.mark.parametrize("delay", [0, 4])
-def test_training_end_to_end_goes_on_where_it_was_cut_off(scope: str, delay: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("delay", "average"), [(0, 0.0), (4, 0.9)])
+def test_training_end_to_end_goes_on_where_it_was_cut_off(
+    scope: str, delay: int, average: float, tmp_path: Path
+) -> None:
     model, tokens = models.model("llama"), models.tokens(4, 100, seed=6).tolist()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    settings, probe = replace(STEPS, scope=scope), random_probe(model)
+    settings, probe = replace(STEPS, scope=scope, average=average), random_probe(model)
     whole = settings.fit(model, tokens, probe, delay=delay, validation=tokens[:1], seed=2)
 
     def interrupted(items, description, count):  # type: ignore[no-untyped-def]
@@ -191,6 +193,22 @@ def test_a_checkpoint_whose_start_was_not_judged_is_gone_on_with(
 def test_without_validation_the_last_state_is_returned() -> None:
     model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
     assert replace(STEPS, steps=3).fit(model, tokens, random_probe(model)).step == 3
+
+
+def test_the_average_of_the_steps_is_returned() -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
+    probe, seen = random_probe(model), []
+    for steps in (1, 2, 3):  # the rates depend on the step's share of all, but those of warming up do not
+        whole = replace(STEPS, steps=3, average=0.0)
+        part = iter(range(steps))
+
+        def first(items, *_, part=part):  # type: ignore[no-untyped-def]
+            return (item for item, _ in zip(items, part, strict=False))
+
+        seen.append(whole.fit(model, tokens, probe, progress=first).probe.bias)
+    found = replace(STEPS, steps=3, average=0.75).fit(model, tokens, probe).probe
+    assert not torch.equal(found.bias, seen[-1])
+    assert (found.bias - seen[0]).abs().max() < (seen[2] - seen[0]).abs().max()
 
 
 def test_training_end_to_end_lowers_the_loss_of_eviction() -> None:

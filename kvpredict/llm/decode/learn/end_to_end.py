@@ -67,6 +67,9 @@ class EndToEnd:
         Adam's peak learning rates, for weights of the hidden state and for the few others.
     every : int, default 25
         Steps between checkpoints, and between validations.
+    average : float, default 0.0
+        What is judged and returned is an average over the steps in which each older one weighs this much less, at most
+        0.999: one sequence a step is noisy. 0.0: the parameters as they are.
     """
 
     name = "end_to_end"
@@ -82,6 +85,7 @@ class EndToEnd:
     rate: float = 1e-3
     rate_few: float = 1e-2
     every: int = 25
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(self.budgets))
@@ -92,6 +96,7 @@ class EndToEnd:
         require(len(self.temperature) == 2 and min(self.temperature) > 0, self, "temperature must be two above 0")
         require(min(self.rate, self.rate_few) > 0, self, "learning rates must be above 0")
         require(self.every >= 1, self, f"every must be at least 1, got {self.every}")
+        require(0 <= self.average <= 0.999, self, f"average must be 0 to 0.999, got {self.average}")
         require(self.sinks >= 0 and self.recent >= 1, self, "sinks must be at least 0, recent at least 1")
         require(bool(self.budgets), self, "budgets must hold a share of the prefix, such as 0.25")
         for budget in self.budgets:
@@ -158,7 +163,7 @@ class EndToEnd:
 
         def judge(step: int) -> None:
             if validation:
-                state.judge(step, _mean(added_loss(model, validation, state.probe(), self, delay=delay)))
+                state.judge(step, _mean(added_loss(model, validation, state.found(), self, delay=delay)))
 
         try:
             if state.step == 0:
@@ -295,9 +300,11 @@ class _State:
     optimizer: Any
     rates: list[float]
     curves: Curves
+    average: float
     step: int = 0
     least: float = float("inf")
     kept_best: "dict[str, Tensor] | None" = None
+    mean: "dict[str, Tensor] | None" = None  # of the parameters, over steps
 
     @property
     def device(self) -> Any:
@@ -316,7 +323,7 @@ class _State:
             {"params": [values[n] for n in _FEW], "lr": settings.rate_few},
         ]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
-        return cls(probe, values, optimizer, [settings.rate, settings.rate_few], {})
+        return cls(probe, values, optimizer, [settings.rate, settings.rate_few], {}, settings.average)
 
     def probe(self, values: "dict[str, Tensor] | None" = None) -> Probe:
         values = self.values if values is None else values
@@ -340,6 +347,11 @@ class _State:
             group["lr"] = rate * shape
         self.optimizer.step()
         self.step = step + 1
+        if self.average:
+            with torch.no_grad():
+                self.mean = self.mean or {name: value.detach().clone() for name, value in self.values.items()}
+                for name, value in self.values.items():
+                    self.mean[name].lerp_(value, 1 - self.average)
         self._log("loss", step, float(loss.detach()))
 
     def judge(self, step: int, added: list[float]) -> None:
@@ -348,13 +360,17 @@ class _State:
             self._log(f"{_JUDGED}{number}", step, value)
         if sum(added) < self.least:
             self.least = sum(added)
-            self.kept_best = {name: value.detach().clone() for name, value in self.values.items()}
+            self.kept_best = {name: value.detach().clone() for name, value in (self.mean or self.values).items()}
+
+    def found(self) -> Probe:
+        """Return the probe as it stands: of the average, if there is one."""
+        return self.probe(self.mean)
 
     def best(self) -> Probe:
         import torch
 
         with torch.no_grad():
-            found = self.probe(self.kept_best)
+            found = self.probe(self.kept_best or self.mean)
         return Probe(**{name: array.detach() for name, array in found.arrays().items()})
 
     def best_step(self) -> int:
@@ -386,6 +402,7 @@ class _State:
             "step": self.step,
             "least": self.least,
             "best": self.kept_best,
+            "mean": self.mean,
         }
         torch.save(content, part)
         os.replace(part, path)
@@ -398,11 +415,12 @@ class _State:
             content = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # whatever a damaged file makes the reader raise
             raise TraceError(f"the checkpoint {path} cannot be read ({error}): remove it to start anew") from error
-        if content["settings"] != asdict(settings) | {"seed": seed}:
+        known = {"average": 0.0} | content["settings"]
+        if known != asdict(settings) | {"seed": seed}:
             raise TraceError(f"the checkpoint {path} is of a training with other settings: remove it to start anew")
         with torch.no_grad():
             for name, value in self.values.items():
                 value.copy_(content["values"][name])
         self.optimizer.load_state_dict(content["optimizer"])
         self.curves, self.step, self.least = content["curves"], content["step"], content["least"]
-        self.kept_best = content["best"]
+        self.kept_best, self.mean = content["best"], content.get("mean")
