@@ -176,7 +176,10 @@ def _judge(
         row |= evaluate.step_times(model, ids[:1, : s.prefix], make, s.answer)
     cache = make(ids[:1, : s.prefix], "steps")
     evaluate.nll_online(model, ids[:1, : s.prefix], lambda *_: cache, s.block)
-    everything = cache.nbytes * s.prefix / max(1, cache.slots.sum()) * cache.slots.size
+    group = cache.layers[0].groups[0]
+    a_token = group.nbytes / group.keys[..., 0].numel()
+    # What transformers' own cache would hold; it keeps no more of a layer with a sliding window than the window.
+    everything = a_token * sum(len(at.slots_of) * min(s.prefix, at.window or s.prefix) for at in cache.layers)
     row |= {"kv_bytes": cache.nbytes, "freed": max(0.0, 1 - cache.nbytes / everything)}
     return row, np.asarray(picture).tolist()
 
