@@ -1,5 +1,7 @@
 """Fixtures shared by all tests."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,13 @@ def shared_traces() -> Path:
     if not SHARED_TRACES.is_dir():
         pytest.skip(f"public traces are not at {SHARED_TRACES}")
     return SHARED_TRACES
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking_uri() -> Iterator[None]:
+    """Forget what ``mlflow.set_tracking_uri`` leaves in the environment, so that no test sees another's store."""
+    before = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
