@@ -46,10 +46,8 @@ def moving_rope(model: Any) -> str | None:
     """Return the kind of a rotation of positions that changes with the length of the text; None for a steady one."""
     config = model.config.get_text_config(decoder=True)
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    for found in (
-        given,
-        *(part for part in given.values() if isinstance(part, dict)),
-    ):  # one for all layers, or by type
+    by_type = [part for part in given.values() if isinstance(part, dict)]
+    for found in (given, *by_type):
         kind = found.get("rope_type", found.get("type"))
         if kind in MOVING:
             return str(kind)
