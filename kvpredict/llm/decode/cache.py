@@ -150,16 +150,20 @@ class DecodeCache(Cache):
             self.slots = allocate(self.budget_tokens, split, layers, heads, self._least())
         else:
             self.slots = np.full((layers, heads), self.budget_tokens)
-        waiting = self.interval if self.when == "steps" else 0
         for layer, window in enumerate(windows):  # what a sliding window has left behind is of no use
             if window is not None and self.policy.evicts:
-                self.slots[layer] = np.minimum(self.slots[layer], window + waiting)
+                self.slots[layer] = np.minimum(self.slots[layer], window + self._waiting)
         self.layers = [DecodeLayer(self, i, self.slots[i].tolist(), windows[i]) for i in range(layers)]
         return self
 
+    @property
+    def _waiting(self) -> int:
+        """Slots of tokens that wait to be overwritten until the next ranking."""
+        return self.interval if self.when == "steps" else 0
+
     def _least(self) -> int:
         """Return the slots that every head must have."""
-        waiting = self.interval if self.when == "steps" else 0
+        waiting = self._waiting
         least = self.sinks + (int(self.recent) if self.recent >= 1 else 1) + waiting
         if least > self.budget_tokens:
             raise KvpredictError(
@@ -173,8 +177,7 @@ class DecodeCache(Cache):
         """Return how many recent tokens a head with so many slots keeps."""
         if self.recent >= 1 or self.recent == 0:
             return int(self.recent)
-        waiting = self.interval if self.when == "steps" else 0
-        return max(1, min(int(self.recent * slots), slots - self.sinks - waiting))
+        return max(1, min(int(self.recent * slots), slots - self.sinks - self._waiting))
 
     def prefill(self, model: Any, input_ids: Any, attention_mask: Any = None, *, chunk: int = 512) -> None:
         """Take in a prompt in chunks, all but its last token, so that no more than budget and chunk are ever held.

@@ -47,16 +47,7 @@ def model_identity(model: Any) -> dict[str, Any]:
     """
     import torch
 
-    modules = attention_layers(model)
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    shape = {
-        "type": str(config.model_type),
-        "layers": len(modules),
-        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
-        "head_dim": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        "width": int(config.hidden_size),
-    }
+    shape = _shape(model)
     some = []
     for tensor in model.parameters():
         if tensor.ndim >= 2 and tensor.is_floating_point():
@@ -67,6 +58,18 @@ def model_identity(model: Any) -> dict[str, Any]:
     digest = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
     digest.update(weights.bfloat16().view(torch.int16).numpy().tobytes())
     return shape | {"digest": digest.hexdigest(), "weights": [float(f"{w:.6g}") for w in weights.tolist()]}
+
+
+def _shape(model: Any) -> dict[str, Any]:
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    return {
+        "type": str(config.model_type),
+        "layers": len(attention_layers(model)),
+        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
+        "head_dim": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        "width": int(config.hidden_size),
+    }
 
 
 def check_model(trained: dict[str, Any], model: Any) -> None:
@@ -92,8 +95,8 @@ def output_factor(model: Any) -> Any:
     """Return float32 [L, H, D, D]: |v @ factor| is the norm of W_o v, a root mean square over the group's heads."""
     import torch
 
-    identity = model_identity(model)
-    heads, width = identity["kv_heads"], identity["head_dim"]
+    shape = _shape(model)
+    heads, width = shape["kv_heads"], shape["head_dim"]
     factors = []
     for module in attention_layers(model):
         projection = _projection(module)

@@ -140,7 +140,7 @@ class DecodeLayer(CacheLayerMixin):
         )
         waits = owner.defers and key.shape[2] == 1 and step.evicts and not torch.compiler.is_compiling()
         waits = waits and all(g.count == g.size for g in self.groups)
-        if self.waiting and not (waits and all(g.left for g in self.groups)):
+        if not (waits and all(g.left for g in self.groups)):
             self.settle()
         memo = None
         if waits:
