@@ -158,6 +158,12 @@ def test_mistakes_in_parameters_of_a_choice() -> None:
     assert "not a setting of the chosen trace" in said("trace=workload", "trace.path=x")[1]
 
 
+@pytest.mark.parametrize("pipeline", ["prefix_train", "prefix_simulate", "decode_record", "decode_evaluate"])
+def test_a_policy_of_plain_caches_is_refused_where_it_would_be_ignored(pipeline: str) -> None:
+    instead = "leave it out" if pipeline == "decode_record" else "give pipeline.policies=[lru]"
+    assert said(f"pipeline={pipeline}", "policy=lru")[1].endswith(instead)
+
+
 def test_settings_name_groups_and_leaves() -> None:
     names = settings(["policy=hyperbolic"])
     assert {"capacity", "capacity.fraction", "trace.columns.key", "policy.samples", "pipeline.fractions"} <= set(names)
