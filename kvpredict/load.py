@@ -6,16 +6,23 @@ from typing import Any, TypeVar
 
 from kvpredict.artifact import load_artifact
 from kvpredict.core.errors import ArtifactError, KvpredictError, UnknownName, unknown_name
+from kvpredict.core.policy import Policy
+from kvpredict.policies import policy, policy_names
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import Learned
 
-__all__ = ["as_policy", "load_policy"]
+__all__ = ["as_policy", "load_policy", "policy_of_kind"]
 
 
 P = TypeVar("P")
 
 
-def as_policy(given: Any, kind: type[P], what: str, names: list[str], make: Callable[[str], P]) -> P:
+def as_policy(given: Any) -> Policy:
+    """Return a policy of a plain cache, given as such, by its name, or by what ``load_policy`` takes."""
+    return policy_of_kind(given, Policy, "policy", policy_names(), policy)
+
+
+def policy_of_kind(given: Any, kind: type[P], what: str, names: list[str], make: Callable[[str], P]) -> P:
     """Return a policy of a kind, given as such, by one of ``names``, or by what ``load_policy`` takes.
 
     ``make`` makes it by its name; ``what`` is the kind in words. Raises ``UnknownName`` for what is neither a name nor

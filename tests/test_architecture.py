@@ -20,7 +20,8 @@ LAYERS = [
     {"trace", "features", "scorers"},
     {"artifact"},
     {"policies"},
-    {"simulate", "load"},
+    {"load"},
+    {"simulate"},
     {"learn", "cache"},
     {"llm"},
     {"training"},
@@ -29,7 +30,7 @@ LAYERS = [
     {"cli", "conf"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-ALLOWED_UP = {("load", "tracking"), ("cache", "load"), ("simulate", "llm"), ("load", "llm")}
+ALLOWED_UP = {("load", "tracking"), ("simulate", "llm"), ("load", "llm")}
 HEAVY = {
     "torch": {"learn", "llm"},
     "sklearn": {"learn", "llm"},

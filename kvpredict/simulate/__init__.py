@@ -2,14 +2,13 @@
 
 from kvpredict.simulate.result import Result, Series
 from kvpredict.simulate.reuse import reuse_distances
-from kvpredict.simulate.simulate import as_policy, simulate
+from kvpredict.simulate.simulate import simulate
 from kvpredict.simulate.sweep import Curve, gap_closed, miss_ratio_curve, sweep
 
 __all__ = [
     "Curve",
     "Result",
     "Series",
-    "as_policy",
     "gap_closed",
     "miss_ratio_curve",
     "reuse_distances",

@@ -8,11 +8,11 @@ import numpy as np
 from kvpredict.core.engine import ADMITTED, HIT, Engine, bind, make_host
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.policy import Policy
-from kvpredict.policies import policy as make_policy
+from kvpredict.load import as_policy
 from kvpredict.simulate.result import Result
 from kvpredict.trace.trace import Trace
 
-__all__ = ["as_policy", "check_trace", "replay_arguments", "simulate", "whole_capacity"]
+__all__ = ["check_trace", "replay_arguments", "simulate", "whole_capacity"]
 
 LARGEST = 2**62  # units; sums of sizes stay below 2**63
 
@@ -56,7 +56,7 @@ def simulate(
     ----------
     trace : Trace
     policy : str or Policy
-        A name (see ``policy_names``), a policy, or a loaded one.
+        A name (see ``policy_names``), a policy, or the folder or MLflow URI of a saved one.
     capacity : int
         Objects, or bytes with ``unit="bytes"``; an object larger than it is never admitted.
     unit : {"objects", "bytes"}, default "objects"
@@ -140,15 +140,6 @@ def check_trace(trace: Any) -> None:
     """Raise unless ``trace`` is one."""
     if not isinstance(trace, Trace):
         raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
-
-
-def as_policy(policy: str | Policy) -> Policy:
-    """Return ``policy`` itself, or the one that the name stands for."""
-    if isinstance(policy, Policy):
-        return policy
-    if isinstance(policy, str):
-        return make_policy(policy)
-    raise KvpredictError(f"expected a policy or its name, got {type(policy).__name__}")
 
 
 def whole_capacity(capacity: Any, unit: str) -> int:

@@ -14,11 +14,12 @@ import numpy as np
 from kvpredict.core.engine import bind
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Policy
+from kvpredict.load import as_policy
 from kvpredict.policies.lru import LRU
 from kvpredict.simulate.progress import Progress
 from kvpredict.simulate.result import Result
 from kvpredict.simulate.reuse import reuse_distances
-from kvpredict.simulate.simulate import as_policy, simulate, whole_capacity
+from kvpredict.simulate.simulate import simulate, whole_capacity
 from kvpredict.trace.trace import Trace
 
 __all__ = ["Curve", "gap_closed", "miss_ratio_curve", "sweep"]

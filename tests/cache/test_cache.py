@@ -464,19 +464,12 @@ def test_the_new_policy_gets_the_old_ones_order() -> None:
     assert sorted(cache) == ["a", "c", "d", "e"]
 
 
-def test_a_policy_from_a_path_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import kvpredict
-
-    asked = []
-
-    def load(source: object) -> Any:
-        asked.append(source)
-        return policy("sieve")
-
-    monkeypatch.setattr(kvpredict, "load_policy", load, raising=False)
-    for source in (str(tmp_path), tmp_path, "models:/orders@champion"):
-        assert Cache(3, source).policy.name == "sieve"
-    assert asked == [str(tmp_path), tmp_path, "models:/orders@champion"]
+def test_a_policy_from_a_path_is_loaded(tmp_path: Any) -> None:
+    policy("guarded", margin=0.01).save(tmp_path / "policy")
+    for source in (tmp_path / "policy", str(tmp_path / "policy")):
+        assert Cache(30, source).policy.params()["margin"] == 0.01
+    with pytest.raises(UnknownName, match=r"unknown policy 'polices/mine'.*nor is there a folder of that name"):
+        Cache(30, "polices/mine")
 
 
 # --- the recorder ----------------------------------------------------------------------------------------------------

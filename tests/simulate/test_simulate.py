@@ -140,7 +140,7 @@ def test_refuses_bad_arguments(trace: Trace) -> None:
         simulate(trace, "lru", 10, unit="object")
     with pytest.raises(KvpredictError, match="expected a Trace, got list"):
         simulate([1, 2], "lru", 10)  # type: ignore[arg-type]
-    with pytest.raises(KvpredictError, match="expected a policy or its name, got int"):
+    with pytest.raises(KvpredictError, match="policy must be a policy's name, folder or object, got int"):
         simulate(trace, 7, 10)  # type: ignore[arg-type]
     for warmup in (-1, float("nan")):
         with pytest.raises(TraceError, match="cannot split at"):

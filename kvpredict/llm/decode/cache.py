@@ -37,9 +37,9 @@ WHEN = ("steps", "prefill")
 
 def find_policy(policy: str | Path | DecodePolicy) -> DecodePolicy:
     """Return a policy given as such, by name, or by what ``load_policy`` takes: a folder or an MLflow URI."""
-    from kvpredict.load import as_policy
+    from kvpredict.load import policy_of_kind
 
-    return as_policy(policy, DecodePolicy, "decode policy", decode_policy_names(), decode_policy)
+    return policy_of_kind(policy, DecodePolicy, "decode policy", decode_policy_names(), decode_policy)
 
 
 class DecodeCache(Cache):

@@ -133,9 +133,9 @@ class _Run:
 
 def as_prefix_policy(policy: str | Path | PrefixPolicy) -> PrefixPolicy:
     """Return a policy given as such, by name, or by what ``load_policy`` takes: a folder or an MLflow URI."""
-    from kvpredict.load import as_policy
+    from kvpredict.load import policy_of_kind
 
-    return as_policy(policy, PrefixPolicy, "prefix policy", prefix_policy_names(), prefix_policy)
+    return policy_of_kind(policy, PrefixPolicy, "prefix policy", prefix_policy_names(), prefix_policy)
 
 
 def compiled_requests(trace: RequestTrace, oracle: bool = False) -> Requests:
