@@ -16,59 +16,63 @@ class Chunk:
 
 
 class Context:
-    """vLLM's ``ReqContext``, as far as policies see it."""
+    """vLLM's ``ReqContext``, as far as policies see it; the scheduler enters a request's keys with their ends."""
 
-    def __init__(self, req_id: str, kv_transfer_params: dict[str, Any] | None = None) -> None:
+    def __init__(self, req_id: str, keys: list[Any], kv_transfer_params: dict[str, Any] | None = None) -> None:
         self.req_id, self.kv_transfer_params = req_id, kv_transfer_params
+        self._offload_key_positions = {key: 16 * (k + 1) for k, key in enumerate(keys)}
+
+    def get_offload_key_position(self, key: Any) -> int | None:
+        return self._offload_key_positions.get(key)
 
 
 class OffloadManager:
-    """What ``CPUOffloadingManager`` does with its policy for each request; version ``touch`` is the oldest."""
+    """What scheduler and ``CPUOffloadingManager`` do with their policy for each request, in version 0.32 or 0.33."""
 
     def __init__(self, capacity: int, make: Callable[[int], Any], version: str) -> None:
-        self.policy, self.capacity, self.version = make(capacity), capacity, version
+        self.policy, self.capacity, self.later = make(capacity), capacity, version == "0.33"
         self.used = 0
 
-    def serve(self, keys: list[Any], request: str, hints: dict[str, Any] | None = None) -> int:
-        """Return how many leading keys were held; then store the rest, as far as there is room."""
-        context = Context(request, hints)
-        hits = 0
-        while hits < len(keys) and (held := self.policy.get(keys[hits])) is not None and held.ref_cnt >= 0:
-            hits += 1
-        for key in keys[:hits]:  # prepare_load
-            self.policy.get(key).ref_cnt += 1
-        if self.version == "0.33":
-            self.policy.on_request_access(keys, context)
-        elif self.version == "touch":
-            self.policy.touch(keys, context)
-        for key in keys[:hits]:  # complete_load
-            self.policy.get(key).ref_cnt -= 1
-            self.policy.mark_evictable(key)
-        missing = [key for key in keys if self.policy.get(key) is None]
+    def serve(self, keys: list[Any], request: str, hints: dict[str, Any] | None = None, on_gpu: int = 0) -> int:
+        """Return how many keys after those on the GPU were held; then store the rest, as far as there is room."""
+        policy, context = self.policy, Context(request, keys, hints)
+        end = on_gpu
+        while end < len(keys) and (held := policy.get(keys[end])) is not None and held.ref_cnt >= 0:
+            end += 1
+        loaded = keys[on_gpu:end]
+        for key in loaded:  # prepare_load
+            policy.mark_non_evictable(key)
+            policy.get(key).ref_cnt += 1
+        if loaded and self.later:
+            policy.on_request_access(loaded, context)
+        for key in loaded:  # complete_load
+            policy.get(key).ref_cnt -= 1
+            policy.mark_evictable(key)
+        offered = keys[end:] if loaded else keys  # what is loaded, and all before it, is not offered again
+        found = [key for key in offered if policy.get(key) is not None]
+        missing = [key for key in offered if policy.get(key) is None]
+        if missing:  # prepare_store
+            policy.on_store_miss(missing, context)
+        if offered and self.later:
+            policy.on_request_access(offered, context)
         short = len(missing) - (self.capacity - self.used)
-        if self.version == "0.32" and missing:
-            self.policy.on_store_miss(missing, context)
-        if short > 0:  # prepare_store
-            arguments = (short, set(keys), context, hits) if self.version == "0.33" else (short, set(keys))
-            evicted = self.policy.evict(*arguments)
+        if short > 0:
+            evicted = policy.evict(short, set(offered))
             if evicted is None:
                 missing = []
             else:
                 assert len(evicted) == short
-                assert not {key for key, _ in evicted} & set(keys)
+                assert not {key for key, _ in evicted} & set(offered)
                 self.used -= short
         for key in missing:
-            self.policy.insert(key, Chunk(0))
+            policy.insert(key, Chunk(0), *([context] if self.later else []))
             self.used += 1
         for key in missing:  # complete_store
-            self.policy.get(key).ref_cnt = 0
-            self.policy.mark_evictable(key)
+            policy.get(key).ref_cnt = 0
+            policy.mark_evictable(key)
         assert self.used <= self.capacity
-        if self.version == "0.33":
-            self.policy.on_request_finished(context)
-        elif self.version == "0.32":
-            self.policy.on_request_finished([keys], set(missing), set(keys[:hits]), context)
-        return hits
+        policy.on_request_finished(((*loaded, *offered),), set(missing), {*loaded, *found}, context)
+        return len(loaded)
 
 
 class TreeNode:

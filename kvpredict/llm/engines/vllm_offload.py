@@ -1,21 +1,21 @@
 """vLLM's CPU offload tier: ``KvpredictPolicy`` is a ``CachePolicy`` for ``CPUOffloadingManager``.
 
-vLLM 0.32 and 0.33, ``vllm/v1/kv_offload/cpu/policies/base.py``. Versions differ in what they call, so extra arguments
-are taken and optional hooks stand by: ``evict(n, protected)`` with or without the request and the number of resident
-blocks; ``on_store_miss``, ``on_request_access``, ``on_request_finished`` with the request alone or with its keys before
-it. vLLM names the keys of a request in the order of its prompt; that is where the adapter learns which block follows
-which.
+vLLM 0.32 and 0.33, ``vllm/v1/kv_offload/cpu/policies/base.py``. The later one calls ``on_request_access`` too and gives
+``insert`` the request; arguments that other versions add are taken and not used. A request's context knows all of its
+keys by their place in the prompt. That is where the adapter learns which block follows which, also of blocks that the
+tier was not asked for because the GPU held them. Blocks of requests in progress stay while others can go.
 
 Select it with ``--kv-transfer-config`` by ``"eviction_policy": "KvpredictPolicy"`` and ``"cache_policy_module_path":
 "kvpredict.llm.engines.vllm_offload"``; ``$KVPREDICT_PREFIX_POLICY`` names the policy.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from kvpredict.llm.engines.guard import Safely, key_number, lenient_hints, policy_from_environment
+from kvpredict.llm.engines.guard import Safely, lenient_hints, policy_from_environment
+from kvpredict.llm.prefix.engine import EXTERN
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -26,7 +26,18 @@ except ImportError:  # the class is used and tested without vLLM too
 
 __all__ = ["KvpredictPolicy"]
 
-OPEN = 128  # requests whose end has not been told
+OPEN = 4096  # requests in progress
+TOKENS = 16  # in a block, where the request does not say
+
+
+@dataclass
+class _Request:
+    """A request in progress."""
+
+    ticket: int  # of the index
+    blocks: list[int]  # numbers of its keys, first block first
+    prompt: int  # how many there were when it began
+    tokens: int  # in these
 
 
 class KvpredictPolicy(_Base):
@@ -44,54 +55,40 @@ class KvpredictPolicy(_Base):
         self.cache_capacity = cache_capacity
         self.blocks: OrderedDict[Any, Any] = OrderedDict()  # in LRU order
         self.safely = Safely("vLLM offload tier")
-        self.tokens_per_block = 16
-        self._open: OrderedDict[Any, dict[Any, int]] = OrderedDict()  # request to its keys, in order
-        self._begun: dict[Any, float] = {}
-        self._hints: dict[Any, tuple[dict[str, float], int | None]] = {}
-        self._keys: dict[int, Any] = {}  # number to key, of all that the index holds
-        self._last: Any = None  # the key after which the next one stored comes
+        self._open: OrderedDict[Any, _Request] = OrderedDict()
+        self._keys: dict[int, Any] = {}  # by hash, which a key remembers: of all that the index holds
         self.index: PrefixIndex | None = self.safely(self._make, policy)
 
     def _make(self, policy: str | PrefixPolicy | None) -> PrefixIndex:
-        return PrefixIndex(self.cache_capacity, policy or policy_from_environment())
+        return PrefixIndex(self.cache_capacity, policy or policy_from_environment(), requests=OPEN)
 
     # What vLLM calls
 
     def get(self, key: Any) -> Any:
         return self.blocks.get(key)
 
-    def insert(self, key: Any, block: Any) -> None:
+    def insert(self, key: Any, block: Any, *_: Any, **__: Any) -> None:
         self.blocks[key] = block
         self.safely(self._put, key)
 
-    def remove(self, key: Any) -> None:
+    def remove(self, key: Any, *_: Any, **__: Any) -> None:
         self.blocks.pop(key, None)
         self.safely(self._drop, key)
 
-    def touch(self, keys: Iterable[Any], req_context: Any = None) -> None:
+    def touch(self, keys: Iterable[Any], req_context: Any = None, *_: Any, **__: Any) -> None:
         keys = list(keys)
-        for key in reversed(keys):  # of one request the first block is the newest
-            if key in self.blocks:
-                self.blocks.move_to_end(key)
+        self._renew(keys)
         self.safely(self._note, keys, req_context)
 
     def evict(self, n: int, protected: Any, *_: Any, **__: Any) -> list[tuple[Any, Any]] | None:
         chosen = self.safely(self._choose, n, protected) or self._oldest(n, protected)
-        if chosen is None:
-            return None
-        evicted = [(key, self.blocks.pop(key)) for key in chosen]
-        for key in chosen:
-            self.safely(self._drop, key)
-        return evicted
+        return None if chosen is None else [(key, self.blocks.pop(key)) for key in chosen]
 
     def clear(self) -> None:
         for key in list(self.blocks):
             self.safely(self._drop, key)
         self.blocks.clear()
-        self._open.clear()
-        self._begun.clear()
-        self._hints.clear()
-        self._last = None
+        self.safely(self._cancel)
 
     def mark_evictable(self, key: Any) -> None:
         """Nothing to note: ``ref_cnt`` is read when something must go."""
@@ -99,69 +96,92 @@ class KvpredictPolicy(_Base):
     def mark_non_evictable(self, key: Any) -> None:
         """Nothing to note."""
 
-    def on_store_miss(self, keys: Any, req_context: Any = None) -> None:
-        """Note which keys are about to be stored, and in which order."""
+    def on_store_miss(self, keys: Iterable[Any], req_context: Any = None, *_: Any, **__: Any) -> None:
+        """Note which keys are about to be stored, and after which."""
         self.safely(self._note, list(keys), req_context)
 
-    def on_request_access(self, keys: Iterable[Any], req_context: Any = None) -> None:
+    def on_request_access(self, keys: Iterable[Any], req_context: Any = None, *_: Any, **__: Any) -> None:
         self.touch(keys, req_context)
 
-    def on_request_finished(self, *arguments: Any, **named: Any) -> None:
-        """Take ``(request,)`` or ``(key_groups, inserted, reused, request)``."""
-        context = named.get("req_context", arguments[-1] if arguments else None)
-        groups = named.get("key_groups", arguments[0] if len(arguments) > 1 else ())
-        self.safely(self._ended, groups, context)
+    def on_request_finished(self, key_groups: Iterable[Iterable[Any]], *rest: Any, **named: Any) -> None:
+        """Take the keys that the tier was asked for and, in the last place, the request."""
+        context = named.get("req_context", rest[-1] if rest else None)
+        keys = [key for group in key_groups for key in group]
+        self._renew(keys)
+        self.safely(self._ended, keys, context)
 
     # What the policy is told
 
+    def _renew(self, keys: list[Any]) -> None:
+        for key in reversed(keys):  # of one request the first block is the newest
+            if key in self.blocks:
+                self.blocks.move_to_end(key)
+
     def _put(self, key: Any) -> None:
         assert self.index is not None
-        parent = None if self._last is None or self._last == key else key_number(self._last)
-        number = key_number(key)
+        number = hash(key)
         self._keys[number] = key
-        self.index.put(number, parent)
-        self._last = key
+        self.index.put(number)  # which follows what ``_note`` said
 
     def _drop(self, key: Any) -> None:
         assert self.index is not None
-        number = key_number(key)
+        number = hash(key)
         self._keys.pop(number, None)
         self.index.drop(number)
 
     def _note(self, keys: list[Any], context: Any) -> None:
-        request = _request(context)
-        chain = self._open.setdefault(request, {})
-        self._begun.setdefault(request, time.monotonic())
-        for key in keys:
-            chain.setdefault(key, len(chain))
-        if keys:
-            self._last = keys[-1]
-        said = getattr(context, "kv_transfer_params", None)
-        if said:
-            self._hints[request] = lenient_hints(said)
-        while len(self._open) > OPEN:
-            self._finish(next(iter(self._open)))
-
-    def _ended(self, groups: Iterable[Iterable[Any]], context: Any) -> None:
-        for keys in groups:  # the whole request, first block first
-            chain = list(keys)
-            for key in reversed(chain):
-                if key in self.blocks:
-                    self.blocks.move_to_end(key)
-            self._note(chain, context)
-        self._finish(_request(context))
-
-    def _finish(self, request: Any) -> None:
         assert self.index is not None
-        chain = self._open.pop(request, None)
-        begun, (hints, session) = self._begun.pop(request, None), self._hints.pop(request, ({}, None))
-        if chain:
-            blocks = [key_number(key) for key in chain]
-            tokens = (len(blocks) * self.tokens_per_block, 0)
-            self.index.used(blocks, len(blocks), tokens, session=session, hints=hints, times=(begun, time.monotonic()))
+        name = _name(context)
+        places = getattr(context, "_offload_key_positions", None)  # of all its keys; the public method needs the key
+        request = self._open.get(name)
+        if places:
+            if request is not None and len(places) == len(request.blocks):
+                return
+            keys = sorted(places, key=places.__getitem__)
+        numbers = [hash(key) for key in keys]
+        if request is None:
+            if not numbers:
+                return
+            while self._open and not self._room(len(numbers)):
+                self._finish(next(iter(self._open)))
+            hints, session = lenient_hints(getattr(context, "kv_transfer_params", None))
+            tokens = places[keys[-1]] if places else TOKENS * len(keys)
+            ticket, *_ = self.index.begin(numbers, tokens, session=session, hints=hints, tiers=EXTERN)
+            self._open[name] = _Request(ticket, numbers, len(numbers), tokens)
+            return
+        known = set(request.blocks)
+        for number in numbers:  # blocks that generation filled
+            if number not in known:
+                self.index.node(number, request.blocks[-1])
+                request.blocks.append(number)
+
+    def _room(self, blocks: int) -> bool:
+        """Whether the index can number so many blocks more that may not be forgotten."""
+        assert self.index is not None
+        held = sum(len(request.blocks) for request in self._open.values())
+        return len(self._open) < OPEN and held + blocks <= len(self.index.hash) // 2
+
+    def _ended(self, keys: list[Any], context: Any) -> None:
+        self._note(keys, context)
+        self._finish(_name(context))
+
+    def _finish(self, name: Any) -> None:
+        assert self.index is not None
+        request = self._open.pop(name, None)
+        if request is None:
+            return
+        generated = request.blocks[request.prompt :]
+        tokens = len(generated) * request.tokens // request.prompt
+        self.index.end(request.ticket, generated, tokens, tiers=EXTERN)
+
+    def _cancel(self) -> None:
+        assert self.index is not None
+        for request in self._open.values():
+            self.index.cancel(request.ticket)
+        self._open.clear()
 
     def _choose(self, n: int, protected: Any) -> list[Any] | None:
-        """Return ``n`` keys, lowest rank first; None, and nothing changed, where there are not as many."""
+        """Take the ``n`` keys of lowest rank out of the index; None, and no change, where there are not as many."""
         index, keys = self.index, self._keys
         assert index is not None
 
@@ -169,17 +189,18 @@ class KvpredictPolicy(_Base):
             return keys[number] not in protected and _unused(self.blocks[keys[number]])
 
         numbers = index.pop_some(n, usable)
-        chosen = [keys[number] for number in numbers]
-        for number in reversed(numbers):
-            index.put(number)  # until ``evict`` takes it out for good
-        if len(chosen) < n:  # inner blocks whose descendants are in use
-            taken = set(chosen)
-            rest = [key for key in self._oldest(0, protected) or () if key not in taken]
-            if len(chosen) + len(rest) < n:
+        if len(numbers) < n:  # the rest are inner blocks, whose descendants are in use
+            taken = {keys[number] for number in numbers}
+            rest = [hash(key) for key in self._oldest(0, protected) or () if key not in taken]
+            if len(numbers) + len(rest) < n:
+                for number in reversed(numbers):
+                    index.put(number)
                 return None
-            rest.sort(key=lambda key: index.rank(key_number(key)) or 0.0)
-            chosen += rest[: n - len(chosen)]
-        return chosen
+            rest = sorted(rest, key=lambda number: index.rank(number) or 0.0)[: n - len(numbers)]
+            for number in rest:
+                index.drop(number)
+            numbers += rest
+        return [keys.pop(number) for number in numbers]
 
     def _oldest(self, n: int, protected: Any) -> list[Any] | None:
         """Return the ``n`` keys used longest ago, 0 for all; None where there are not as many."""
@@ -191,5 +212,5 @@ def _unused(block: Any) -> bool:
     return int(getattr(block, "ref_cnt", 0)) == 0
 
 
-def _request(context: Any) -> Any:
+def _name(context: Any) -> Any:
     return getattr(context, "req_id", None) or getattr(context, "request_id", None) or id(context)
