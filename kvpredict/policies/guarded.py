@@ -181,10 +181,11 @@ class Guarded(Policy):
         flash device, for slightly more misses.
     sample : float, default 1.0
         Share of the keys, by hash, on which leaders compete, in shadows as much smaller, of 256 slots at least; only
-        the leader itself is run in full. For large caches: up to half as fast again, at the price of a pause of some
-        microseconds a slot whenever the leader changes, since the new one is shown all keys remembered, in the order of
-        their last accesses, each as often as it was asked for. What else it would have learned meanwhile it does not
-        know. 1: all run in full, all the time.
+        the leader itself is run in full. Up to half as fast again in large caches, mostly for the same misses. But
+        whenever the leader changes there is a pause of some microseconds a slot, since the new one is shown all keys
+        remembered, in the order of their last accesses, each as often as it was asked for; what else it would have
+        learned meanwhile it does not know. Where leaders that live by long histories take turns this costs more time
+        than it saves, and misses besides. 1: all run in full, all the time.
     prior : Artifact or path, optional
         A model to begin with, until the first fit: of ``kvpredict.learn.online.prior``, or the folder of a saved policy
         that has one; "shipped" is the one that comes with kvpredict. Default: follow the leader until then.
