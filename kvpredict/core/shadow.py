@@ -40,16 +40,18 @@ class Requests(NamedTuple):
 class ShadowKernels(NamedTuple):
     """What can be done with a tree of shadows.
 
-    ``run(shadows, table, gone, missed, requests, count, watched, awake)``: run the first ``count`` requests through the
-    first ``awake`` shadows; the others sleep. For each that
-    shadow ``k`` misses, ``missed[k]`` grows by what the miss counts for.
-    ``gone[1 : 1 + gone[0]]`` are the entries that shadow number ``watched`` evicted, in order; some may have come back
-    since.
+    ``lead(shadows, table, gone, missed, requests, start, end, leader)``: run requests ``start`` to ``end`` through
+    shadow number ``leader``. For each that shadow ``k`` misses, ``missed[k]`` grows by what the miss counts for.
+    ``gone[1 : 1 + gone[0]]`` are the entries that it evicted, in order; some may have come back since.
+
+    ``follow(shadows, table, gone, missed, requests, end, leader, awake)``: run the first ``end`` requests through the
+    others among the first ``awake``; the rest sleep. ``gone`` is overwritten.
 
     ``drop(shadows, table, entry)``: take an object out of all of them.
     """
 
-    run: Any
+    lead: Any
+    follow: Any
     drop: Any
 
 
@@ -87,20 +89,25 @@ def shadow_kernels(kernels: Sequence[Kernels], column: int, weigh: Any, k: int =
 
 
 def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
-    run_left, drop_left = left
-    run_right, drop_right = right
+    lead_left, follow_left, drop_left = left
+    lead_right, follow_right, drop_right = right
 
     @lean_kernel
-    def run(shadows, table, gone, missed, requests, count, watched, awake):
-        run_left(shadows[0], table, gone, missed, requests, count, watched, awake)
-        run_right(shadows[1], table, gone, missed, requests, count, watched, awake)
+    def lead(shadows, table, gone, missed, requests, start, end, leader):
+        lead_left(shadows[0], table, gone, missed, requests, start, end, leader)
+        lead_right(shadows[1], table, gone, missed, requests, start, end, leader)
+
+    @lean_kernel
+    def follow(shadows, table, gone, missed, requests, end, leader, awake):
+        follow_left(shadows[0], table, gone, missed, requests, end, leader, awake)
+        follow_right(shadows[1], table, gone, missed, requests, end, leader, awake)
 
     @lean_kernel
     def drop(shadows, table, entry):
         drop_left(shadows[0], table, entry)
         drop_right(shadows[1], table, entry)
 
-    return ShadowKernels(run, drop)
+    return ShadowKernels(lead, follow, drop)
 
 
 def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
@@ -114,9 +121,10 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
         count[FREE] += 1
 
     @lean_subroutine
-    def go_on(shadow, table, gone, missed, requests, count, watched):
+    def go_on(shadow, table, gone, missed, requests, start, end):
         held = shadow.counts
-        for i in range(count):
+        gone[0] = 0
+        for i in range(start, end):
             entry = requests.entry[i]
             e = Event(requests.time[i, 0], requests.key[i, 0], requests.key[i, 1], requests.time[i, 1], ())
             if table[entry, column] >= 0:
@@ -130,9 +138,8 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
                 left = shadow.slot[victim, 0]
                 table[left, column] = -1
                 release(shadow, victim)
-                if k == watched:
-                    gone[0] += 1
-                    gone[gone[0]] = left
+                gone[0] += 1
+                gone[gone[0]] = left
             held[FREE] -= 1
             slot = shadow.slot[held[FREE], 2]
             shadow.slot[slot, 0] = entry
@@ -142,9 +149,14 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
             insert(shadow.state, slot, e)
 
     @lean_kernel
-    def run(shadow, table, gone, missed, requests, count, watched, awake):
-        if k < awake:
-            go_on(shadow, table, gone, missed, requests, count, watched)
+    def lead(shadow, table, gone, missed, requests, start, end, leader):
+        if k == leader:
+            go_on(shadow, table, gone, missed, requests, start, end)
+
+    @lean_kernel
+    def follow(shadow, table, gone, missed, requests, end, leader, awake):
+        if k != leader and k < awake:
+            go_on(shadow, table, gone, missed, requests, 0, end)
 
     @lean_subroutine
     def drop(shadow, table, entry):
@@ -154,4 +166,4 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
             table[entry, column] = -1
             release(shadow, slot)
 
-    return ShadowKernels(run, drop)
+    return ShadowKernels(lead, follow, drop)

@@ -177,11 +177,14 @@ def forget(h, entry):
 
 @lean_kernel
 def write(h, entries, count, slots, out):
-    """Write the feature rows of the first ``count`` of ``entries``, as of now, to ``out``, float32 ``[m, width]``."""
-    # A loop over locals: taking an array out of a tuple counts a reference, which would cost more than the row.
+    """Write the feature rows of the first ``count`` of ``entries``, as of now, to ``out``, float32 ``[m, width]``.
+
+    What is remembered is gathered for all rows before any of it is worked on: look-ups in memory then wait side by
+    side, and where ``out`` is stored column by column the rest runs on several rows at once.
+    """
+    # Loops over locals: taking an array out of a tuple counts a reference, which would cost more than the row.
     when = h.when
     row = h.row
-    key = h.key
     extra = h.extra
     unit = 1.0 / residence_time(h, slots)
     now = h.clock[NOW]
@@ -190,37 +193,53 @@ def write(h, entries, count, slots, out):
     misses = h.level[MISSED]
     for i in range(count):
         entry = entries[i]
-        idle = np.float64(now - when[entry, LAST])
-        recency = idle * unit
-        out[i, 0] = recency
+        out[i, 0] = now - when[entry, LAST]
+        out[i, 11] = now - when[entry, FIRST]
+        out[i, 14] = now - when[entry, INSERTED]
         for j in range(4):
-            gap = np.float64(row[entry, GAPS + j])
-            out[i, 1 + j] = gap * unit if gap >= 0.0 else MISSING
-        slow = half_lives(recency * (1.0 / 16.0))
-        for j in range(4, -1, -1):
-            out[i, 5 + j] = row[entry, RATES + j] * slow
-            slow *= slow
-            slow *= slow
-        age = (now - when[entry, FIRST]) * unit
-        seen = np.float64(row[entry, COUNT])
-        out[i, 10] = min(seen, 64.0)
-        out[i, 11] = age
-        out[i, 12] = age / seen
-        out[i, 13] = min(np.float64(row[entry, VISITS]), 16.0)
-        out[i, 14] = (now - when[entry, INSERTED]) * unit
-        gap = np.float64(row[entry, GAPS])
-        out[i, 15] = gap / (idle + 1.0) if gap >= 0.0 else MISSING
-        out[i, 16] = min(np.float64(row[entry, RETURNS]), 16.0)
-        absence = np.float64(row[entry, ABSENCE])
-        out[i, 17] = absence * unit if absence >= 0.0 else MISSING
-        out[i, 18] = row[entry, SIZE] * per_size
+            out[i, 1 + j] = row[entry, GAPS + j]
+        for j in range(5):
+            out[i, 5 + j] = row[entry, RATES + j]
+        out[i, 10] = row[entry, COUNT]
+        out[i, 13] = row[entry, VISITS]
+        out[i, 16] = row[entry, RETURNS]
+        out[i, 17] = row[entry, ABSENCE]
+        out[i, 18] = row[entry, SIZE]
         out[i, 19] = row[entry, NOVELTY]
         out[i, 20] = row[entry, MISSES]
-        out[i, 21] = novelty
-        out[i, 22] = misses
-        write_regions(h.regions, key[entry], when[entry, LAST], now, unit, out, i, len(OWN_FEATURES))
         for j in range(extra.shape[1]):
             out[i, WIDTH + j] = extra[entry, j]
+    write_regions(h.regions, h.key, when, entries, count, now, unit, out, len(OWN_FEATURES))
+    for i in range(count):
+        gap = np.float64(out[i, 1])
+        out[i, 15] = gap / (np.float64(out[i, 0]) + 1.0) if gap >= 0.0 else MISSING
+    for i in range(count):
+        recency = np.float64(out[i, 0]) * unit
+        out[i, 0] = recency
+        slow = half_lives(recency * (1.0 / 16.0))
+        for j in range(4, -1, -1):
+            out[i, 5 + j] *= slow
+            slow *= slow
+            slow *= slow
+    for j in range(1, 5):
+        for i in range(count):
+            gap = np.float64(out[i, j])
+            out[i, j] = gap * unit if gap >= 0.0 else MISSING
+    for i in range(count):
+        age = np.float64(out[i, 11]) * unit
+        seen = np.float64(out[i, 10])
+        out[i, 12] = age / seen
+        out[i, 11] = age
+        out[i, 10] = min(seen, 64.0)
+    for i in range(count):
+        absence = np.float64(out[i, 17])
+        out[i, 17] = absence * unit if absence >= 0.0 else MISSING
+        out[i, 13] = min(np.float64(out[i, 13]), 16.0)
+        out[i, 14] = np.float64(out[i, 14]) * unit
+        out[i, 16] = min(np.float64(out[i, 16]), 16.0)
+        out[i, 18] = np.float64(out[i, 18]) * per_size
+        out[i, 21] = novelty
+        out[i, 22] = misses
 
 
 @lean_kernel

@@ -81,25 +81,38 @@ def _differ(g, key):
 
 
 @lean_kernel
-def write_regions(g, key, last, now, per_unit, out, i, j):
-    """Write the features of ``key``, last asked for at request ``last``, to ``out[i, j:]``."""
+def write_regions(g, keys, when, entries, count, now, per_unit, out, j):
+    """Write the features of the first ``count`` of ``entries`` to ``out[:, j:]``.
+
+    ``keys[entry]`` is an entry's key, ``when[entry, 0]`` the request at which it was last asked for.
+    """
     access, level = g.access, g.level
     if access.shape[1] == 0:
         for k in range(LEVELS * len(REGION_FEATURES)):
-            out[i, j + k] = 0.0
+            for i in range(count):
+                out[i, j + k] = 0.0
         return
     for k in range(LEVELS):
-        number = key >> (SHIFTS[k] + g.bits[LOWEST])
-        at = hash_key(number) & (access.shape[1] - 1)
-        if access[k, at, NUMBER] == number and access[k, at, LAST] > 0:
-            since = (now - access[k, at, LAST]) * per_unit
-            out[i, j] = since
-            out[i, j + 1] = max(access[k, at, LAST] - last, 0) * per_unit
-            out[i, j + 2] = level[k, at, KNOWN]
-            out[i, j + 3] = level[k, at, RATE] * half_lives(since)
-        else:  # another region has taken the place
-            out[i, j] = (now - last) * per_unit
-            out[i, j + 1] = 0.0
-            out[i, j + 2] = -1.0
-            out[i, j + 3] = 0.0
+        shift = SHIFTS[k] + g.bits[LOWEST]
+        for i in range(count):
+            entry = entries[i]
+            number = keys[entry] >> shift
+            at = hash_key(number) & (access.shape[1] - 1)
+            last = when[entry, 0]
+            latest = access[k, at, LAST]
+            known = level[k, at, KNOWN]
+            rate = level[k, at, RATE]
+            # Otherwise another region has taken the place. All is read first, so that nothing has to be guessed.
+            mine = (access[k, at, NUMBER] == number) & (latest > 0)
+            out[i, j] = now - (latest if mine else last)
+            out[i, j + 1] = max(latest - last, np.int64(0)) if mine else np.int64(0)
+            out[i, j + 2] = known if mine else np.float32(-1.0)
+            out[i, j + 3] = rate if mine else np.float32(0.0)
         j += len(REGION_FEATURES)
+    for _ in range(LEVELS):  # apart from the above, so that it runs on several rows at once
+        j -= len(REGION_FEATURES)
+        for i in range(count):
+            since = np.float64(out[i, j]) * per_unit
+            out[i, j] = since
+            out[i, j + 1] = np.float64(out[i, j + 1]) * per_unit
+            out[i, j + 3] *= half_lives(since)

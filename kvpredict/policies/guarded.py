@@ -31,8 +31,10 @@ from kvpredict.core.objective import check_objective, weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels, Policy, Trainer, Traits, require
 from kvpredict.core.random import below, seed_random, uniform
 from kvpredict.core.shadow import Requests, leaves, make_requests, make_shadows, shadow_kernels
+from kvpredict.core.table import hash_key
 from kvpredict.core.validate import list_nodes
 from kvpredict.features.history import (
+    COUNT,
     History,
     make_history,
     note_eviction,
@@ -47,7 +49,7 @@ from kvpredict.features.history import (
 from kvpredict.features.samples import Samples, collect, lose, make_samples, record, resolve
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.scorers.boosting import Training, empty_trees, fit_trees, make_training
-from kvpredict.scorers.trees import Trees, score_batch
+from kvpredict.scorers.trees import Trees, score_columns
 
 __all__ = ["LEADERS", "Guarded"]
 
@@ -58,9 +60,9 @@ ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
-    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL,
-) = range(22)  # of word  # fmt: skip
-LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES = range(10)  # of level
+    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN,
+) = range(23)  # of word  # fmt: skip
+LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED = range(11)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
 PERIOD = 128  # requests between two looks at leader and guard
@@ -68,7 +70,11 @@ PER_DECISION = 8  # candidates sampled for training at a decision, and the most 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
 COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
+SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
+GROWTH = 0.3  # requests from one fit to the next, for each one so far
 FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
+FEWEST_SLOTS = 256  # of a shadow that runs on a sample of the keys
+TOUCHES = 32  # a new leader is told at most that an object was asked for so many times
 SIGNALS = 11  # what a controller sees, the last a constant
 FIRST_FIT = 2000  # requests
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
@@ -102,17 +108,19 @@ class Core(NamedTuple):
     value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     requests: Requests  # not yet shown to the shadows
     gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
-    missed: np.ndarray  # float64 [shadows + 2], misses since the last look of each, and of this cache, weighed; and of
-    # this cache, each as one
-    slow: np.ndarray  # float64 [shadows + 2], older misses counting less: by which the leader is chosen
-    fast: np.ndarray  # float64 [shadows + 2], and much less: by which lambda moves
+    order: np.ndarray  # int32 [entries], room to sort them; [0] where no leader has to be filled
+    missed: np.ndarray  # float64 [shadows + 3], misses since the last look of each, and of this cache, weighed; of
+    # this cache, each as one; and of whoever led, weighed, where leaders compete on a sample
+    apart: np.ndarray  # float64 [shadows], room to count misses that are not simply each shadow's own
+    slow: np.ndarray  # float64 [shadows + 3], older misses counting less: by which the leader is chosen
+    fast: np.ndarray  # float64 [shadows + 3], and much less: by which lambda moves
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
-    word: np.ndarray  # int64 [22]
-    level: np.ndarray  # float64 [10]: lambda, parameters
+    word: np.ndarray  # int64 [23]
+    level: np.ndarray  # float64 [11]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
-    x: np.ndarray  # float32 [c, width], their rows
+    x: np.ndarray  # float32 [c, width], their rows, stored column by column
     score: np.ndarray  # float64 [c]
     victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
     doom: np.ndarray  # float64 [b], their scores
@@ -125,7 +133,7 @@ class State(NamedTuple):
     samples: Samples
     training: Training
     model: Trees
-    shadows: Any  # a tree of Shadow
+    shadows: Any  # a tree of Shadow; or two, of which the second runs on a sample of the keys
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,13 @@ class Guarded(Policy):
     bypass : bool, default False
         Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
         flash device, for slightly more misses.
+    sample : float, default 1.0
+        Share of the keys, by hash, on which leaders compete, in shadows as much smaller, of 256 slots at least; only
+        the leader itself is run in full. Up to half as fast again in large caches, mostly for the same misses. But
+        whenever the leader changes there is a pause of some microseconds a slot, since the new one is shown all keys
+        remembered, in the order of their last accesses, each as often as it was asked for; what else it would have
+        learned meanwhile it does not know. Where leaders that live by long histories take turns this costs more time
+        than it saves, and misses besides. 1: all run in full, all the time.
     prior : Artifact or path, optional
         A model to begin with, until the first fit: of ``kvpredict.learn.online.prior``, or the folder of a saved policy
         that has one; "shipped" is the one that comes with kvpredict. Default: follow the leader until then.
@@ -201,6 +216,7 @@ class Guarded(Policy):
     patience: float = 2.0
     objective: str = "objects"
     bypass: bool = False
+    sample: float = 1.0
     controller: tuple[float, ...] | None = None
     prior: Any = None
     report: Any = field(default=None, compare=False, repr=False)
@@ -225,6 +241,7 @@ class Guarded(Policy):
         require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
         for name in ("horizon", "swing", "most", "memory", "patience"):
             require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
+        require(0 < self.sample <= 1, self, f"sample must be in (0, 1], got {self.sample}")
         require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
 
     def _names(self) -> list[str]:
@@ -236,18 +253,24 @@ class Guarded(Policy):
         return [policy(name) for name in self._names()]
 
     def kernels(self) -> Kernels:
-        return _kernels(tuple(leader.kernels() for leader in self._policies()), self.objective)
+        return _kernels(tuple(leader.kernels() for leader in self._policies()), self.objective, self.sample < 1)
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
         width = len(BASE_FEATURES)
         history = make_history(slots, self.history, regions=self.regions)
         entries = history.key.size
         leaders = self._policies()
-        word = np.zeros(22, np.int64)
+        word = np.zeros(23, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
-        entry = np.full((entries, WHERE + len(leaders)), -1, np.int32)
+        share = min(max(self.sample, FEWEST_SLOTS / slots), 1.0)
+        flags = [self.learn, self.guard, self.bypass, share]
+        shadows = make_shadows(leaders, capacity, slots, seed + 1)
+        if self.sample < 1:
+            small = make_shadows(leaders, max(1, int(share * capacity)), max(1, int(share * slots)), seed + 1)
+            shadows = (shadows, small)
+        entry = np.full((entries, WHERE + len(leaders) * (1 + (self.sample < 1))), -1, np.int32)
         entry[:, QUEUED] = 0
         core = Core(
             history=history,
@@ -258,16 +281,18 @@ class Guarded(Policy):
             value=np.zeros(entries),
             requests=make_requests(PENDINGS),
             gone=np.zeros(slots + PENDINGS + 1, np.int64),
-            missed=np.zeros(len(leaders) + 2),
-            slow=np.zeros(len(leaders) + 2),
-            fast=np.zeros(len(leaders) + 2),
+            order=np.zeros(entries if self.sample < 1 else 0, np.int32),
+            missed=np.zeros(len(leaders) + 3),
+            apart=np.zeros(len(leaders)),
+            slow=np.zeros(len(leaders) + 3),
+            fast=np.zeros(len(leaders) + 3),
             led=np.zeros(len(leaders), np.int64),
             control=np.array(() if self.controller is None else self.controller).reshape(-1, SIGNALS),
             signal=np.zeros(SIGNALS),
             word=word,
-            level=np.array([*level, self.learn, self.guard, self.bypass], np.float64),
+            level=np.array([*level, *flags], np.float64),
             drawn=np.zeros(self.candidates, np.int32),
-            x=np.zeros((self.candidates, width), np.float32),
+            x=np.zeros((width, self.candidates), np.float32).T,
             score=np.zeros(self.candidates, np.float64),
             victim=np.zeros((self.batch, 2), np.int64),
             doom=np.zeros(self.batch),
@@ -285,7 +310,7 @@ class Guarded(Policy):
             samples=make_samples(self.samples, width, entries),
             training=make_training(self.samples, width, DEPTH),
             model=model,
-            shadows=make_shadows(leaders, capacity, slots, seed + 1),
+            shadows=shadows,
         )
 
     def trainer(self, state: State, aside: bool) -> Trainer | None:
@@ -376,7 +401,9 @@ class Guarded(Policy):
         queue = list_nodes(c.queue, h.key.size)
         assert sorted(queue) == np.flatnonzero(c.entry[:, QUEUED]).tolist()
         assert sorted(queue) == sorted(mine[c.entry[mine, WHERE + c.word[LEADER]] < 0].tolist())
-        for k, (shadow, leader) in enumerate(zip(leaves(state.shadows), self._policies(), strict=True)):
+        policies = self._policies() * (1 + (self.sample < 1))
+        for k, (shadow, leader) in enumerate(zip(leaves(state.shadows), policies, strict=True)):
+            assert self.sample == 1 or k >= len(c.led) or k == c.word[LEADER] or shadow.counts[1] == 0
             owners = np.flatnonzero(c.entry[:, WHERE + k] >= 0)
             slots = c.entry[owners, WHERE + k]
             assert (shadow.slot[slots, 0] == owners).all()
@@ -463,7 +490,7 @@ def _look(c, requests):
     held = max(c.history.clock[1], np.int64(1))
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
-    for k in range(own + 2):
+    for k in range(own + 3):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
         missed[k] = 0.0
@@ -486,10 +513,10 @@ def _look(c, requests):
     if best != word[LEADER]:
         word[LEADER] = best
         word[SWITCHES] += 1
-        _gather(c)
     if level[GUARDS] > 0.0:
         step = level[MOST] * requests / (level[SWING] * held)
-        behind = (fast[own] - fast[best]) / max(fast[best], weight) - level[MARGIN]
+        led = fast[own + 2] if level[SAMPLED] < 1.0 else fast[best]
+        behind = (fast[own] - led) / max(led, weight) - level[MARGIN]
         step *= min(max(behind / FULL, -1.0), 1.0)
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
@@ -586,7 +613,7 @@ def _span(c):
 @lean_kernel
 def _schedule(c):
     now = c.history.clock[0]
-    c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(0.3 * now), np.int64(400_000)))
+    c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(GROWTH * now), np.int64(400_000)))
 
 
 @kernel
@@ -620,19 +647,152 @@ def _adopt(c, model, trees, rows):
 @lean_kernel
 def _held_by_shadows(c, entry):
     held = 0
-    for k in range(c.led.size):
-        held += c.entry[entry, WHERE + k] >= 0
+    for k in range(WHERE, c.entry.shape[1]):
+        held += c.entry[entry, k] >= 0
     return held
 
 
+class Contest(NamedTuple):
+    """How leaders compete.
+
+    ``lead(c, shadows, start, end)``: show pending requests ``start`` to ``end`` to the leader.
+    ``compete(c, shadows)``: count what each of them misses of all pending requests, those that the leader has seen.
+    ``drop(c, shadows, entry)``: take an object out of all shadows.
+    ``crown(c, shadows)``: another leads from now on.
+    """
+
+    lead: Any
+    compete: Any
+    drop: Any
+    crown: Any
+
+
+def _full_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> Contest:
+    """All leaders run in full, so each may lead at any time."""
+    run, follow, take = shadow_kernels(leaders, WHERE, weigh)
+
+    @lean_kernel
+    def lead(c, shadows, start, end):
+        run(shadows, c.entry, c.gone, c.missed, c.requests, start, end, c.word[LEADER])
+
+    @lean_kernel
+    def compete(c, shadows):
+        word = c.word
+        follow(shadows, c.entry, c.gone, c.missed, c.requests, word[PENDING], word[LEADER], word[AWAKE])
+
+    @lean_kernel
+    def drop(c, shadows, entry):
+        take(shadows, c.entry, entry)
+
+    @lean_kernel
+    def crown(c, shadows):
+        pass
+
+    return Contest(lead, compete, drop, crown)
+
+
+def _sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> Contest:
+    """All compete on a sample of the keys in small shadows; the leader runs in full, other full ones are empty.
+
+    Misses of a spatially hashed sample in a cache as much smaller estimate those of the whole: Waldspurger et al.,
+    "Cache Modeling and Optimization using Miniature Simulations", USENIX ATC 2017.
+    """
+    run, _, take = shadow_kernels(leaders, WHERE, weigh)
+    _, follow, take_sampled = shadow_kernels(leaders, WHERE + len(leaders), weigh)
+
+    @lean_kernel
+    def lead(c, shadows, start, end):
+        leader = c.word[LEADER]
+        run(shadows[0], c.entry, c.gone, c.apart, c.requests, start, end, leader)
+        c.missed[c.led.size + 2] += c.apart[leader]
+        c.apart[leader] = 0.0
+
+    @lean_kernel
+    def compete(c, shadows):
+        requests, of_sample, count = c.requests, c.apart, 0
+        for i in range(c.word[PENDING]):
+            if hash_key(requests.key[i, 0]) < c.level[SAMPLED] * 4294967296.0:
+                requests.entry[count] = requests.entry[i]
+                for j in range(2):
+                    requests.key[count, j] = requests.key[i, j]
+                    requests.time[count, j] = requests.time[i, j]
+                count += 1
+        follow(shadows[1], c.entry, c.gone, of_sample, requests, count, np.int64(-1), c.word[AWAKE])
+        for k in range(c.led.size):
+            c.missed[k] += of_sample[k] / c.level[SAMPLED]
+            of_sample[k] = 0.0
+
+    @lean_kernel
+    def drop(c, shadows, entry):
+        take(shadows[0], c.entry, entry)
+        take_sampled(shadows[1], c.entry, entry)
+
+    @lean_subroutine
+    def crown(c, shadows):
+        """Empty the full shadow of whoever led, and show the new leader all keys remembered, last used last.
+
+        Evicted keys are among them, since a leader that goes by how often a key was asked for would else be another.
+        """
+        for entry in range(c.size.size):
+            take(shadows[0], c.entry, entry)
+        order, known, requests = c.order, c.history.clock[1], c.requests
+        for i in range(known):
+            order[i] = c.slot[c.slot[i, ORDER], ENTRY]
+        at = back(c.history.links, c.size.size)
+        while at < c.size.size:
+            order[known] = at
+            known += 1
+            at = newer(c.history.links, at)
+        _by_last_access(order, known, c.history.when)
+        count = 0
+        for i in range(known):
+            entry = order[i]
+            for _ in range(min(np.int64(c.history.row[entry, COUNT]), np.int64(TOUCHES))):
+                requests.entry[count] = entry
+                requests.key[count, 0] = c.history.key[entry]
+                requests.key[count, 1] = c.size[entry]
+                requests.time[count, 0] = c.history.when[entry, 0]
+                requests.time[count, 1] = _cost(c.value[entry]) * c.size[entry] if by_cost else 1.0
+                count += 1
+            if count + TOUCHES > PENDINGS or i == known - 1:
+                run(shadows[0], c.entry, c.gone, c.apart, requests, 0, count, c.word[LEADER])
+                count = 0
+        c.apart[c.word[LEADER]] = 0.0
+
+    return Contest(lead, compete, drop, crown)
+
+
+@lean_kernel
+def _by_last_access(entries, count, when):
+    """Sort entries, last used last: Shell's sort, which needs no room."""
+    gap = count // 2
+    while gap > 0:
+        for i in range(gap, count):
+            entry = entries[i]
+            last = when[entry, 0]
+            at = i
+            while at >= gap and when[entries[at - gap], 0] > last:
+                entries[at] = entries[at - gap]
+                at -= gap
+            entries[at] = entry
+        gap //= 2
+
+
+@lean_kernel
+def _cost(value):
+    """Return the exponential of a logarithm."""
+    power = half_lives(abs(value) * 1.4426950408889634)
+    return power if value < 0.0 else 1.0 / max(power, 1e-18)
+
+
 @lru_cache(maxsize=32)
-def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
-    weigh, varies = weigher(objective), objective != "bytes"
-    run, drop = shadow_kernels(leaders, WHERE, weigh)
+def _kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool) -> Kernels:
+    weigh, varies, by_cost = weigher(objective), objective != "bytes", objective == "cost"
+    lead, compete, drop, crown = (_sampled_contest if sampled else _full_contest)(leaders, weigh, by_cost)
 
     @lean_kernel
     def note_request(c, entry, e):
-        """Remember a request for the shadows; they see it before the next decision."""
+        """Remember a request for the shadows."""
         at = c.word[PENDING]
         c.word[PENDING] += 1
         c.requests.entry[at] = entry
@@ -641,22 +801,34 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         c.requests.time[at, 0] = e.time
         c.requests.time[at, 1] = e.hint
 
-    @lean_subroutine
-    def catch_up(c, shadows):
-        """Show the shadows what was requested."""
-        word, gone = c.word, c.gone
-        count = word[PENDING]
-        gone[0] = 0
-        run(shadows, c.entry, gone, c.missed, c.requests, count, word[LEADER], word[AWAKE])
+    @lean_kernel
+    def show_leader(c, shadows):
+        """Show the leader what was requested, as the next decision depends on what it holds."""
+        word, gone, requests = c.word, c.gone, c.requests
+        lead(c, shadows, word[SHOWN], word[PENDING])
         for i in range(1, gone[0] + 1):
             _settle(c, gone[i])
-        for i in range(count):
-            _settle(c, c.requests.entry[i])
+        for i in range(word[SHOWN], word[PENDING]):
+            _settle(c, requests.entry[i])
+        word[SHOWN] = word[PENDING]
+
+    @lean_subroutine
+    def catch_up(c, shadows):
+        """Show all shadows what was requested; the others see it in batches, which saves time."""
+        word = c.word
+        if word[SHOWN] < word[PENDING]:
+            show_leader(c, shadows)
+        compete(c, shadows)
+        word[CHECK] += word[PENDING]
         word[PENDING] = 0
-        word[CHECK] += count
+        word[SHOWN] = 0
         if word[CHECK] >= PERIOD:
+            before = word[LEADER]
             _look(c, word[CHECK])
             word[CHECK] = 0
+            if word[LEADER] != before:
+                crown(c, shadows)
+                _gather(c)
 
     @lean_subroutine
     def keep_learning(c, samples, training, model):
@@ -684,8 +856,8 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
             at = newer(c.queue, at)
         _draw(c, given_up, count)
         write(h, drawn, count, len(c.slot), c.x)
-        score_batch(model, c.x, count, score)
-        victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // 64))
+        score_columns(model, c.x, count, score)
+        victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // SHARE))
         if _sampled(c, samples, victims):
             _keep_rows(c, samples, count - PER_DECISION)
         for i in range(count):
@@ -745,7 +917,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
             record(samples, new.x, 0, entry, h.clock[0], residence_time(h, len(c.slot)))
         if not learned:
             return False
-        score_batch(model, new.x, 1, new.score)
+        score_columns(model, new.x, 1, new.score)
         score = new.score[0]
         if varies and word[UNEQUAL]:
             score -= c.value[entry]
@@ -761,18 +933,28 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
             refill(c, samples, model)
 
     @lean_subroutine
+    def expel(c, shadows, ghost):
+        """Take a ghost out of all shadows."""
+        if c.history.when[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+            catch_up(c, shadows)  # its entry is about to be another key's
+        c.word[LOST] += _held_by_shadows(c, ghost)
+        drop(c, shadows, ghost)
+
+    @lean_kernel
     def make_room(c, samples, shadows):
         """Forget a ghost, so that a new key finds an entry; if possible one that no shadow holds."""
         links = c.history.links
         ghost = oldest_ghost(c.history)
+        held = _held_by_shadows(c, ghost)
         for _ in range(SECOND_CHANCES):
-            if not _held_by_shadows(c, ghost):
+            if not held:
                 break
             unlink(links, ghost)
             push_front(links, c.size.size, ghost)
             ghost = oldest_ghost(c.history)
-        c.word[LOST] += _held_by_shadows(c, ghost)
-        drop(shadows, c.entry, ghost)
+            held = _held_by_shadows(c, ghost)
+        if held or c.history.when[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+            expel(c, shadows, ghost)
         lose(samples, ghost)
 
     @lean_kernel
@@ -802,7 +984,10 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
         c.missed[c.led.size] += weight
         c.missed[c.led.size + 1] += 1.0
         note_request(c, entry, e)
-        catch_up(c, s.shadows)
+        if c.word[CHECK] + c.word[PENDING] < PERIOD:
+            show_leader(c, s.shadows)
+        else:
+            catch_up(c, s.shadows)
         if c.level[LEARNS] > 0.0 and h.clock[0] >= c.word[NEXT_FIT]:
             keep_learning(c, s.samples, s.training, s.model)
         if c.word[USED] + e.size <= c.word[CAPACITY] and h.clock[1] < len(c.slot):
@@ -839,7 +1024,7 @@ def _kernels(leaders: tuple[Kernels, ...], objective: str) -> Kernels:
     @lean_kernel
     def remove(s, slot):
         catch_up(s.core, s.shadows)  # of what is in the cache, while it is
-        drop(s.shadows, s.core.entry, s.core.slot[slot, ENTRY])
+        drop(s.core, s.shadows, s.core.slot[slot, ENTRY])
         _leave(s.core, slot)
 
     return Kernels(hit, admit, evict, insert, remove)

@@ -40,9 +40,11 @@ def test_each_shadow_misses_what_it_misses_alone(count: int, unit: str) -> None:
         requests.key[:n, 1] = sizes[part] if sized else 1
         requests.time[:n, 0] = np.arange(part.start, part.stop)
         requests.time[:n, 1] = 1.0
-        gone[0] = 0
-        kernels.run(shadows, table, gone, missed, requests, n, 0, count)
+        kernels.lead(shadows, table, gone, missed, requests, 0, n // 2, 0)
         left = set(gone[1 : 1 + gone[0]].tolist())
+        kernels.lead(shadows, table, gone, missed, requests, n // 2, n, 0)
+        left |= set(gone[1 : 1 + gone[0]].tolist())
+        kernels.follow(shadows, table, gone, missed, requests, n, 0, count)
         now = set(np.flatnonzero(table[:, 1] >= 0).tolist())
         assert held - now <= left <= held | set(trace.ids[part].tolist())
         held = now
@@ -70,6 +72,11 @@ def test_events_reach_a_shadow_whole() -> None:
     e = [Event(float(i), i, 1, cost, ()) for i, cost in enumerate([9.0, 1.0, 1.0])]
     for i, event in enumerate(e):
         requests.entry[i], requests.key[i], requests.time[i] = i, (event.key, event.size), (event.time, event.hint)
-    kernels.run(shadows, table, np.zeros(9, np.int64), np.zeros(2), requests, 3, 0, 2)
+    gone, missed = np.zeros(9, np.int64), np.zeros(2)
+    kernels.lead(shadows, table, gone, missed, requests, 0, 3, 0)
+    kernels.follow(shadows, table, gone, missed, requests, 3, 0, 1)
+    assert missed.tolist() == [3.0, 0.0]  # the second one sleeps
+    kernels.follow(shadows, table, gone, missed, requests, 3, 0, 2)
+    assert missed.tolist() == [3.0, 3.0]
     assert table[0, 0] >= 0 > table[1, 0]  # the dear one stays
     assert table[0, 1] < 0 <= table[1, 1]  # LRU does not care

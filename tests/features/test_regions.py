@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpredict.core.table import hash_key
-from kvpredict.features.regions import make_regions, visit, write_regions
+from kvpredict.features.regions import Regions, make_regions, visit, write_regions
 from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
 
 WIDTH = len(REGION_SIZES) * len(REGION_FEATURES)
@@ -53,6 +53,12 @@ class NaiveRegions:
         return row
 
 
+def written(state: Regions, objects: list[tuple[int, int]], now: int, out: np.ndarray) -> None:
+    """Write the rows of objects given by their keys and last accesses."""
+    keys, when = np.array(objects, np.int64).T
+    write_regions(state, keys, when[:, None].copy(), np.arange(len(keys)), len(keys), now, 1 / UNIT, out, 0)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.integers(-60, 60), min_size=1, max_size=150),
@@ -70,7 +76,7 @@ def test_rows_follow_their_definitions(numbers: list[int], step: int, slots: int
         last[key] = now
     out = np.zeros((1, WIDTH), np.float32)
     for key, then in last.items():
-        write_regions(state, np.int64(key), then, len(keys) + 3, 1 / UNIT, out, 0, 0)
+        written(state, [(key, then)], len(keys) + 3, out)
         assert out[0].tolist() == pytest.approx(naive.row(key, then, len(keys) + 3), rel=1e-4, abs=1e-6)
 
 
@@ -81,7 +87,7 @@ def test_keys_without_order_have_regions_of_their_own() -> None:
         visit(state, key, 0.0, now, UNIT)
     out = np.zeros((1, WIDTH), np.float32)
     for now, key in enumerate(keys, 1):
-        write_regions(state, key, now, 501, 1 / UNIT, out, 0, 0)
+        written(state, [(key, now)], 501, out)
         after = out[0, 1 :: len(REGION_FEATURES)]
         assert (after == 0).all()  # nobody else was there since
 
@@ -91,8 +97,7 @@ def test_a_run_read_again_tells_of_what_comes_next() -> None:
     for now, key in enumerate([*range(64), *range(1000, 1500), *range(32)], 1):
         visit(state, np.int64(key), 0.0, now, UNIT)
     out = np.zeros((2, WIDTH), np.float32)
-    write_regions(state, np.int64(40), 41, 597, 1 / UNIT, out, 0, 0)  # its run of 64 is being read
-    write_regions(state, np.int64(1200), 265, 597, 1 / UNIT, out, 1, 0)
+    written(state, [(40, 41), (1200, 265)], 597, out)  # the first one's run of 64 is being read
     recency = 4 * 1  # of the run of 64 keys
     assert out[0, recency] < 0.1 < 5 < out[1, recency]
     assert out[0, recency + 1] > 10  # long after the key's own access

@@ -1,15 +1,33 @@
 """Guarded: follows its leader exactly, changes it when another misses less, learns where something can be learned."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvpredict import KvpredictError, UnknownName
 from kvpredict.core.engine import HIT, bind, make_host
-from kvpredict.policies import policy
-from kvpredict.policies.guarded import FITS, LAMBDA, LEADER, LOST, SWITCHES, State
+from kvpredict.core.objective import worth
+from kvpredict.policies import guarded, policy
+from kvpredict.policies.guarded import (
+    FITS,
+    LAMBDA,
+    LEADER,
+    LOST,
+    SAMPLED,
+    SWITCHES,
+    State,
+    _by_last_access,
+    _cost,
+)
 from kvpredict.simulate import simulate
 from kvpredict.simulate.simulate import replay_arguments
 from kvpredict.trace import Trace
+from tests.contracts.driver import DictHost
 from tests.strategies import zipf_mix
 
 
@@ -23,29 +41,101 @@ def run(trace: Trace, capacity: int, **params: object) -> tuple[np.ndarray, Stat
 
 
 @pytest.mark.parametrize("unit", ["objects", "bytes"])
-@pytest.mark.parametrize("leader", ["lru", "s3fifo", "arc", "sieve", "lirs"])
-def test_with_lambda_at_its_maximum_it_is_its_leader(leader: str, unit: str) -> None:
+@pytest.mark.parametrize(
+    ("leader", "sample"), [("lru", 1.0), ("s3fifo", 1.0), ("arc", 1.0), ("sieve", 1.0), ("lirs", 1.0), ("arc", 0.2)]
+)
+def test_with_lambda_at_its_maximum_it_is_its_leader(leader: str, sample: float, unit: str) -> None:
     keys = zipf_mix(6000, 400, seed=5)
     trace = Trace(keys, sizes=np.random.default_rng(0).integers(1, 20, keys.max() + 1)[keys])
     capacity = trace.capacity(0.1, unit)
     # A history that never forgets: a leader that loses an object to a full history is not its former self.
-    guarded = policy("guarded", leaders=leader, sized_leaders="", learn=False, history=16.0)
-    followed = simulate(trace, guarded, capacity, unit=unit).hit
+    made = policy("guarded", leaders=leader, sized_leaders="", learn=False, history=16.0, sample=sample)
+    followed = simulate(trace, made, capacity, unit=unit).hit
     np.testing.assert_array_equal(followed, simulate(trace, leader, capacity, unit=unit).hit)
 
 
-def test_the_leader_changes_with_the_workload() -> None:
+@pytest.mark.parametrize("sample", [1.0, 0.25])
+def test_the_leader_changes_with_the_workload(sample: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "FEWEST_SLOTS", 100)
     rng = np.random.default_rng(1)
     steady = np.minimum(rng.zipf(1.1, 20_000), 3000)  # LFU's best
     drift = 10_000 + np.arange(10_000) // 6 + rng.integers(0, 80, 10_000)  # and its worst
     trace = Trace.from_keys(np.concatenate([steady[:10_000], drift, steady[10_000:]]))
-    hit, state = run(trace, 150, leaders="lru+lfu", learn=False)
+    hit, state = run(trace, 150, leaders="lru+lfu", learn=False, sample=sample)
     alone = {name: simulate(trace, name, 150).hit for name in ("lru", "lfu")}
     parts = [slice(0, 10_000), slice(10_000, 20_000), slice(20_000, None)]
     for part, best in zip(parts, ("lfu", "lru", "lfu"), strict=True):
         assert hit[part].sum() > 0.85 * alone[best][part].sum(), best
     assert state.core.word[SWITCHES] >= 2
     assert hit.sum() > max(alone["lru"].sum(), alone["lfu"].sum())
+
+
+def test_a_sample_estimates_what_leaders_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "FEWEST_SLOTS", 64)
+    rng = np.random.default_rng(4)
+    keys = rng.permutation(20_000)[np.minimum(rng.zipf(1.05, 60_000) - 1, 19_999)] + 2**40
+    names = ["lru", "s3fifo", "fifo"]
+    _, state = run(Trace.from_keys(keys), 1500, leaders="+".join(names), learn=False, memory=1e9, sample=0.25)
+    assert state.core.level[SAMPLED] == 0.25
+    for k, name in enumerate(names):
+        assert state.core.slow[k] == pytest.approx(simulate(Trace.from_keys(keys), name, 1500).misses, rel=0.05), name
+
+
+@pytest.mark.parametrize("unit", ["objects", "bytes"])
+def test_on_a_sample_invariants_hold_through_changes_of_the_leader(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "FEWEST_SLOTS", 8)
+    made = policy("guarded", leaders="lru+lfu+s3fifo", sized_leaders="gdsf", samples=1000, memory=0.5, sample=0.3)
+    rng = np.random.default_rng(1)
+    host = DictHost(made, 24 if unit == "objects" else 120, 24)
+    keys = np.concatenate([rng.zipf(1.3, 2000) % 90, 100 + np.arange(2000) // 6 + rng.integers(0, 9, 2000)] * 2)
+    for i, key in enumerate(keys.tolist()):
+        host.access(key, 1 + key % 7 if unit == "bytes" else 1, float(i))
+        if rng.random() < 0.05 and host.key_of:
+            host.delete(host.key_of[int(rng.choice(host.resident()))])
+        if i % 10 == 0:
+            host.validate()
+    assert host.state.core.word[SWITCHES] >= 2
+
+
+SAMPLED_RUN = """
+import numpy as np
+from kvpredict.policies import guarded, policy
+from kvpredict.simulate import simulate
+from kvpredict.trace import Trace
+
+guarded.FEWEST_SLOTS = 8
+rng = np.random.default_rng(1)
+keys = np.concatenate([rng.zipf(1.3, 1500) % 90, 100 + np.arange(1500) // 6 + rng.integers(0, 9, 1500)])
+made = policy("guarded", leaders="lru+lfu", sized_leaders="", samples=1000, memory=0.5, sample=0.3)
+result = simulate(Trace.from_keys(keys), made, 24)
+print(result.account["counts"]["leader_changes"], np.packbits(result.hit).tobytes().hex())
+"""
+
+
+def test_on_a_sample_compiled_equals_interpreted() -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", SAMPLED_RUN], env=os.environ | extra, capture_output=True, text=True, check=True
+        ).stdout
+        for extra in ({}, {"NUMBA_DISABLE_JIT": "1"})
+    ]
+    assert told[0] == told[1]
+    assert int(told[0].split()[0]) > 0
+
+
+@given(st.lists(st.integers(0, 50), max_size=60))
+@settings(deadline=None, max_examples=30)
+def test_entries_are_sorted_by_their_last_access(times: list[int]) -> None:
+    when = np.array(times, np.int64).reshape(-1, 1)
+    entries = np.arange(len(times), dtype=np.int32)[::-1].copy()
+    _by_last_access(entries, len(times), when)
+    assert sorted(entries.tolist()) == list(range(len(times)))
+    assert when[entries, 0].tolist() == sorted(times)
+
+
+@pytest.mark.parametrize("weight", [1e-9, 0.3, 1.0, 7.5, 1e6])
+def test_what_a_miss_costs_is_read_from_its_logarithm(weight: float) -> None:
+    assert _cost(worth(weight, 4)) * 4 == pytest.approx(weight, rel=1e-5)
 
 
 def lasting_and_passing(requests: int) -> Trace:
@@ -78,7 +168,7 @@ def test_lambda_follows_the_misses() -> None:
     trace = Trace.from_keys(zipf_mix(8_000, 1000, seed=2))
     _, state = run(trace, 100, leaders="lru+s3fifo", most=2.0, samples=1000)
     assert 0.0 <= state.core.level[LAMBDA] <= 2.0
-    assert state.core.slow[:-1].min() == pytest.approx(state.core.slow[state.core.word[LEADER]], rel=2e-4)
+    assert state.core.slow[:2].min() == pytest.approx(state.core.slow[state.core.word[LEADER]], rel=2e-4)
     _, free = run(trace, 100, leaders="lru+s3fifo", guard=False, samples=1000)
     assert free.core.level[LAMBDA] == 0.0
 
@@ -142,6 +232,8 @@ def test_bypass_writes_less() -> None:
         ({"swing": 0.0}, KvpredictError, "swing"),
         ({"margin": -0.1}, KvpredictError, "margin"),
         ({"batch": 0}, KvpredictError, "batch"),
+        ({"sample": 0.0}, KvpredictError, "sample"),
+        ({"sample": 1.5}, KvpredictError, "sample"),
         ({"candidates": 4}, KvpredictError, "candidates"),
     ],
 )

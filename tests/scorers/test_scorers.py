@@ -14,7 +14,7 @@ from kvpredict.core.arithmetic import compress
 from kvpredict.scorers import KINDS, predict_raw
 from kvpredict.scorers.linear import Linear
 from kvpredict.scorers.mlp import MLP
-from kvpredict.scorers.trees import MAX_DEPTH, Node, make_trees
+from kvpredict.scorers.trees import MAX_DEPTH, Node, make_trees, score_columns
 
 WIDTH = 5
 
@@ -30,10 +30,26 @@ def random_tree(rng: np.random.Generator, depth: int) -> Node:
     )
 
 
+def full_tree(rng: np.random.Generator) -> Node:
+    left, right = (Node(0.0, 1, float(rng.normal()), Node(float(rng.normal())), Node(1.0)) for _ in range(2))
+    return Node(feature=2, threshold=float(rng.normal()), left=left, right=right)
+
+
 def naive_tree(node: Node, row: np.ndarray) -> float:
     while node.left is not None and node.right is not None:
         node = node.left if float(row[node.feature]) <= node.threshold else node.right
     return node.value
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_trees_of_depth_2_score_columns_as_they_score_rows(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    trees = make_trees([full_tree(rng), *(random_tree(rng, 2) for _ in range(7))], base=0.5)
+    x = rng.normal(size=(rows, WIDTH)).astype(np.float32)
+    out = np.zeros(rows)
+    score_columns(trees, np.asfortranarray(x), rows, out)
+    np.testing.assert_array_equal(out, predict_raw(trees, x))
 
 
 @given(st.integers(0, 10**6), st.integers(0, 5), st.integers(1, 20))
