@@ -1,6 +1,6 @@
 """SmolLM2 with a token budget: train, then judge the learned policy and the heuristics on documents never seen.
 
-    python -m experiments.decode_cache.run train                # an hour on one core; goes on where it was cut off
+    python -m experiments.decode_cache.run train                # three hours on one core; goes on where it was cut off
     python -m experiments.decode_cache.run judge --part validation
     python -m experiments.decode_cache.run judge                # the test part; rows that are there are not done again
     python -m experiments.decode_cache.run learners             # those of stage 1, on the validation part
@@ -63,7 +63,7 @@ def train(steps: int, facts: int, equal: int) -> None:
     import torch
 
     model, tokenizer = load_smollm2()
-    plain = [s.tokens for s in sequences(tokenizer, "train", 1024, 30, 2)]
+    plain, many = ([s.tokens for s in sequences(tokenizer, "train", 1024, each, 2)] for each in (30, 150))
     order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(7))  # so that 30 are of all genres
     plain = [plain[i] for i in order.tolist()]
     chosen = [s.tokens for s in sequences(tokenizer, "validation", 1024, 3)]
@@ -76,13 +76,15 @@ def train(steps: int, facts: int, equal: int) -> None:
         first.policy.save(done)
     asked, checked = with_facts(plain, tokenizer, 0.4), with_facts(chosen[::2], tokenizer, 0.3)
     soft = EndToEnd(steps=facts, temperature=(0.25, 0.15), rate=5e-4, rate_few=5e-3, every=20)
-    # Equal slots are the harder problem: every head has to rank well, so rates are higher and gates begin softer.
+    # Equal slots are the harder problem: every head has to rank well. So each text is seen once, in two trainings, and
+    # the attention received counts too.
     hard = EndToEnd(
-        steps=equal, scope="head", recent=16, temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=60, average=0.98
-    )
+        steps=equal, scope="head", recent=16, temperature=(0.5, 0.15), rate=3e-3, rate_few=2e-2, every=120,
+        average=0.99, attention=True,
+    )  # fmt: skip
     for name, settings, texts, checks, seeds in (
         ("learned", soft, asked, checked, (1,)),
-        ("learned_equal", hard, plain, chosen, (1, 2)),  # the mean of two trainings: one sees few of the texts late
+        ("learned_equal", hard, many, chosen, (1, 2)),  # the mean of two trainings: each sees most texts early
     ):
         if (folder() / "policies" / name).is_dir():
             continue
@@ -99,7 +101,9 @@ def train(steps: int, facts: int, equal: int) -> None:
         probe = Probe(**{key: sum(each[key] for each in arrays) / len(arrays) for key in arrays[0]})
         splits = runs[0].shares
         budgets = () if splits is None else settings.budgets
-        found = replace(found, probe=probe, splits=splits, budgets=budgets, recent=settings.recent)
+        found = replace(
+            found, probe=probe, splits=splits, budgets=budgets, recent=settings.recent, attention=settings.attention
+        )
         found.save(folder() / "policies" / name, {"first": steps, "steps": settings.steps, "seeds": list(seeds)})
 
 
@@ -203,7 +207,7 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "judge", "find", "learners", "tables", "all"])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--facts", type=int, default=40)
-    parser.add_argument("--equal", type=int, default=180)
+    parser.add_argument("--equal", type=int, default=520)
     parser.add_argument("--part", default="test", choices=["validation", "test"])
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024])
     parser.add_argument("--modes", nargs="*", default=["once"], choices=["once", "online"])

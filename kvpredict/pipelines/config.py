@@ -163,6 +163,7 @@ class EndToEnd:
     rate_few: float = 0.01
     every: int = 25
     average: float = 0.0
+    attention: bool = False
 
 
 @dataclass

@@ -16,7 +16,7 @@ import numpy as np
 from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.llm.decode.budgets import allocate
 from kvpredict.llm.decode.policies import decode_policy, decode_policy_names
-from kvpredict.llm.decode.policy import QUERY, WEIGHTS, DecodePolicy
+from kvpredict.llm.decode.policy import QUERY, DecodePolicy
 
 try:
     import torch
@@ -123,7 +123,7 @@ class DecodeCache(Cache):
         self.slots = np.zeros((0, 0), np.int64)  # [layers, KV heads]
         self.clock = Clock()
         # Whether memos of single tokens may wait: nothing but ranking reads them.
-        self.defers = self.policy.columns > 0 and not self.policy.needs & {QUERY, WEIGHTS}
+        self.defers = self.policy.columns > 0 and QUERY not in self.policy.needs
         self._model = ""  # the name of the model that it serves
         self._chunks = False
         self._peak = 0

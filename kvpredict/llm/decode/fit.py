@@ -110,7 +110,7 @@ def fit_decode(
     budgets = () if trained.shares is None else stage2.budgets
     policy = Learned(
         trained.probe, identity, trained.shares, budgets,
-        longest=stage2.prefix, delay=delay, recent=stage2.recent, metadata=metadata,
+        longest=stage2.prefix, delay=delay, attention=stage2.attention, recent=stage2.recent, metadata=metadata,
     )  # fmt: skip
     return FitDecode(policy, first, fitted.curves | trained.curves)
 

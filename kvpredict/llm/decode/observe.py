@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvpredict.llm.decode.features import norm_features
+from kvpredict.llm.decode.features import SPAN, fading, later, norm_features
 from kvpredict.llm.decode.fingerprint import attention_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SPAN", "Attention", "Observed", "observe", "prefix_cache"]
+__all__ = ["Attention", "Observed", "observe", "prefix_cache"]
 
-SPAN = 16  # queries whose attention is kept as one maximum and one sum
 NAME = "kvpredict_observe"
 _BLOCK = 16 * SPAN  # queries computed at once
 _active: dict[str, Any] = {"seen": None, "early": 0}
@@ -26,11 +25,22 @@ _active: dict[str, Any] = {"seen": None, "early": 0}
 
 @dataclass(frozen=True)
 class Attention:
-    """What tokens received in one layer; N spans of queries, S tokens."""
+    """What tokens received in one layer; N spans of ``SPAN`` queries, whose attention is one maximum and one sum."""
 
     most: "Tensor"  # [H, N, S], the most that a query of the span paid, over the group's heads too
     total: "Tensor"  # [H, N, S], the sum over the span's queries, mean over the group's heads
     early: "Tensor"  # [H, S], the most in a token's first steps
+
+    def received(self, tokens: int) -> "Tensor":
+        """Return what ``received_features`` takes, [H, tokens, 3], when the first ``tokens`` have come: whole spans."""
+        import torch
+
+        query = torch.arange(0, tokens, SPAN, device=self.most.device)[:, None]  # [spans, 1]
+        count = later(query, torch.arange(tokens, device=query.device))  # [spans, tokens]
+        most = self.most[:, : len(query), :tokens] * count
+        total = self.total[:, : len(query), :tokens] * count
+        recent = total * fading(query, query[-1])
+        return torch.stack([most.amax(1), total.sum(1), recent.sum(1)], dim=-1)
 
 
 @dataclass(frozen=True)

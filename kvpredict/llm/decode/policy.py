@@ -58,7 +58,10 @@ class DecodePolicy:
     evicts: ClassVar[bool] = True  # False: everything is kept, and the budget is not looked at
 
     def arrive(self, new: Arrival) -> "Tensor":
-        """Return the memos of new tokens, [B, H, T, columns]. Default: zeros."""
+        """Return the memos of new tokens, [B, H, T, columns]. Default: zeros.
+
+        The host may ask late, for several tokens together, and then adds what it gets to what ``attend`` has noted.
+        """
         batch, heads, tokens, _ = new.key.shape
         return new.key.new_zeros((batch, heads, tokens, self.columns), dtype=_float32())
 

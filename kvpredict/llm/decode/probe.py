@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.llm.decode.features import AGES, NORMS, age_features
+from kvpredict.llm.decode.features import AGES, NORMS, RECEIVED, age_features, received_features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ class Probe:
     ages: "Tensor"  # [L, H, 5]
     bias: "Tensor"  # [L, H]
     early: "Tensor"  # [L, H], for the logarithm of the attention in a token's first steps; zeros without delay
+    received: "Tensor"  # [L, H, 3], for the attention received so far; zeros where it is not looked at
     inner: "Tensor"  # [L, E + 4 H, M]
     inner_bias: "Tensor"  # [L, M]
     outer: "Tensor"  # [L, M, H]
@@ -78,6 +79,10 @@ class Probe:
         """Return the part that depends on the age, of the shape of ``age`` [B, heads, S]."""
         return (age_features(age, longest) @ self.ages[layer, heads, :, None])[..., 0]
 
+    def watched(self, layer: int, heads: Any, received: "Tensor", age: "Tensor") -> "Tensor":
+        """Return the part of the attention ``received`` [B, heads, S, 3], of the shape of ``age`` [B, heads, S]."""
+        return (received_features(received, age) @ self.received[layer, heads, :, None])[..., 0]
+
     def age_table(self, longest: int) -> "Tensor":
         """Return what each age says, [L, H, longest + 1]; the last stands for all older ones."""
         import torch
@@ -94,6 +99,7 @@ class Probe:
             ages=self.ages * factor[..., None],
             bias=self.bias * factor,
             early=self.early * factor,
+            received=self.received * factor[..., None],
             outer=self.outer * factor[:, None, :],
         )
 
@@ -115,6 +121,7 @@ def blank_probe(factor: "Tensor", width: int, units: int = 0, seed: int = 0) -> 
         ages=torch.zeros(layers, heads, len(AGES)),
         bias=torch.zeros(layers, heads),
         early=torch.zeros(layers, heads),
+        received=torch.zeros(layers, heads, len(RECEIVED)),
         inner=torch.randn(layers, inputs, units, generator=generator) * inputs**-0.5,
         inner_bias=torch.zeros(layers, units),
         outer=torch.zeros(layers, units, heads),

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError, TraceError, unknown_name
 from kvpredict.core.place import file_place
-from kvpredict.llm.decode.features import importance
+from kvpredict.llm.decode.features import SPAN, importance
 from kvpredict.llm.decode.fingerprint import model_identity, output_factor
 from kvpredict.llm.decode.gates import gated
-from kvpredict.llm.decode.observe import SPAN, Observed, observe, prefix_cache
+from kvpredict.llm.decode.observe import Observed, observe, prefix_cache
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -68,7 +68,7 @@ class Slots:
         self.count = new.stop
 
     def overwrite(self, key: Tensor, value: Tensor, position: Tensor, memo: Tensor | None) -> None:
-        """Put one token ``[B, h, 1, …]`` into the next victim's slot; without ``memo``, ``note`` gives it later."""
+        """Put one token ``[B, h, 1, …]`` into the next victim's slot; without ``memo``, ``note`` adds it later."""
         assert self.victims is not None
         assert self.turn is not None
         slot = self.victims.index_select(2, self.turn)  # [B, h, 1]
@@ -76,17 +76,20 @@ class Slots:
         self.keys.scatter_(2, at.expand(-1, -1, -1, key.shape[-1]), key)
         self.values.scatter_(2, at.expand(-1, -1, -1, value.shape[-1]), value)
         self.position.scatter_(2, slot, position[:, None].expand(slot.shape))
-        if memo is not None and memo.shape[-1]:
-            self.memo.scatter_(2, at.expand(-1, -1, -1, memo.shape[-1]), memo)
+        columns = at.expand(-1, -1, -1, self.memo.shape[-1])
+        if memo is None:
+            self.memo.scatter_(2, columns, 0.0)
+        elif memo.shape[-1]:
+            self.memo.scatter_(2, columns, memo)
         self.turn += 1
         self.left -= 1
 
     def note(self, memo: Tensor) -> None:
-        """Take the memos ``[B, h, n, columns]`` of the last n tokens that were put into victims' slots."""
+        """Add the memos ``[B, h, n, columns]`` of the last n tokens that were put into victims' slots."""
         assert self.victims is not None
         done = self.victims.shape[2] - self.left
         slot = self.victims[:, :, done - memo.shape[2] : done]
-        self.memo.scatter_(2, slot.unsqueeze(-1).expand(-1, -1, -1, memo.shape[-1]), memo)
+        self.memo.scatter_add_(2, slot.unsqueeze(-1).expand(-1, -1, -1, memo.shape[-1]), memo)
 
     def choose(self, victims: Tensor) -> None:
         """Take the slots that the next tokens overwrite, [B, h, interval]; in place, where a graph finds them."""

@@ -127,13 +127,13 @@ def test_probabilities_of_rankings_sum_to_one_and_returns_are_means_over_budgets
 
 
 @pytest.mark.parametrize("scope", ["model", "head"])
-@pytest.mark.parametrize(("delay", "average"), [(0, 0.0), (4, 0.9)])
+@pytest.mark.parametrize(("delay", "average", "attention"), [(0, 0.0, False), (4, 0.9, False), (0, 0.9, True)])
 def test_training_end_to_end_goes_on_where_it_was_cut_off(
-    scope: str, delay: int, average: float, tmp_path: Path
+    scope: str, delay: int, average: float, attention: bool, tmp_path: Path
 ) -> None:
     model, tokens = models.model("llama"), models.tokens(4, 100, seed=6).tolist()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    settings, probe = replace(STEPS, scope=scope, average=average), random_probe(model)
+    settings, probe = replace(STEPS, scope=scope, average=average, attention=attention), random_probe(model)
     whole = settings.fit(model, tokens, probe, delay=delay, validation=tokens[:1], seed=2)
 
     def interrupted(items, description, count):  # type: ignore[no-untyped-def]
@@ -150,6 +150,8 @@ def test_training_end_to_end_goes_on_where_it_was_cut_off(
     for a, b in zip(whole.probe.arrays().values(), resumed.probe.arrays().values(), strict=True):
         assert torch.equal(a, b)
     assert whole.curves == resumed.curves
+    moved = (whole.probe.received / probe.received).std(-1)  # beyond the scale of a head, which all its features share
+    assert bool((moved > 1e-3).any()) == attention
     assert (whole.shares is None) == (scope == "head")
     if whole.shares is not None:
         assert whole.shares.shape == (2, 2, 2)

@@ -11,7 +11,7 @@ import kvpredict as kvp
 from kvpredict.core.errors import ArtifactError, KvpredictError
 from kvpredict.llm.decode.cache import DecodeCache
 from kvpredict.llm.decode.fingerprint import model_identity
-from kvpredict.llm.decode.learn.end_to_end import prefix_scores
+from kvpredict.llm.decode.learn.end_to_end import EndToEnd, prefix_scores
 from kvpredict.llm.decode.observe import observe
 from kvpredict.llm.decode.policies.learned import FILE, Learned
 from tests.llm.decode import models
@@ -28,12 +28,12 @@ def slow_kept(score: torch.Tensor, slots: int, sinks: int, recent: int) -> list[
     return sorted(stay)
 
 
-@pytest.mark.parametrize("delay", [0, 6])
+@pytest.mark.parametrize(("delay", "attention"), [(0, False), (6, False), (0, True), (6, True)])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_cache_keeps_what_training_would_keep(name: str, delay: int) -> None:
+def test_the_cache_keeps_what_training_would_keep(name: str, delay: int, attention: bool) -> None:
     model, ids = models.model(name), models.tokens(1, 70)
-    policy = learned(model, delay=delay)
-    seen = observe(model, ids, attention=delay > 0, early=delay)
+    policy = learned(model, delay=delay, attention=attention)
+    seen = EndToEnd(attention=attention).seen(model, ids, delay)
     assert policy.probe is not None
     score = prefix_scores(replace(policy.probe), seen, 70, delay)
     cache = DecodeCache(20, policy, model=model, when="prefill", sinks=3, recent=7)
@@ -44,11 +44,12 @@ def test_the_cache_keeps_what_training_would_keep(name: str, delay: int) -> None
             assert positions.tolist() == slow_kept(score[layer, head], 20, 3, 7)
 
 
+@pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("move", ["none", "beams", "chunk"])
-def test_memos_that_wait_are_those_asked_for_at_once(move: str) -> None:
+def test_memos_that_wait_are_those_asked_for_at_once(move: str, attention: bool) -> None:
     """Ragged heads fill at different times; beams and a chunk come while tokens wait."""
     model, ids = models.model("llama"), models.tokens(2, 90)
-    policy = learned(model, split=torch.tensor([[0.5, 1.5], [1.2, 0.8]]))
+    policy = learned(model, attention=attention, split=torch.tensor([[0.5, 1.5], [1.2, 0.8]]))
     found = []
     for defers in (True, False):
         cache = DecodeCache(24, policy, model=model, sinks=2, recent=3, interval=5)
@@ -105,6 +106,58 @@ def test_a_delayed_judgement_counts_first_steps_only() -> None:
             assert torch.allclose(memo, whole.attention[layer].early, atol=1e-5)
 
 
+def slow_received(weights: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the most, the sum and the fading sum that each of ``count`` tokens got from ``weights`` [G, count, count].
+
+    Query by query: one counts from the next span of 16 on, and half for each four spans that have passed since.
+    """
+    out = torch.zeros(count, 3)
+    for token in range(count):
+        for query in range(16 * (token // 16 + 1), count):
+            paid = weights[:, query, token]
+            out[token, 0] = max(float(out[token, 0]), float(paid.max()))
+            out[token, 1] += float(paid.mean())
+            out[token, 2] += float(paid.mean()) * 0.5 ** (((count - 1) // 16 - query // 16) / 4)
+    return out
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_attention_received_equals_the_slow_twin_however_tokens_come(name: str) -> None:
+    model, ids = models.model(name), models.tokens(2, 90)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = model(ids, output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    policy = learned(model, attention=True)
+    heads = policy.probe.shape[1]  # type: ignore[union-attr]
+    expected = [[[slow_received(h, 90) for h in w.unflatten(0, (heads, -1))] for w in layer] for layer in weights]
+    seen = observe(model, ids[:1], attention=True)
+    for layer, attention in enumerate(seen.attention):
+        assert torch.allclose(attention.received(90), torch.stack(expected[layer][0]), atol=1e-5)
+        part = torch.stack([slow_received(w[:, :48, :48], 48) for w in weights[layer][0].unflatten(0, (heads, -1))])
+        assert torch.allclose(attention.received(48), part, atol=1e-5)
+    for blocks in ([90], [13, 20, 1, 1, 55], [1] * 90):
+        cache = DecodeCache(100, policy, model=model, recent=8)
+        models.read(model, cache, ids, blocks)
+        for layer, held in enumerate(cache.layers):
+            memo = held.groups[0].held(torch.tensor([90, 90])).memo[:, :, :90, 2:]
+            for b in range(2):
+                assert torch.allclose(memo[b], torch.stack(expected[layer][b]), atol=1e-5)
+
+
+def test_attention_of_a_padded_sequence_is_that_of_the_sequence_alone() -> None:
+    model, ids = models.model("llama"), models.tokens(2, 60)
+    mask = torch.ones_like(ids)
+    mask[0, :21] = 0
+    policy = learned(model, attention=True)
+    both, alone = (DecodeCache(80, policy, model=model, recent=8) for _ in range(2))
+    models.read(model, both, ids, [40] + [1] * 20, mask)
+    models.read(model, alone, ids[:1, 21:], [19] + [1] * 20)
+    for padded, plain in zip(both.layers, alone.layers, strict=True):
+        memo, position = padded.groups[0].memo[0], padded.groups[0].position[0, 0]
+        assert torch.allclose(memo[:, position >= 0], plain.groups[0].memo[0, :, :39], atol=1e-5)
+
+
 def test_younger_ages_are_told_apart_and_older_ones_are_not() -> None:
     probe = random_probe(models.model("llama"))
     age = torch.tensor([[[1, 63, 64, 99, 100, 5000]]]).expand(1, 2, 6)
@@ -116,12 +169,12 @@ def test_younger_ages_are_told_apart_and_older_ones_are_not() -> None:
 
 def test_at_rest_and_back(tmp_path: Path) -> None:
     model, ids = models.model("llama"), models.tokens(1, 60)
-    policy = learned(model, delay=3, split=torch.tensor([[0.5, 1.5], [1.0, 1.0]]))
+    policy = learned(model, delay=3, attention=True, split=torch.tensor([[0.5, 1.5], [1.0, 1.0]]))
     policy.save(tmp_path / "policy", {"note": "tiny"})
     assert not [f for f in (tmp_path / "policy").iterdir() if f.suffix in (".pkl", ".pt")]
     loaded = kvp.load_policy(tmp_path / "policy")
     assert isinstance(loaded, Learned)
-    assert (loaded.delay, loaded.longest, loaded.metadata["note"]) == (3, 100, "tiny")
+    assert (loaded.delay, loaded.attention, loaded.longest, loaded.metadata["note"]) == (3, True, 100, "tiny")
     assert policy.probe is not None
     assert loaded.probe is not None
     for name, array in policy.probe.arrays().items():

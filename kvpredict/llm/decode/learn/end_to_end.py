@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError, TraceError
 from kvpredict.core.place import file_place
-from kvpredict.llm.decode.features import early_feature
+from kvpredict.llm.decode.features import SPAN, early_feature
 from kvpredict.llm.decode.gates import SCOPES, gated, hard, kept, log_gates
 from kvpredict.llm.decode.learn.learner import Curves, Progress, quiet, require
 from kvpredict.llm.decode.observe import Observed, observe, prefix_cache
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EndToEnd", "Trained", "added_loss", "prefix_scores"]
 
-_FEW = ("norms", "ages", "bias", "early", "stretch")  # parameters with a few numbers a head
+_FEW = ("norms", "ages", "bias", "early", "received", "stretch")  # parameters with a few numbers a head
 _MANY = ("weight", "inner", "inner_bias", "outer")
 _JUDGED = "added_nll_"  # curves of the added loss on validation, one a budget
 
@@ -70,6 +70,9 @@ class EndToEnd:
     average : float, default 0.0
         What is judged and returned is an average over the steps in which each older one weighs this much less, at most
         0.999: one sequence a step is noisy. 0.0: the parameters as they are.
+    attention : bool, default False
+        Whether the attention that tokens have received so far counts too (``received_features``). A cache with such a
+        policy has to compute attention weights.
     """
 
     name = "end_to_end"
@@ -86,6 +89,7 @@ class EndToEnd:
     rate_few: float = 1e-2
     every: int = 25
     average: float = 0.0
+    attention: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(self.budgets))
@@ -98,6 +102,9 @@ class EndToEnd:
         require(self.every >= 1, self, f"every must be at least 1, got {self.every}")
         require(0 <= self.average <= 0.999, self, f"average must be 0 to 0.999, got {self.average}")
         require(self.sinks >= 0 and self.recent >= 1, self, "sinks must be at least 0, recent at least 1")
+        require(
+            not self.attention or self.prefix % SPAN == 0, self, f"with attention, prefix must be a multiple of {SPAN}"
+        )
         require(bool(self.budgets), self, "budgets must hold a share of the prefix, such as 0.25")
         for budget in self.budgets:
             least = self.sinks + self.recent
@@ -180,6 +187,10 @@ class EndToEnd:
             model.requires_grad_(trained)
         return Trained(found.to("cpu"), shares, state.curves, state.best_step())
 
+    def seen(self, model: Any, ids: "Tensor", delay: int, tail: int = 1) -> Observed:
+        """Return what the scores need to know of a sequence, and the last ``tail`` tokens' logits."""
+        return observe(model, ids, tail=tail, attention=self.attention or delay > 0, early=delay)
+
     def _step(
         self, model: Any, sequences: Sequence[Sequence[int]], state: "_State", step: int, delay: int, seed: int
     ) -> None:
@@ -197,7 +208,7 @@ class EndToEnd:
         first, last = self.temperature
         temperature = first * (last / first) ** done
 
-        seen = observe(model, ids, tail=self.continuation, attention=delay > 0, early=delay)
+        seen = self.seen(model, ids, delay, self.continuation)
         with torch.enable_grad():
             score = prefix_scores(state.probe(), seen, self.prefix, delay)
             free = score[..., self.sinks : self.prefix - self.recent]
@@ -220,7 +231,7 @@ class EndToEnd:
         found = []
         for tokens in sequences:
             ids = torch.tensor([list(tokens[: self.prefix])], device=probe.weight.device)
-            seen = observe(model, ids, attention=delay > 0, early=delay)
+            seen = self.seen(model, ids, delay)
             free = prefix_scores(probe, seen, self.prefix, delay)[..., self.sinks : self.prefix - self.recent]
             counts = [kept(free, self.free_slots(budget)).sum(-1) + self.sinks + self.recent for budget in self.budgets]
             found.append(torch.stack([count / count.float().mean() for count in counts]))
@@ -239,6 +250,9 @@ def prefix_scores(probe: Probe, seen: Observed, prefix: int, delay: int = 0) -> 
         score = token + probe.age(layer, slice(None), age.expand(1, token.shape[0], prefix), prefix)[0]
         if delay:
             score = score + early_feature(seen.attention[layer].early[:, :prefix]) * probe.early[layer][:, None]
+        if seen.attention:
+            received = seen.attention[layer].received(prefix)[None]
+            score = score + probe.watched(layer, slice(None), received, age.expand(1, len(token), prefix))[0]
         scores.append(score)
     return torch.stack(scores)
 
@@ -262,7 +276,7 @@ def added_loss(
     out = []
     for tokens in sequences:
         ids = torch.tensor([list(tokens[: settings.prefix + settings.continuation])], device=device)
-        seen = observe(model, ids, tail=settings.continuation, attention=delay > 0, early=delay)
+        seen = settings.seen(model, ids, delay, settings.continuation)
         target = ids[0, settings.prefix + 1 :]
         full = torch.nn.functional.cross_entropy(seen.logits[:-1].float(), target)
         with torch.no_grad():
@@ -315,12 +329,14 @@ class _State:
         import torch
 
         values = {name: array.clone() for name, array in probe.arrays().items() if name in (*_FEW, *_MANY)}
+        if not settings.attention:
+            del values["received"]
         values["stretch"] = torch.zeros_like(probe.bias)  # logarithm of each head's scale
         for value in values.values():
             value.requires_grad_(True)
         groups = [
             {"params": [values[n] for n in _MANY], "lr": settings.rate},
-            {"params": [values[n] for n in _FEW], "lr": settings.rate_few},
+            {"params": [values[n] for n in _FEW if n in values], "lr": settings.rate_few},
         ]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
         return cls(probe, values, optimizer, [settings.rate, settings.rate_few], {}, settings.average)
@@ -415,7 +431,7 @@ class _State:
             content = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # whatever a damaged file makes the reader raise
             raise TraceError(f"the checkpoint {path} cannot be read ({error}): remove it to start anew") from error
-        known = {"average": 0.0} | content["settings"]
+        known = {"average": 0.0, "attention": False} | content["settings"]
         if known != asdict(settings) | {"seed": seed}:
             raise TraceError(f"the checkpoint {path} is of a training with other settings: remove it to start anew")
         with torch.no_grad():

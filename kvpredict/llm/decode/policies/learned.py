@@ -6,7 +6,8 @@ steps. So no attention is looked at, and nothing leaves the device. Where the bu
 more than tokens do, and ``shares`` says how much.
 Probes on hidden states: KVzap, arXiv:2601.07891. Training through soft gates, which is what counts, and budgets learned
 with it: ``learn/end_to_end``. With ``delay`` tokens are judged some steps after they came, by the attention they got
-meanwhile (KVpop, arXiv:2607.05061); the cache then has to compute attention weights.
+meanwhile (KVpop, arXiv:2607.05061), and with ``attention`` by what they have received so far too; the cache then has to
+compute attention weights.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ import numpy as np
 
 from kvpredict.artifact import as_path, write_folder
 from kvpredict.core.errors import ArtifactError, KvpredictError
-from kvpredict.llm.decode.features import early_feature, norm_features
+from kvpredict.llm.decode.features import RECEIVED, early_feature, fading, later, norm_features
 from kvpredict.llm.decode.fingerprint import check_model
 from kvpredict.llm.decode.policy import HIDDEN, WEIGHTS, Arrival, DecodePolicy, Held
 from kvpredict.llm.decode.probe import Probe
@@ -34,6 +35,8 @@ __all__ = ["FILE", "Learned"]
 
 FILE, _ARRAYS = "decode_policy.json", "probe.npz"
 FORMAT = 1
+# Columns of a memo: the score but for age and attention, the most in the first steps, and what was received so far.
+_EARLY, _RECEIVED, _ALL = 1, slice(2, 2 + len(RECEIVED)), 2 + len(RECEIVED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,8 @@ class Learned(DecodePolicy):
     delay : int, default 0
         Steps after its arrival at which a token is judged; until then the probe alone speaks. The cache's ``recent``
         should be no less.
+    attention : bool, default False
+        Whether the attention received so far counts.
     recent : int, default 32
         Last tokens that are kept unless the cache is told otherwise: as many as were when it was trained.
     metadata : mapping
@@ -69,7 +74,7 @@ class Learned(DecodePolicy):
 
     name = "learned"
     needs = frozenset({HIDDEN})
-    columns = 1  # all of the score but its age
+    columns = 1  # of a memo: all of the score but its age; with delay or attention, see below
 
     probe: Probe | None = field(default=None, repr=False)
     model: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -78,6 +83,7 @@ class Learned(DecodePolicy):
     budget: float | None = None
     longest: int = 768
     delay: int = 0
+    attention: bool = False
     recent: int = 32
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     # Copies on devices, and their tables of ages.
@@ -95,9 +101,9 @@ class Learned(DecodePolicy):
             raise KvpredictError(f"{len(self.splits)} splits do not belong to budgets {self.budgets}")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise KvpredictError(f"budget={self.budget} must be a share of the context above 0 and at most 1")
-        if self.delay:  # and the most attention in the first steps
+        if self.delay or self.attention:
             object.__setattr__(self, "needs", frozenset({HIDDEN, WEIGHTS}))
-            object.__setattr__(self, "columns", 2)
+            object.__setattr__(self, "columns", _ALL if self.attention else _EARLY + 1)
         if self.delay < 0 or self.longest < 1:
             raise KvpredictError(f"delay={self.delay} must be at least 0, longest={self.longest} at least 1")
 
@@ -108,17 +114,28 @@ class Learned(DecodePolicy):
         (probe, _), layer = self._on(new.key.device), new.layer
         norms = norm_features(new.hidden, new.key, new.value, probe.factor[layer])
         score = probe.token(layer, new.hidden, norms)
-        score = score[..., None]  # [B, H, T, 1]
-        return torch.cat([score, torch.zeros_like(score)], dim=-1) if self.delay else score
+        return torch.nn.functional.pad(score[..., None], (0, self.columns - 1))  # [B, H, T, columns]
 
     def attend(self, held: Held, weights: "Tensor") -> None:
         import torch
 
         queries = weights.shape[3]
-        asked = held.now[:, None] - queries + torch.arange(queries, device=weights.device)  # [B, T]
-        age = asked[:, None, :, None] - held.position[:, :, None, :]  # [B, heads, T, S]
-        first = weights.amax(2).masked_fill((age <= 0) | (age > self.delay), 0.0).amax(2)
-        held.memo[..., 1] = torch.maximum(held.memo[..., 1], first)
+        asked = (held.now[:, None] - queries + torch.arange(queries, device=weights.device))[:, None]  # [B, 1, T]
+        query, token = asked[..., None], held.position[:, :, None, :]
+        highest = weights.amax(2)  # [B, heads, T, S]
+        if self.delay:
+            age = query - token
+            first = highest.masked_fill((age <= 0) | (age > self.delay), 0.0).amax(2)
+            held.memo[..., _EARLY] = torch.maximum(held.memo[..., _EARLY], first)
+        if self.attention:
+            counts = later(query, token)
+            most, total, recent = held.memo[..., _RECEIVED].unbind(-1)
+            mean = weights.mean(2) * counts
+            fades = fading(asked, asked[..., -1:])[..., None]  # [B, 1, T, 1]
+            most.copy_(torch.maximum(most, (highest * counts).amax(2)))
+            total += mean.sum(2)
+            recent *= fading(asked[..., :1] - 1, asked[..., -1:])
+            recent += (mean * fades).sum(2)
 
     def score(self, held: Held) -> "Tensor":
         probe, table = self._on(held.memo.device)
@@ -127,7 +144,10 @@ class Learned(DecodePolicy):
         ages = table[held.layer, heads]  # [heads, longest + 1]
         score = ages.expand(len(age), *ages.shape).gather(-1, age) + held.memo[..., 0]
         if self.delay:
-            score = score + early_feature(held.memo[..., 1]) * probe.early[held.layer, heads][:, None]
+            score = score + early_feature(held.memo[..., _EARLY]) * probe.early[held.layer, heads][:, None]
+        if self.attention:
+            so_far = held.now[:, None, None] - held.position
+            score = score + probe.watched(held.layer, heads, held.memo[..., _RECEIVED], so_far)
         return score
 
     def shares(self, layers: int, heads: int) -> "Tensor | None":
@@ -180,6 +200,7 @@ class Learned(DecodePolicy):
                 "budget": self.budget,
                 "longest": self.longest,
                 "delay": self.delay,
+                "attention": self.attention,
                 "recent": self.recent,
             },
             "model": dict(self.model),
@@ -206,6 +227,7 @@ class Learned(DecodePolicy):
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
             splits = arrays.pop("splits", None)
+            arrays.setdefault("received", torch.zeros(*arrays["early"].shape, len(RECEIVED)))  # format 1 began without
             settings = {key: value for key, value in content["policy"].items() if key != "name"}
             return Learned(Probe(**arrays), content["model"], splits, metadata=content["metadata"], **settings)
         except FileNotFoundError as error:
