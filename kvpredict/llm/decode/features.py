@@ -70,7 +70,7 @@ def early_feature(attention: "Tensor") -> "Tensor":
 
 def later(query: "Tensor", token: "Tensor") -> "Tensor":
     """Tell whose attention counts for whom: bool, for positions of queries and tokens that broadcast."""
-    return query // SPAN > token // SPAN
+    return token < query // SPAN * SPAN
 
 
 def fading(query: "Tensor", now: "Tensor") -> "Tensor":

@@ -196,9 +196,13 @@ class DecodeLayer(CacheLayerMixin):
             torch.cat([w.position for w in waiting], 1),
             None if first.hidden is None else torch.cat([w.hidden for w in waiting if w.hidden is not None], 1),
         )
-        memo = self.owner.timed(self.owner.policy.arrive, tokens)  # [B, H, waiting, columns]
+        owner, policy = self.owner, self.owner.policy
+        memo = owner.timed(policy.arrive, tokens)  # [B, H, waiting, columns]
         for group in self.groups:
             group.note(memo[:, group.heads])
+            if group.paid:
+                owner.timed(policy.attend, group.held(waiting[-1].position[:, -1] + 1), torch.cat(group.paid, 3))
+                group.paid = []
         self.waiting = []
 
     def _see(self, slots: Slots, module: Any, query: Tensor, step: Step, scaling: float | None) -> Tensor:
@@ -243,7 +247,10 @@ class DecodeLayer(CacheLayerMixin):
                 weights = weights.nan_to_num_(0.0)  # padding sees nothing
             read = weights.flatten(2, 3).to(value.dtype) @ value
             out.append(read.unflatten(2, (each, stop - start)))
-            self.owner.timed(policy.attend, slots.held(step.position[:, stop - 1] + 1), weights)
+            if self.waiting and policy.patient:
+                slots.paid.append(weights)
+            else:
+                self.owner.timed(policy.attend, slots.held(step.position[:, stop - 1] + 1), weights)
         return torch.cat(out, 3).flatten(1, 2).transpose(1, 2)  # [B, T, h * G, D]
 
     # --- who goes ---

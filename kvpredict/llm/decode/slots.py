@@ -34,6 +34,7 @@ class Slots:
         self.heads: slice | list[int] = slice(heads[0], heads[-1] + 1) if neighbours else heads
         self.count = 0  # columns in use
         self.left = 0  # victims chosen and not yet overwritten
+        self.paid: list[Tensor] = []  # attention weights of queries that wait, [B, h, G, 1, size] each
         self.victims: Tensor | None = None  # [B, h, interval] slots, the worst first
         self.turn: Tensor | None = None  # [1] which of them is next; on the device, so that a CUDA graph can move it
 

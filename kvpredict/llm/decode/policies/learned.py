@@ -74,6 +74,7 @@ class Learned(DecodePolicy):
 
     name = "learned"
     needs = frozenset({HIDDEN})
+    patient = True
     columns = 1  # of a memo: all of the score but its age; with delay or attention, see below
 
     probe: Probe | None = field(default=None, repr=False)
@@ -123,19 +124,20 @@ class Learned(DecodePolicy):
         asked = (held.now[:, None] - queries + torch.arange(queries, device=weights.device))[:, None]  # [B, 1, T]
         query, token = asked[..., None], held.position[:, :, None, :]
         highest = weights.amax(2)  # [B, heads, T, S]
+        if self.attention:
+            counts, mean = later(query, token), weights.mean(2)
+            most, total, recent = held.memo[..., _RECEIVED].unbind(-1)
+            torch.maximum(most, (highest * counts).amax(2), out=most)
+            mean *= counts
+            total += mean.sum(2)
+            recent *= fading(asked[..., :1] - 1, asked[..., -1:])
+            if queries > 1:
+                mean *= fading(asked, asked[..., -1:])[..., None]  # [B, 1, T, 1]
+            recent += mean.sum(2)
         if self.delay:
             age = query - token
             first = highest.masked_fill((age <= 0) | (age > self.delay), 0.0).amax(2)
             held.memo[..., _EARLY] = torch.maximum(held.memo[..., _EARLY], first)
-        if self.attention:
-            counts = later(query, token)
-            most, total, recent = held.memo[..., _RECEIVED].unbind(-1)
-            mean = weights.mean(2) * counts
-            fades = fading(asked, asked[..., -1:])[..., None]  # [B, 1, T, 1]
-            most.copy_(torch.maximum(most, (highest * counts).amax(2)))
-            total += mean.sum(2)
-            recent *= fading(asked[..., :1] - 1, asked[..., -1:])
-            recent += (mean * fades).sum(2)
 
     def score(self, held: Held) -> "Tensor":
         probe, table = self._on(held.memo.device)
