@@ -17,7 +17,7 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError, TraceError
 from kvpredict.llm.blocks import block_hashes
-from kvpredict.llm.hints import FINISH, HINTS, hints_of
+from kvpredict.llm.hints import FINISH, HINTS, hints_of, session_of
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.trace.read import read_trace
 from kvpredict.trace.readers._source import Source
@@ -231,9 +231,13 @@ def _events(source: Source) -> list[dict[str, Any]]:
                     above[number(value)] = parent
                     parent = number(value)
                 chain: list[int] = []
-                while parent is not None and len(chain) < 2**20:
+                known = set()
+                while parent is not None and parent not in known:
+                    known.add(parent)
                     chain.append(parent)
                     parent = above.get(parent)
+                if parent is not None:
+                    raise ValueError("a block is its own ancestor")
                 size = int(event["block_size"])
                 rows.append(
                     {
@@ -261,14 +265,18 @@ def _chats(
         if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
             raise ValueError(f"messages must be a list of objects with role and content, found {messages!r:.60}")
         # The roles' marks stand for a chat template: they keep messages apart, and prefixes of turns alike.
-        text = [f"<|{m['role']}|>{_content(m.get('content'))}" for m in messages]
+        text = [f"<|{m['role']}|>{_content(m.get('content'))}{_rest(m)}" for m in messages]
+        if record.get("tools"):  # templates put them first
+            text.insert(0, f"<|tools|>{_json(record['tools'])}")
         tokens = [int(t) for part in text for t in tokenize(part)]
         reply = record.get("response") or record
         reply = {"choices": None, **(reply.get("body") or reply)}
         usage = record.get("usage") or reply.get("usage") or {}
         ended = record.get("finish_reason") or (reply["choices"] or [{}])[0].get("finish_reason")
-        named = record.get("session_id") or record.get("conversation_id")
-        hints = hints_of(record.get("kv_transfer_params"))
+        params = record.get("kv_transfer_params")
+        names = record.get("session_id"), record.get("conversation_id"), session_of(params)
+        named = next((name for name in names if name is not None), None)
+        hints = hints_of(params)
         if ended in FINISH:
             hints.setdefault("finish", float(FINISH.index(ended)))
         if continues is not None and messages:
@@ -289,10 +297,20 @@ def _chats(
 
 
 def _content(content: Any) -> str:
-    """Return the text of a message, whose content may be a list of parts."""
+    """Return the text of a message, whose content may be a list of parts; one that is no text is given as JSON."""
     if isinstance(content, list):
-        return "".join(str(part.get("text", part.get("type", ""))) for part in content)
+        return "".join(str(part["text"]) if "text" in part else _json(part) for part in content)
     return "" if content is None else str(content)
+
+
+def _rest(message: Mapping[str, Any]) -> str:
+    """Return what a template shows of a message beside its content, such as the calls of tools."""
+    rest = {name: value for name, value in message.items() if name not in ("role", "content") and value}
+    return _json(rest) if rest else ""
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _time(value: Any) -> float:

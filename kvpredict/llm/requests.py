@@ -71,6 +71,16 @@ class RequestTrace:
                 raise unknown_name("hint", name, HINTS)
         if len(self.starts) != n + 1 or (n and (np.diff(self.starts) < 0).any()) or self.starts[-1] != len(self.blocks):
             raise TraceError(f"{self.name}: starts must rise from 0 to the number of blocks, one more than requests")
+        most = {"prompt_blocks": np.diff(self.starts)}
+        for name in ("input_tokens", "output_tokens", "prompt_blocks"):
+            column = getattr(self, name)
+            if column is not None:
+                wrong = np.flatnonzero(
+                    (np.asarray(column) < 0) | (np.asarray(column) > most.get(name, np.iinfo(np.int64).max))
+                )
+                if len(wrong):
+                    at = wrong[0]
+                    raise TraceError(f"{self.name}: {name} of request {at} cannot be {column[at]}")
         if n and (not np.isfinite(self.times).all() or (np.diff(self.times) < 0).any()):
             raise TraceError(f"{self.name}: times must be finite and not fall; sort the requests by time")
         if not isinstance(self.block_size, int | np.integer) or self.block_size < 1:

@@ -434,7 +434,7 @@ def _check(config: Config) -> None:
     ):
         group, name = path.split(".")
         number: Any = getattr(getattr(config, group), name, least)
-        if number is not None and number < least:
+        if number is not None and not least <= number < float("inf"):
             raise ConfigError(f"{path}={number}: expected at least {least}")
 
 

@@ -78,6 +78,7 @@ def replayed(config: Config, trace: RequestTrace, policies: Mapping[str, Any], c
 def compare(config: Config, trace: RequestTrace, results: Mapping[str, PrefixResult]) -> dict[str, Any]:
     """Return the rows of the table, most hits first, and the series of the report."""
     lru, bound = results["lru"], results["belady"]
+    two_tiers = tiers(config, trace)[1] > 0  # Belady decides for the device alone, and bounds nothing
     rows = []
     for name, r in results.items():
         gap = r.gap_closed(lru, bound)
@@ -91,7 +92,7 @@ def compare(config: Config, trace: RequestTrace, results: Mapping[str, PrefixRes
             "object_miss_ratio": 1 - r.prefix_hit_ratio,
             "byte_miss_ratio": 1 - r.token_hit_ratio,
             "requests_per_second": len(trace) / r.seconds,
-            "gap_closed": None if np.isnan(gap) else gap,
+            "gap_closed": None if two_tiers or np.isnan(gap) else gap,
         }
         rows.append(row | {figure: getattr(r, figure) for figure in EXTRA})
     rows.sort(key=lambda row: (row["object_miss_ratio"], row["policy"]))

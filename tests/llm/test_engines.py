@@ -97,6 +97,20 @@ def test_vllm_offload_tier_that_is_small_for_what_runs_outlives_it() -> None:
     assert (policy.index.pool.running == 0).all()
 
 
+def test_vllm_offload_tier_outlives_a_request_that_is_longer_than_its_index() -> None:
+    policy = KvpredictPolicy(4, "lru")
+    long = Context("long", [b"%d" % k for k in range(len(policy.index.hash))])
+    policy.on_store_miss(list(long._offload_key_positions)[:4], long)
+    for key in list(long._offload_key_positions)[:4]:
+        policy.insert(key, Chunk(0))
+        policy.get(key).ref_cnt = 0
+    policy.on_request_finished((), set(), set(), long)
+    assert policy.evict(0, set()) == []
+    assert len(policy.evict(3, set())) == 3
+    assert len(policy.blocks) == 1
+    assert policy.safely.works
+
+
 class Broken(LFU):
     name = "broken"
 

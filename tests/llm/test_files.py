@@ -144,6 +144,11 @@ def test_kv_events_give_chains(tmp_path: Path) -> None:
             '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": "a"}',
             "line 1: the request does not fit",
         ),
+        (
+            '{"ts": 1, "events": [{"type": "BlockStored", "block_hashes": [1, 2], "parent_block_hash": 2, '
+            '"block_size": 16}]}',
+            "line 1: .*its own ancestor",
+        ),
         ('{"events": 5, "ts": 1}', "line 1: expected a list of events, found int"),
         ('{"x": 1}', "found the fields x"),
         ("[1]", "a JSON object a line"),
@@ -163,6 +168,24 @@ def test_ids_of_a_blocks_own_tokens_are_chained() -> None:
     assert trace.depth[trace.ids].tolist() == [0, 1, 0, 1]
 
 
+def test_chat_logs_tell_calls_tools_and_images_apart(tmp_path: Path) -> None:
+    def request(*, call: str = "", tool: str = "", image: str = "", session: int | None = None) -> dict:
+        parts = [{"type": "text", "text": "q"}, {"type": "image_url", "image_url": {"url": image}}]
+        asked = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": call}}]}
+        named = {} if session is None else {"kv_transfer_params": {"kvpredict": {"session": session}}}
+        return {"time": 1, "messages": [{"role": "user", "content": parts}, asked], "tools": [{"name": tool}], **named}
+
+    several = [request(), request(call="a" * 40), request(tool="b" * 40), request(image="c" * 40)]
+    trace = read_requests(write(tmp_path / "log.jsonl", *several), tokenize=lambda t: list(t.encode()))
+    ends = {int(trace.blocks[end - 1]) for end in trace.starts[1:]}
+    assert len(ends) == 4
+    assert (trace.input_tokens[1:] == trace.input_tokens[0] + 40).all()
+    again = [request(session=0), request(session=7), request(session=0)]
+    trace = read_requests(write(tmp_path / "again.jsonl", *again), tokenize=lambda t: list(t.encode()))
+    assert trace.sessions is not None
+    assert trace.sessions.tolist() == [0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -170,6 +193,9 @@ def test_ids_of_a_blocks_own_tokens_are_chained() -> None:
         ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
         ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
         ({"block_size": 0}, "block_size must be a whole number"),
+        ({"prompt_blocks": np.array([1, 5])}, "prompt_blocks of request 1 cannot be 5"),
+        ({"prompt_blocks": np.array([-3, 1])}, "prompt_blocks of request 0 cannot be -3"),
+        ({"output_tokens": [0, -500]}, "output_tokens of request 1 cannot be -500"),
     ],
 )
 def test_traces_that_contradict_themselves(change: dict, message: str) -> None:

@@ -55,8 +55,8 @@ class DecodePolicy:
     needs: ClassVar[frozenset[str]] = frozenset()
     columns: ClassVar[int] = 1  # float32 numbers kept with a token
     recent: int | float = 32  # last tokens kept unless the cache is told otherwise; below 1, a share of slots
-    # Whether ``attend`` may be asked late, for several queries that came one by one. It then has to leave out what a slot
-    # got before its present token came: what queries no later than that token paid.
+    # Whether ``attend`` may be asked late, for several queries that came one by one. It then has to leave out what a
+    # slot got before its present token came: what queries no later than that token paid.
     patient: ClassVar[bool] = False
     evicts: ClassVar[bool] = True  # False: everything is kept, and the budget is not looked at
 

@@ -81,6 +81,8 @@ class KvpredictPolicy(_Base):
         self.safely(self._note, keys, req_context)
 
     def evict(self, n: int, protected: Any, *_: Any, **__: Any) -> list[tuple[Any, Any]] | None:
+        if n < 1:
+            return []
         chosen = self.safely(self._choose, n, protected) or self._oldest(n, protected)
         return None if chosen is None else [(key, self.blocks.pop(key)) for key in chosen]
 
@@ -144,6 +146,8 @@ class KvpredictPolicy(_Base):
                 return
             while self._open and not self._room(len(numbers)):
                 self._finish(next(iter(self._open)))
+            if not self._room(len(numbers)):  # longer than all that the index can number: its blocks come one by one
+                return
             hints, session = lenient_hints(getattr(context, "kv_transfer_params", None))
             tokens = places[keys[-1]] if places else TOKENS * len(keys)
             ticket, *_ = self.index.begin(numbers, tokens, session=session, hints=hints, tiers=EXTERN)
