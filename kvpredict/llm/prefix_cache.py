@@ -224,9 +224,10 @@ class PrefixCache:
                 for k, prompt in enumerate(checked):
                     free = params[k] if params is not None else None
                     session = session_of(free if sessions is None else {"session": sessions[k]})
-                    running.append(self._start(prompt, session, hints_of(free)))
-                for request in running:
-                    self._step(request, request.prompt[request.known :], keep_logits)
+                    request = self._start(prompt, session, hints_of(free))
+                    running.append(request)
+                    self._step(request, prompt[request.known :], keep_logits)
+                    self._offer(request)  # so that the next prompt finds it
                 active = running
                 for _ in range(max_new_tokens - 1):
                     active = [r for r in active if r.output[-1] != eos]
@@ -298,6 +299,10 @@ class PrefixCache:
         blocks = block_hashes(tokens, self.block_size).tolist()
         prompt = len(request.prompt) // self.block_size
         self.index.end(request.ticket, blocks[prompt:], len(request.output))
+        self._offer(request)
+
+    def _offer(self, request: _Request) -> None:
+        """Store those of the request's blocks that the index has made room for."""
         r = self.index.requests
         nodes = r.node[r.start[request.ticket] : r.stop[request.ticket]].tolist()
         self.store.settle({node: _Lazy(self, request.cache, k) for k, node in enumerate(nodes)})

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +139,31 @@ def test_what_is_stored_on_arrival_is_used_once_it_is_there(model: "transformers
         assert len(cache.store.pool.free[0]) + len(cache.store.slot[0]) == 16
     assert saved > 0
     assert (cache.index.pool.running == 0).all()
+
+
+@pytest.mark.parametrize("policy", ["lru", "learned"])
+def test_what_the_index_counts_as_found_is_there_for_the_prompts_of_one_call_too(
+    model: "transformers.PreTrainedModel", policy: str
+) -> None:
+    cache = PrefixCache(model, 12, block_size=4, policy=policy, background=False)
+    begin, counted = cache.index.begin, 0
+
+    def counting(*args: Any, **named: Any) -> tuple[int, int, int]:
+        nonlocal counted
+        ticket, device, host = begin(*args, **named)
+        counted += device + host
+        return ticket, device, host
+
+    cache.index.begin = counting  # type: ignore[method-assign]
+    draw = np.random.default_rng(3)
+    starts = [draw.integers(0, 90, 12).tolist() for _ in range(3)]
+    for _ in range(30):
+        cache.generate([[*starts[draw.integers(3)], *draw.integers(0, 90, 1 + 4 * k).tolist()] for k in range(4)], 2)
+    assert cache.cached_tokens == 4 * counted > 0
+    first, second = cache.generate([[7] * 17] * 2, 2)
+    assert first.tokens == second.tokens == plain(model, [7] * 17, 2)[0]
+    if policy == "learned":  # LRU stores at a request's end
+        assert second.cached_tokens == 16
 
 
 def test_an_error_on_the_way_leaves_nothing_pinned(model: "transformers.PreTrainedModel") -> None:
