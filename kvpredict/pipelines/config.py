@@ -392,10 +392,16 @@ def _check(config: Config) -> None:
         value = getattr(getattr(config, group), name, words[0])
         if value not in words:
             raise ConfigError(str(unknown_name(path, value, [w for w in words if w])))
-    if config.policy is not None and config.pipeline.name.startswith(("prefix_", "decode_")):
-        name = config.policy["name"]
-        instead = f"give pipeline.policies=[{name}]" if hasattr(config.pipeline, "policies") else "leave it out"
-        raise ConfigError(f"policy={name} has no effect on pipeline={config.pipeline.name}: {instead}")
+    kind = config.pipeline.name.partition("_")[0]
+    if kind in ("prefix", "decode"):
+        if config.policy is not None:
+            name = config.policy["name"]
+            instead = f"give pipeline.policies=[{name}]" if hasattr(config.pipeline, "policies") else "leave it out"
+            raise ConfigError(f"policy={name} has no effect on pipeline={config.pipeline.name}: {instead}")
+        if getattr(config.pipeline, "register", False):
+            raise ConfigError(
+                f"pipeline.register=true: {kind} policies cannot be registered; the policy is among the run's artifacts"
+            )
     if not 0 < config.capacity.fraction <= 1:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:

@@ -73,10 +73,6 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
 
 def _check(settings: DecodeTrain, stage2: EndToEnd) -> None:
     """Refuse settings that do not go together, before anything is loaded or written."""
-    if settings.register:
-        raise ConfigError(
-            "pipeline.register=true: decode policies cannot be registered; the policy is among the run's artifacts"
-        )
     whole = stage2.prefix + stage2.continuation
     if settings.length < whole:
         raise ConfigError(

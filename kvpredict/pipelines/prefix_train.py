@@ -9,7 +9,7 @@ from typing import Any
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.prefix import fit_prefix
-from kvpredict.pipelines.config import Config, ConfigError
+from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.prefix import LEARNED, chosen, compare, load_requests, replayed, request_facts, tiers
 
 __all__ = ["run"]
@@ -17,10 +17,6 @@ __all__ = ["run"]
 
 def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     """Run the pipeline; the learned policy is saved in ``folder / "policy"``."""
-    if config.pipeline.register:
-        raise ConfigError(
-            "pipeline.register=true: prefix policies cannot be registered; the policy is among the run's artifacts"
-        )
     trace = load_requests(config, start)
     split = config.pipeline.split
     cut = round(split * len(trace)) if split < 1 else int(split)
