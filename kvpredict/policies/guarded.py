@@ -73,6 +73,7 @@ COST = 0.05  # share of the objects held that must be fetched anew when another 
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
 GROWTH = 0.3  # requests from one fit to the next, for each one so far
 FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
+TELLING = 0.1  # hits of the leader for each of its misses, with fewer of which lambda comes down more slowly
 FEWEST_SLOTS = 256  # of a shadow that runs on a sample of the keys
 TOUCHES = 32  # a new leader is told at most that an object was asked for so many times
 SIGNALS = 11  # what a controller sees, the last a constant
@@ -109,11 +110,11 @@ class Core(NamedTuple):
     requests: Requests  # not yet shown to the shadows
     gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
     order: np.ndarray  # int32 [entries], room to sort them; [0] where no leader has to be filled
-    missed: np.ndarray  # float64 [shadows + 3], misses since the last look of each, and of this cache, weighed; of
-    # this cache, each as one; and of whoever led, weighed, where leaders compete on a sample
+    missed: np.ndarray  # float64 [shadows + 4], misses since the last look of each, and of this cache, weighed; of
+    # this cache, each as one; and of whoever led, weighed, where leaders compete on a sample; then the requests
     apart: np.ndarray  # float64 [shadows], room to count misses that are not simply each shadow's own
-    slow: np.ndarray  # float64 [shadows + 3], older misses counting less: by which the leader is chosen
-    fast: np.ndarray  # float64 [shadows + 3], and much less: by which lambda moves
+    slow: np.ndarray  # float64 [shadows + 4], older ones counting less: by which the leader is chosen
+    fast: np.ndarray  # float64 [shadows + 4], and much less: by which lambda moves
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
@@ -282,10 +283,10 @@ class Guarded(Policy):
             requests=make_requests(PENDINGS),
             gone=np.zeros(slots + PENDINGS + 1, np.int64),
             order=np.zeros(entries if self.sample < 1 else 0, np.int32),
-            missed=np.zeros(len(leaders) + 3),
+            missed=np.zeros(len(leaders) + 4),
             apart=np.zeros(len(leaders)),
-            slow=np.zeros(len(leaders) + 3),
-            fast=np.zeros(len(leaders) + 3),
+            slow=np.zeros(len(leaders) + 4),
+            fast=np.zeros(len(leaders) + 4),
             led=np.zeros(len(leaders), np.int64),
             control=np.array(() if self.controller is None else self.controller).reshape(-1, SIGNALS),
             signal=np.zeros(SIGNALS),
@@ -490,7 +491,8 @@ def _look(c, requests):
     held = max(c.history.clock[1], np.int64(1))
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
-    for k in range(own + 3):
+    missed[own + 3] = requests
+    for k in range(own + 4):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
         missed[k] = 0.0
@@ -517,7 +519,11 @@ def _look(c, requests):
         step = level[MOST] * requests / (level[SWING] * held)
         led = fast[own + 2] if level[SAMPLED] < 1.0 else fast[best]
         behind = (fast[own] - led) / max(led, weight) - level[MARGIN]
-        step *= min(max(behind / FULL, -1.0), 1.0)
+        speed = min(max(behind / FULL, -1.0), 1.0)
+        if speed < 0.0:  # to miss no more than a leader that misses everything, as in a scan, is no merit
+            misses = led / weight
+            speed *= min(max(fast[own + 3] - misses, 0.0) / (TELLING * max(misses, 1.0)), 1.0)
+        step *= speed
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
         level[LAMBDA] = min(max(level[LAMBDA] + step, 0.0), level[MOST])

@@ -164,6 +164,15 @@ def test_the_guard_keeps_it_near_the_best_leader_where_nothing_can_be_learned() 
     assert hit.sum() >= 0.99 * unguarded.sum()
 
 
+def test_a_scan_that_all_miss_is_no_reason_to_leave_the_leader() -> None:
+    hot = zipf_mix(20_000, 1000, seed=4)
+    trace = Trace.from_keys(np.concatenate([hot, np.arange(20_000) + 10_000, hot]))
+    series = simulate(trace, policy("guarded", leaders="lru+s3fifo", samples=1000), 200).account["series"]
+    requests = np.array(series["request"])
+    before, after = np.array(series["lambda"])[np.searchsorted(requests, [20_000, 39_000])]
+    assert after > before - 0.1 > 2.0
+
+
 def test_lambda_follows_the_misses() -> None:
     trace = Trace.from_keys(zipf_mix(8_000, 1000, seed=2))
     _, state = run(trace, 100, leaders="lru+s3fifo", most=2.0, samples=1000)
