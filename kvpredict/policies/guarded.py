@@ -60,8 +60,8 @@ ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
-    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN,
-) = range(23)  # of word  # fmt: skip
+    DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN, MISSES,
+) = range(24)  # of word  # fmt: skip
 LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED = range(11)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
@@ -73,7 +73,7 @@ COST = 0.05  # share of the objects held that must be fetched anew when another 
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
 GROWTH = 0.3  # requests from one fit to the next, for each one so far
 FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
-TELLING = 0.1  # hits of the leader for each of its misses, with fewer of which lambda comes down more slowly
+USUAL = 0.2  # share of this cache's hit ratio so far: while it hits less often than that, lambda comes down more slowly
 FEWEST_SLOTS = 256  # of a shadow that runs on a sample of the keys
 TOUCHES = 32  # a new leader is told at most that an object was asked for so many times
 SIGNALS = 11  # what a controller sees, the last a constant
@@ -118,7 +118,7 @@ class Core(NamedTuple):
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
-    word: np.ndarray  # int64 [23]
+    word: np.ndarray  # int64 [24]
     level: np.ndarray  # float64 [11]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
@@ -261,7 +261,7 @@ class Guarded(Policy):
         history = make_history(slots, self.history, regions=self.regions)
         entries = history.key.size
         leaders = self._policies()
-        word = np.zeros(23, np.int64)
+        word = np.zeros(24, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
@@ -492,6 +492,7 @@ def _look(c, requests):
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
     missed[own + 3] = requests
+    word[MISSES] += np.int64(missed[own + 1])
     for k in range(own + 4):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
@@ -520,9 +521,9 @@ def _look(c, requests):
         led = fast[own + 2] if level[SAMPLED] < 1.0 else fast[best]
         behind = (fast[own] - led) / max(led, weight) - level[MARGIN]
         speed = min(max(behind / FULL, -1.0), 1.0)
-        if speed < 0.0:  # to miss no more than a leader that misses everything, as in a scan, is no merit
-            misses = led / weight
-            speed *= min(max(fast[own + 3] - misses, 0.0) / (TELLING * max(misses, 1.0)), 1.0)
+        usual = USUAL * fast[own + 3] * (1.0 - word[MISSES] / c.history.clock[0])
+        if speed < 0.0 and usual > 0.0:  # while all miss, as in a scan, it is no merit to miss no more than the leader
+            speed *= min((fast[own + 3] - fast[own + 1]) / usual, 1.0)
         step *= speed
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)
