@@ -16,7 +16,8 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.learn.learner import Curves
-from kvpredict.policies.guarded import SIGNALS, Guarded
+from kvpredict.policies.guarded import Guarded
+from kvpredict.policies.guarded.state import SIGNALS
 from kvpredict.simulate.simulate import simulate
 from kvpredict.trace.trace import Trace
 

@@ -16,7 +16,8 @@ from kvpredict.core.jit import kernel
 from kvpredict.features.schema import Schema
 from kvpredict.learn.dataset import serve
 from kvpredict.learn.learner import NothingToLearn
-from kvpredict.policies.guarded import DEPTH, RATE, TREES, Guarded
+from kvpredict.policies.guarded import Guarded
+from kvpredict.policies.guarded.learning import DEPTH, RATE, TREES
 from kvpredict.scorers.boosting import empty_trees, fit_trees, make_training
 from kvpredict.simulate.simulate import check_trace, whole_capacity
 from kvpredict.trace.trace import Trace

@@ -10,7 +10,7 @@ import pytest
 
 from kvpredict import Cache, policy
 from kvpredict.cache import training
-from kvpredict.policies.guarded import FITS
+from kvpredict.policies.guarded.state import FITS
 
 KEYS = [int(key) for key in np.random.default_rng(0).zipf(1.15, 40_000) % 5_000]
 

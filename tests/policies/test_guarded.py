@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 from kvpredict import KvpredictError, UnknownName
 from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.core.objective import worth
-from kvpredict.policies import guarded, policy
-from kvpredict.policies.guarded import (
-    FITS,
-    LAMBDA,
-    LEADER,
-    LOST,
-    SAMPLED,
-    SWITCHES,
-    State,
-    _by_last_access,
-    _cost,
-)
+from kvpredict.policies import policy
+from kvpredict.policies.guarded import policy as guarded_policy
+from kvpredict.policies.guarded.contests import by_last_access, cost_of
+from kvpredict.policies.guarded.state import FITS, LAMBDA, LEADER, LOST, SAMPLED, SWITCHES, State
 from kvpredict.simulate import simulate
 from kvpredict.simulate.simulate import replay_arguments
 from kvpredict.trace import Trace
@@ -56,7 +48,7 @@ def test_with_lambda_at_its_maximum_it_is_its_leader(leader: str, sample: float,
 
 @pytest.mark.parametrize("sample", [1.0, 0.25])
 def test_the_leader_changes_with_the_workload(sample: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "FEWEST_SLOTS", 100)
+    monkeypatch.setattr(guarded_policy, "FEWEST_SLOTS", 100)
     rng = np.random.default_rng(1)
     steady = np.minimum(rng.zipf(1.1, 20_000), 3000)  # LFU's best
     drift = 10_000 + np.arange(10_000) // 6 + rng.integers(0, 80, 10_000)  # and its worst
@@ -71,7 +63,7 @@ def test_the_leader_changes_with_the_workload(sample: float, monkeypatch: pytest
 
 
 def test_a_sample_estimates_what_leaders_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "FEWEST_SLOTS", 64)
+    monkeypatch.setattr(guarded_policy, "FEWEST_SLOTS", 64)
     rng = np.random.default_rng(4)
     keys = rng.permutation(20_000)[np.minimum(rng.zipf(1.05, 60_000) - 1, 19_999)] + 2**40
     names = ["lru", "s3fifo", "fifo"]
@@ -83,7 +75,7 @@ def test_a_sample_estimates_what_leaders_miss(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("unit", ["objects", "bytes"])
 def test_on_a_sample_invariants_hold_through_changes_of_the_leader(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "FEWEST_SLOTS", 8)
+    monkeypatch.setattr(guarded_policy, "FEWEST_SLOTS", 8)
     made = policy("guarded", leaders="lru+lfu+s3fifo", sized_leaders="gdsf", samples=1000, memory=0.5, sample=0.3)
     rng = np.random.default_rng(1)
     host = DictHost(made, 24 if unit == "objects" else 120, 24)
@@ -99,11 +91,12 @@ def test_on_a_sample_invariants_hold_through_changes_of_the_leader(unit: str, mo
 
 SAMPLED_RUN = """
 import numpy as np
-from kvpredict.policies import guarded, policy
+from kvpredict.policies import policy
+from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.simulate import simulate
 from kvpredict.trace import Trace
 
-guarded.FEWEST_SLOTS = 8
+guarded_policy.FEWEST_SLOTS = 8
 rng = np.random.default_rng(1)
 keys = np.concatenate([rng.zipf(1.3, 1500) % 90, 100 + np.arange(1500) // 6 + rng.integers(0, 9, 1500)])
 made = policy("guarded", leaders="lru+lfu", sized_leaders="", samples=1000, memory=0.5, sample=0.3)
@@ -128,14 +121,14 @@ def test_on_a_sample_compiled_equals_interpreted() -> None:
 def test_entries_are_sorted_by_their_last_access(times: list[int]) -> None:
     when = np.array(times, np.int64).reshape(-1, 1)
     entries = np.arange(len(times), dtype=np.int32)[::-1].copy()
-    _by_last_access(entries, len(times), when)
+    by_last_access(entries, len(times), when)
     assert sorted(entries.tolist()) == list(range(len(times)))
     assert when[entries, 0].tolist() == sorted(times)
 
 
 @pytest.mark.parametrize("weight", [1e-9, 0.3, 1.0, 7.5, 1e6])
 def test_what_a_miss_costs_is_read_from_its_logarithm(weight: float) -> None:
-    assert _cost(worth(weight, 4)) * 4 == pytest.approx(weight, rel=1e-5)
+    assert cost_of(worth(weight, 4)) * 4 == pytest.approx(weight, rel=1e-5)
 
 
 def lasting_and_passing(requests: int) -> Trace:

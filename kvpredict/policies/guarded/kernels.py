@@ -1,0 +1,363 @@
+"""Guarded, compiled: what happens at a hit and a miss, and who goes."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from kvpredict.core.jit import lean_kernel, lean_subroutine
+from kvpredict.core.lists import back, newer, push_front, unlink
+from kvpredict.core.objective import weigher, worth
+from kvpredict.core.policy import IDLE, WANTED, Kernels
+from kvpredict.features.history import (
+    note_eviction,
+    note_hit,
+    note_insertion,
+    note_miss,
+    oldest_ghost,
+    residence_time,
+    spare,
+    write,
+)
+from kvpredict.features.samples import collect, lose, record, resolve
+from kvpredict.policies.guarded.contests import full_contest, sampled_contest
+from kvpredict.policies.guarded.guard import PERIOD, look_back
+from kvpredict.policies.guarded.learning import FEWEST, RATE, draw, is_sampled, keep_rows, label_span, schedule_fit
+from kvpredict.policies.guarded.state import (
+    AWAY,
+    BYPASSED,
+    BYPASSES,
+    CAPACITY,
+    CHECK,
+    CURRENT,
+    DUE,
+    ENTRY,
+    FITS,
+    HAS_MODEL,
+    HEAD,
+    LAMBDA,
+    LEADER,
+    LEARNS,
+    LOST,
+    MOST,
+    NEXT_FIT,
+    ORDER,
+    PENDING,
+    PENDINGS,
+    PER_DECISION,
+    PLACE,
+    QUEUED,
+    REFUSALS,
+    SHOWN,
+    SLOT,
+    TAIL,
+    UNEQUAL,
+    USED,
+    WHERE,
+)
+from kvpredict.scorers.boosting import fit_trees
+from kvpredict.scorers.trees import score_columns
+
+SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
+SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
+
+
+@lean_kernel
+def enqueue(c, entry):
+    push_front(c.queue, c.size.size, entry)
+    c.entry[entry, QUEUED] = 1
+
+
+@lean_kernel
+def unqueue(c, entry):
+    if c.entry[entry, QUEUED]:
+        unlink(c.queue, entry)
+        c.entry[entry, QUEUED] = 0
+
+
+@lean_kernel
+def settle(c, entry):
+    """See to it that a resident is in the queue if the leader does not hold it, and is not if it does."""
+    if c.entry[entry, WHERE + c.word[LEADER]] >= 0:
+        unqueue(c, entry)
+    elif c.entry[entry, SLOT] >= 0 and not c.entry[entry, QUEUED]:
+        enqueue(c, entry)
+
+
+@lean_kernel
+def gather_queue(c):
+    """Fill the queue anew, for another leader."""
+    entry = c.entry
+    leader = WHERE + c.word[LEADER]
+    for i in range(c.history.clock[1]):
+        at = c.slot[c.slot[i, ORDER], ENTRY]
+        unqueue(c, at)
+        if entry[at, leader] < 0:
+            enqueue(c, at)
+
+
+@lean_kernel
+def leave(c, slot):
+    slots = c.slot
+    at = slots[slot, PLACE]
+    last = slots[c.history.clock[1] - 1, ORDER]
+    slots[at, ORDER] = last
+    slots[last, PLACE] = at
+    slots[slot, PLACE] = -1
+    entry = slots[slot, ENTRY]
+    c.entry[entry, SLOT] = -1
+    c.word[USED] -= c.size[entry]
+    unqueue(c, entry)
+    note_eviction(c.history, entry, True)
+
+
+@lean_kernel
+def held_by_shadows(c, entry):
+    held = 0
+    for k in range(WHERE, c.entry.shape[1]):
+        held += c.entry[entry, k] >= 0
+    return held
+
+
+@lru_cache(maxsize=32)
+def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool) -> Kernels:
+    weigh, varies, by_cost = weigher(objective), objective != "bytes", objective == "cost"
+    lead, compete, drop, crown = (sampled_contest if sampled else full_contest)(leaders, weigh, by_cost)
+
+    @lean_kernel
+    def note_request(c, entry, e):
+        """Remember a request for the shadows."""
+        at = c.word[PENDING]
+        c.word[PENDING] += 1
+        c.requests.entry[at] = entry
+        c.requests.key[at, 0] = e.key
+        c.requests.key[at, 1] = e.size
+        c.requests.time[at, 0] = e.time
+        c.requests.time[at, 1] = e.hint
+
+    @lean_kernel
+    def show_leader(c, shadows):
+        """Show the leader what was requested, as the next decision depends on what it holds."""
+        word, gone, requests = c.word, c.gone, c.requests
+        lead(c, shadows, word[SHOWN], word[PENDING])
+        for i in range(1, gone[0] + 1):
+            settle(c, gone[i])
+        for i in range(word[SHOWN], word[PENDING]):
+            settle(c, requests.entry[i])
+        word[SHOWN] = word[PENDING]
+
+    @lean_subroutine
+    def catch_up(c, shadows):
+        """Show all shadows what was requested; the others see it in batches, which saves time."""
+        word = c.word
+        if word[SHOWN] < word[PENDING]:
+            show_leader(c, shadows)
+        compete(c, shadows)
+        word[CHECK] += word[PENDING]
+        word[PENDING] = 0
+        word[SHOWN] = 0
+        if word[CHECK] >= PERIOD:
+            before = word[LEADER]
+            look_back(c, word[CHECK])
+            word[CHECK] = 0
+            if word[LEADER] != before:
+                crown(c, shadows)
+                gather_queue(c)
+
+    @lean_subroutine
+    def keep_learning(c, samples, training, model):
+        if c.word[AWAY]:
+            if c.word[DUE] == IDLE:
+                c.word[DUE] = WANTED
+            return
+        count = collect(samples, c.history.clock[0], label_span(c), training.x, training.y, 0, samples.unit.size, 0)
+        if count >= FEWEST:
+            fit_trees(training, count, model, RATE)
+            c.word[FITS] += 1
+            c.word[HAS_MODEL] = 1
+        schedule_fit(c)
+
+    @lean_subroutine
+    def refill(c, samples, model):
+        """Choose the next few victims among objects that the leader has given up and others drawn at random."""
+        h, drawn, score, victim = c.history, c.drawn, c.score, c.victim
+        count = drawn.size
+        given_up = 0
+        at = back(c.queue, c.size.size)
+        while at < c.size.size and given_up < PER_DECISION:
+            drawn[given_up] = at
+            given_up += 1
+            at = newer(c.queue, at)
+        draw(c, given_up, count)
+        write(h, drawn, count, len(c.slot), c.x)
+        score_columns(model, c.x, count, score)
+        victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // SHARE))
+        if is_sampled(c, samples, victims):
+            keep_rows(c, samples, count - PER_DECISION)
+        for i in range(count):
+            # The model predicts the log of the time to the next use: the longer, the sooner to go.
+            if varies and c.word[UNEQUAL]:
+                score[i] -= c.value[drawn[i]]
+            if not c.entry[drawn[i], QUEUED]:
+                score[i] -= c.level[LAMBDA]
+        for v in range(victims):
+            worst = v
+            for i in range(v + 1, count):
+                if score[i] > score[worst]:
+                    worst = i
+            chosen = drawn[worst]
+            highest = score[worst]
+            drawn[worst] = drawn[v]
+            score[worst] = score[v]
+            victim[v, 0] = chosen
+            victim[v, 1] = h.when[chosen, 0]
+            c.doom[v] = highest
+        c.word[HEAD] = 0
+        c.word[TAIL] = victims
+
+    @lean_kernel
+    def next_victim(c, samples, model):
+        """Return the slot of the next object to go."""
+        word, when = c.word, c.history.when
+        if word[HAS_MODEL] == 0 or c.level[LAMBDA] >= c.level[MOST]:
+            if is_sampled(c, samples, 1):
+                draw(c, 0, PER_DECISION)
+                write(c.history, c.drawn, PER_DECISION, len(c.slot), c.x)
+                keep_rows(c, samples, 0)
+            chosen = np.int64(back(c.queue, c.size.size))
+            if chosen < c.size.size:
+                return c.entry[chosen, SLOT]
+            # The leader holds all that is held here, as it may after it lost an object to a full history.
+        while True:
+            while word[HEAD] < word[TAIL]:
+                at = word[HEAD]
+                word[HEAD] += 1
+                chosen = c.victim[at, 0]
+                if c.entry[chosen, SLOT] >= 0 and when[chosen, 0] == c.victim[at, 1]:
+                    return c.entry[chosen, SLOT]
+            refill(c, samples, model)
+
+    @lean_subroutine
+    def unwanted(c, samples, model, entry):
+        """Tell whether an object that asks to be admitted is worse than the next to go."""
+        h, new, word = c.history, c.newcomer, c.word
+        learned = word[HAS_MODEL] > 0 and c.level[LAMBDA] < c.level[MOST]
+        sampled = is_sampled(c, samples, 1)
+        if not learned and not sampled:
+            return False
+        new.entry[0] = entry
+        write(h, new.entry, 1, len(c.slot), new.x)
+        if sampled:  # the model must know newcomers, which are rare among random residents
+            record(samples, new.x, 0, entry, h.clock[0], residence_time(h, len(c.slot)))
+        if not learned:
+            return False
+        score_columns(model, new.x, 1, new.score)
+        score = new.score[0]
+        if varies and word[UNEQUAL]:
+            score -= c.value[entry]
+        if c.entry[entry, WHERE + word[LEADER]] >= 0:
+            score -= c.level[LAMBDA]
+        while True:
+            while word[HEAD] < word[TAIL]:
+                at = word[HEAD]
+                chosen = c.victim[at, 0]
+                if c.entry[chosen, SLOT] >= 0 and h.when[chosen, 0] == c.victim[at, 1]:
+                    return score > c.doom[at]
+                word[HEAD] += 1
+            refill(c, samples, model)
+
+    @lean_subroutine
+    def expel(c, shadows, ghost):
+        """Take a ghost out of all shadows."""
+        if c.history.when[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+            catch_up(c, shadows)  # its entry is about to be another key's
+        c.word[LOST] += held_by_shadows(c, ghost)
+        drop(c, shadows, ghost)
+
+    @lean_kernel
+    def make_room(c, samples, shadows):
+        """Forget a ghost, so that a new key finds an entry; if possible one that no shadow holds."""
+        links = c.history.links
+        ghost = oldest_ghost(c.history)
+        held = held_by_shadows(c, ghost)
+        for _ in range(SECOND_CHANCES):
+            if not held:
+                break
+            unlink(links, ghost)
+            push_front(links, c.size.size, ghost)
+            ghost = oldest_ghost(c.history)
+            held = held_by_shadows(c, ghost)
+        if held or c.history.when[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+            expel(c, shadows, ghost)
+        lose(samples, ghost)
+
+    @lean_kernel
+    def hit(s, slot, e):
+        c = s.core
+        entry = c.slot[slot, ENTRY]
+        note_hit(c.history, entry, e, len(c.slot))
+        resolve(s.samples, entry, c.history.clock[0])
+        note_request(c, entry, e)
+        if c.word[PENDING] == PENDINGS:
+            catch_up(c, s.shadows)
+
+    @lean_kernel
+    def admit(s, e):
+        c = s.core
+        h = c.history
+        weight = weigh(e.size, e.hint)
+        if e.size > 1 or weight != 1.0:
+            c.word[UNEQUAL] = 1
+        if not spare(h, e):
+            make_room(c, s.samples, s.shadows)
+        entry = note_miss(h, e, len(c.slot))
+        resolve(s.samples, entry, h.clock[0])
+        c.size[entry] = e.size
+        c.word[CURRENT] = entry
+        c.value[entry] = worth(weight, e.size)
+        c.missed[c.led.size] += weight
+        c.missed[c.led.size + 1] += 1.0
+        note_request(c, entry, e)
+        if c.word[CHECK] + c.word[PENDING] < PERIOD:
+            show_leader(c, s.shadows)
+        else:
+            catch_up(c, s.shadows)
+        if c.level[LEARNS] > 0.0 and h.clock[0] >= c.word[NEXT_FIT]:
+            keep_learning(c, s.samples, s.training, s.model)
+        if c.word[USED] + e.size <= c.word[CAPACITY] and h.clock[1] < len(c.slot):
+            return True
+        # With lambda at its maximum, what the leader refuses is refused.
+        refused = c.level[LAMBDA] >= c.level[MOST] and c.entry[entry, WHERE + c.word[LEADER]] < 0
+        c.word[REFUSALS] += refused
+        if not refused and c.level[BYPASSES] > 0.0:
+            refused = unwanted(c, s.samples, s.model, entry)
+            c.word[BYPASSED] += refused
+        if refused:
+            note_eviction(h, entry, False)
+        return not refused
+
+    @lean_kernel
+    def evict(s, e):
+        slot = next_victim(s.core, s.samples, s.model)
+        leave(s.core, slot)
+        return slot
+
+    @lean_kernel
+    def insert(s, slot, e):
+        c = s.core
+        entry = c.word[CURRENT]
+        note_insertion(c.history, entry, e)
+        at = c.history.clock[1] - 1
+        c.slot[slot, ENTRY] = entry
+        c.slot[at, ORDER] = slot
+        c.slot[slot, PLACE] = at
+        c.entry[entry, SLOT] = slot
+        c.word[USED] += e.size
+        settle(c, entry)
+
+    @lean_kernel
+    def remove(s, slot):
+        catch_up(s.core, s.shadows)  # of what is in the cache, while it is
+        drop(s.core, s.shadows, s.core.slot[slot, ENTRY])
+        leave(s.core, slot)
+
+    return Kernels(hit, admit, evict, insert, remove)

@@ -1,0 +1,89 @@
+"""Learning inside the cache: what is sampled at decisions, and when and how the model is fitted anew."""
+
+import numpy as np
+
+from kvpredict.core.jit import kernel, lean_kernel
+from kvpredict.core.policy import IDLE
+from kvpredict.core.random import below, uniform
+from kvpredict.features.history import residence_time
+from kvpredict.features.samples import collect, record
+from kvpredict.policies.guarded.state import DUE, ENTRY, FITS, HAS_MODEL, HORIZON, LEARNS, NEXT_FIT, ORDER, PER_DECISION
+from kvpredict.scorers.boosting import fit_trees
+
+TREES, DEPTH, RATE = 24, 2, 0.2
+FIRST_FIT = 2000  # requests
+GROWTH = 0.3  # requests from one fit to the next, for each one so far
+FEWEST = 500  # samples that a fit needs
+RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
+RECENT = 2e6  # requests that they may cover in any case
+FIRST = 16.0  # residence times that they are spread over at least
+
+
+@lean_kernel
+def label_span(c):
+    """Return how long a sample waits for its label, in requests."""
+    now = c.history.clock[0]
+    return min(c.level[HORIZON] * residence_time(c.history, len(c.slot)), 0.35 * now)
+
+
+@lean_kernel
+def schedule_fit(c):
+    now = c.history.clock[0]
+    c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(GROWTH * now), np.int64(400_000)))
+
+
+@lean_kernel
+def is_sampled(c, samples, victims):
+    """Tell whether a decision about so many victims is one to learn from: often enough to fill the ring."""
+    now = c.history.clock[0]
+    held = max(c.history.clock[1], np.int64(1))
+    unit = residence_time(c.history, len(c.slot))
+    # All the past while it is short, so that a large cache does not wait for its ring to fill.
+    span = min(max(np.float64(now), FIRST * unit), max(RING * unit, RECENT))
+    rows = samples.unit.size * victims * (unit / held) / span
+    return c.level[LEARNS] > 0.0 and uniform(c.word) * PER_DECISION < rows
+
+
+@lean_kernel
+def draw(c, start, end):
+    """Draw residents at random."""
+    drawn, slot, word, held = c.drawn, c.slot, c.word, c.history.clock[1]
+    for i in range(start, end):
+        drawn[i] = slot[slot[below(word, held), ORDER], ENTRY]
+
+
+@lean_kernel
+def keep_rows(c, samples, start):
+    """Keep the rows of ``PER_DECISION`` candidates from ``start`` on, random residents, as samples."""
+    h = c.history
+    unit = residence_time(h, len(c.slot))
+    for i in range(start, start + PER_DECISION):
+        record(samples, c.x, i, c.drawn[i], h.clock[0], unit)
+
+
+@kernel
+def gather_rows(c, samples, training, rows, start, end):
+    if start == 0:
+        rows[0] = 0
+    rows[0] = collect(samples, c.history.clock[0], label_span(c), training.x, training.y, start, end, rows[0])
+
+
+@kernel
+def fit_rows(training, rows, trees):
+    if rows[0] >= FEWEST:
+        fit_trees(training, rows[0], trees, RATE)
+
+
+@kernel
+def adopt_trees(c, model, trees, rows):
+    if rows[0] < 0:
+        return
+    if rows[0] >= FEWEST:
+        model.feature[:] = trees.feature
+        model.threshold[:] = trees.threshold
+        model.leaf[:] = trees.leaf
+        model.base[:] = trees.base
+        c.word[FITS] += 1
+        c.word[HAS_MODEL] = 1
+    schedule_fit(c)
+    c.word[DUE] = IDLE

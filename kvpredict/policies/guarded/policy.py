@@ -1,0 +1,362 @@
+"""Guarded, the policy: its settings, its state, and what it tells of itself."""
+
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kvpredict.artifact import Artifact, load_artifact
+from kvpredict.core.errors import KvpredictError
+from kvpredict.core.lists import make_links
+from kvpredict.core.objective import check_objective
+from kvpredict.core.policy import IDLE, Kernels, Policy, Trainer, Traits, require
+from kvpredict.core.random import seed_random
+from kvpredict.core.shadow import leaves, make_requests, make_shadows
+from kvpredict.core.validate import list_nodes
+from kvpredict.features.history import make_history
+from kvpredict.features.samples import make_samples
+from kvpredict.features.schema import BASE_FEATURES, Schema
+from kvpredict.policies.guarded.kernels import guarded_kernels
+from kvpredict.policies.guarded.learning import DEPTH, FEWEST, FIRST_FIT, TREES, adopt_trees, fit_rows, gather_rows
+from kvpredict.policies.guarded.state import (
+    AWAKE,
+    AWAY,
+    BYPASSED,
+    CAPACITY,
+    CURRENT,
+    DUE,
+    ENTRY,
+    FITS,
+    HAS_MODEL,
+    LAMBDA,
+    LEADER,
+    LOST,
+    NEXT_FIT,
+    NOTED,
+    NOTES,
+    ORDER,
+    PENDINGS,
+    PER_DECISION,
+    PLACE,
+    QUEUED,
+    REFUSALS,
+    RNG,
+    SIGNALS,
+    SLOT,
+    SWITCHES,
+    USED,
+    WHERE,
+    Core,
+    Newcomer,
+    State,
+)
+from kvpredict.scorers.boosting import empty_trees, make_training
+from kvpredict.scorers.trees import Trees
+
+LEADERS = ("lru", "s3fifo", "clock2qplus", "lhd", "popularity")
+SIZED_LEADERS = ("gdsf",)
+
+SHIPPED = Path(__file__).parent / "prior"
+FEWEST_SLOTS = 256  # of a shadow that runs on a sample of the keys
+PARTS = 16  # in which samples are copied for training elsewhere
+
+
+@dataclass(frozen=True)
+class Guarded(Policy):
+    """Learned eviction under the guard of heuristics.
+
+    Parameters
+    ----------
+    leaders : str, default "lru+s3fifo+clock2qplus+lhd+popularity"
+        Heuristics to follow where the model does not pay, joined by ``+``.
+    sized_leaders : str, default "gdsf"
+        Further ones, which sleep until an object of another size than 1 is seen; 1 to 12 in all.
+    learn : bool, default True
+        False: follow the best leader only.
+    guard : bool, default True
+        False: lambda stays 0, so only the model decides once there is one.
+    candidates : int, default 64
+        Residents scored for one refill of the victims' queue.
+    batch : int, default 8
+        Victims taken from one refill.
+    history : float, default 4.0
+        Entries of access history kept for each slot, at least 2.
+    regions : bool, default True
+        Look at what happened to keys near an object's own. Costs time and memory, and is of use where keys are numbers
+        whose order means something.
+    samples : int, default 10000
+        Decisions kept for training.
+    horizon : float, default 4.0
+        Time to the next use, in residence times, beyond which all is the same.
+    margin : float, default 0.003
+        Share of the leader's misses by which this cache may be worse before lambda rises.
+    swing : float, default 2.0
+        Requests, in capacities, in which lambda moves over its whole range.
+    most : float, default 3.0
+        Largest lambda, in logarithms of time.
+    memory : float, default 8.0
+        Half-life of misses in the comparison of leaders, in capacities; at least 1,000 requests.
+    patience : float, default 2.0
+        Half-life of misses in the comparison with the leader, in capacities; at least 250 requests. What this cache was
+        better by long ago is no licence to be worse now.
+    objective : {"objects", "bytes", "cost"}, default "objects"
+        Which misses count: each as one, by size, or by cost (a trace's column "cost", or ``put(cost=…)``).
+    bypass : bool, default False
+        Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
+        flash device, for slightly more misses.
+    sample : float, default 1.0
+        Share of the keys, by hash, on which leaders compete, in shadows as much smaller, of 256 slots at least; only
+        the leader itself is run in full. Up to half as fast again in large caches, mostly for the same misses. But
+        whenever the leader changes there is a pause of some microseconds a slot, since the new one is shown all keys
+        remembered, in the order of their last accesses, each as often as it was asked for; what else it would have
+        learned meanwhile it does not know. Where leaders that live by long histories take turns this costs more time
+        than it saves, and misses besides. 1: all run in full, all the time.
+    prior : Artifact or path, optional
+        A model to begin with, until the first fit: of ``kvpredict.learn.online.prior``, or the folder of a saved policy
+        that has one; "shipped" is the one that comes with kvpredict. Default: follow the leader until then.
+    report : FitReport, optional
+        What ``fit`` measured; not part of the policy's identity.
+    controller : sequence of 22 floats, optional
+        Weights of a linear controller (``kvpredict.learn.controller``) that moves lambda and favours the leader in
+        place of the rule.
+    """
+
+    name: ClassVar[str] = "guarded"
+    traits: ClassVar[Traits] = Traits(sized=True, stochastic=True, bypass=True)
+
+    leaders: str = "+".join(LEADERS)
+    sized_leaders: str = "+".join(SIZED_LEADERS)
+    learn: bool = True
+    guard: bool = True
+    candidates: int = 64
+    batch: int = 8
+    history: float = 4.0
+    regions: bool = True
+    samples: int = 10_000
+    horizon: float = 4.0
+    margin: float = 0.003
+    swing: float = 2.0
+    most: float = 3.0
+    memory: float = 8.0
+    patience: float = 2.0
+    objective: str = "objects"
+    bypass: bool = False
+    sample: float = 1.0
+    controller: tuple[float, ...] | None = None
+    prior: Any = None
+    report: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.controller is not None:
+            object.__setattr__(self, "controller", tuple(float(weight) for weight in self.controller))
+            found = np.array(self.controller)
+            right = found.size == 2 * SIGNALS and bool(np.isfinite(found).all())
+            require(right, self, f"controller must be {2 * SIGNALS} finite weights, got {found.size}")
+        if self.prior is not None:
+            object.__setattr__(self, "prior", _checked_prior(self.prior))
+        names = self._names()
+        require(len(set(names)) == len(names) <= 12, self, f"leaders must be 1 to 12 different policies, got {names}")
+        for leader in self._policies():
+            if leader.traits.oracle or leader.extra or leader.name == self.name:
+                raise KvpredictError(f"policy 'guarded': {leader.name!r} cannot lead: choose heuristics")
+        check_objective(self.objective)
+        require(self.candidates >= 2 * PER_DECISION, self, f"candidates must be at least {2 * PER_DECISION}")
+        require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
+        require(self.history >= 2, self, f"history must be at least 2 entries a slot, got {self.history}")
+        require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
+        for name in ("horizon", "swing", "most", "memory", "patience"):
+            require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
+        require(0 < self.sample <= 1, self, f"sample must be in (0, 1], got {self.sample}")
+        require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
+
+    def _names(self) -> list[str]:
+        return [*self.leaders.split("+"), *filter(None, self.sized_leaders.split("+"))]
+
+    def _policies(self) -> list[Policy]:
+        from kvpredict.policies import policy
+
+        return [policy(name) for name in self._names()]
+
+    def kernels(self) -> Kernels:
+        return guarded_kernels(tuple(leader.kernels() for leader in self._policies()), self.objective, self.sample < 1)
+
+    def make_state(self, capacity: int, slots: int, seed: int) -> State:
+        width = len(BASE_FEATURES)
+        history = make_history(slots, self.history, regions=self.regions)
+        entries = history.key.size
+        leaders = self._policies()
+        word = np.zeros(24, np.int64)
+        word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
+        word[AWAKE] = len(self.leaders.split("+"))
+        level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
+        share = min(max(self.sample, FEWEST_SLOTS / slots), 1.0)
+        flags = [self.learn, self.guard, self.bypass, share]
+        shadows = make_shadows(leaders, capacity, slots, seed + 1)
+        if self.sample < 1:
+            small = make_shadows(leaders, max(1, int(share * capacity)), max(1, int(share * slots)), seed + 1)
+            shadows = (shadows, small)
+        entry = np.full((entries, WHERE + len(leaders) * (1 + (self.sample < 1))), -1, np.int32)
+        entry[:, QUEUED] = 0
+        core = Core(
+            history=history,
+            slot=np.full((slots, 3), -1, np.int32),
+            entry=entry,
+            queue=make_links(entries),
+            size=np.zeros(entries, np.int64),
+            value=np.zeros(entries),
+            requests=make_requests(PENDINGS),
+            gone=np.zeros(slots + PENDINGS + 1, np.int64),
+            order=np.zeros(entries if self.sample < 1 else 0, np.int32),
+            missed=np.zeros(len(leaders) + 4),
+            apart=np.zeros(len(leaders)),
+            slow=np.zeros(len(leaders) + 4),
+            fast=np.zeros(len(leaders) + 4),
+            led=np.zeros(len(leaders), np.int64),
+            control=np.array(() if self.controller is None else self.controller).reshape(-1, SIGNALS),
+            signal=np.zeros(SIGNALS),
+            word=word,
+            level=np.array([*level, *flags], np.float64),
+            drawn=np.zeros(self.candidates, np.int32),
+            x=np.zeros((width, self.candidates), np.float32).T,
+            score=np.zeros(self.candidates, np.float64),
+            victim=np.zeros((self.batch, 2), np.int64),
+            doom=np.zeros(self.batch),
+            newcomer=Newcomer(np.zeros(1, np.int32), np.zeros((1, width), np.float32), np.zeros(1)),
+            log=np.zeros((NOTES, 5)),
+        )
+        model = empty_trees(TREES, DEPTH)
+        if self.prior is not None:
+            word[HAS_MODEL] = 1
+            _copy(self.prior.scorer, model)
+            np.negative(model.leaf, out=model.leaf)  # an artifact's score says who is to stay, this model who is to go
+            np.negative(model.base, out=model.base)
+        return State(
+            core=core,
+            samples=make_samples(self.samples, width, entries),
+            training=make_training(self.samples, width, DEPTH),
+            model=model,
+            shadows=shadows,
+        )
+
+    def trainer(self, state: State, aside: bool) -> Trainer | None:
+        """Return how to train ``state`` on another thread, or let it train itself."""
+        state.core.word[AWAY] = aside
+        state.core.word[DUE] = IDLE
+        if not aside or not self.learn:
+            return None
+        c, ring = state.core, len(state.samples.unit)
+        spare = empty_trees(TREES, DEPTH)
+        rows = np.zeros(1, np.int64)
+
+        def gather(step: int) -> bool:
+            start, end = ring * step // PARTS, ring * (step + 1) // PARTS
+            gather_rows(c, state.samples, state.training, rows, start, end)
+            return step + 1 < PARTS
+
+        def fit() -> None:
+            fit_rows(state.training, rows, spare)
+
+        def adopt() -> None:
+            adopt_trees(c, state.model, spare, rows)
+
+        # Compiled now, so that no request waits for it: no rows, no effect.
+        gather_rows(c, state.samples, state.training, rows, 0, 0)
+        fit()
+        adopt_trees(c, state.model, spare, np.full(1, -1, np.int64))
+        return Trainer(c.word[DUE : DUE + 1], gather, fit, adopt)
+
+    def inherit(self, state: State, old: State) -> None:
+        """Begin with the model of ``old``."""
+        _copy(old.model, state.model)
+        state.core.word[[FITS, HAS_MODEL]] = old.core.word[[FITS, HAS_MODEL]]
+
+    def samples_of(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and labels of the samples that are old enough, float32 ``[m, width]`` and ``[m]``."""
+        rows = np.zeros(1, np.int64)
+        gather_rows(state.core, state.samples, state.training, rows, 0, len(state.samples.unit))
+        return state.training.x[: rows[0]].copy(), state.training.y[: rows[0]].copy()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the policy and its prior to ``folder``, atomically; ``kvpredict.load_policy`` reads it.
+
+        What a cache has learned since is not in it: see ``kvpredict.cache.snapshot``.
+        """
+        settings = {k: v for k, v in super().params().items() if k not in ("prior", "report")}
+        cold = Artifact(empty_trees(TREES, DEPTH), Schema(), "identity", {"prior": "none"})
+        return (self.prior or cold).save(folder, policy={"name": self.name, **settings})
+
+    def params(self) -> dict[str, Any]:
+        origin = {"prior": None if self.prior is None else self.prior.metadata.get("prior", "given")}
+        return {k: v for k, v in super().params().items() if k != "report"} | origin
+
+    def account(self, state: State) -> dict[str, Any]:
+        """Return what happened: fits, changes of the leader, how long each led; lambda and leader over time."""
+        c, names = state.core, self._names()
+        log = c.log[: c.word[NOTED]]
+        counts = {
+            "fits": int(c.word[FITS]),
+            "samples": int(state.samples.clock[0]),
+            "leader_changes": int(c.word[SWITCHES]),
+            "refused_by_leader": int(c.word[REFUSALS]),
+            "refused_by_model": int(c.word[BYPASSED]),
+            "shadow_objects_lost": int(c.word[LOST]),
+            "lambda": float(c.level[LAMBDA]),
+        }
+        counts |= {f"led_{name}": int(periods) for name, periods in zip(names, c.led, strict=True)}
+        series = {
+            "request": log[:, 0].astype(int).tolist(),
+            "leader": [names[int(k)] for k in log[:, 1]],
+            "lambda": log[:, 2].tolist(),
+            "fits": log[:, 3].astype(int).tolist(),
+            "behind_leader": log[:, 4].tolist(),
+        }
+        return {"counts": counts, "series": series}
+
+    def validate(self, state: State, resident: np.ndarray) -> None:
+        c = state.core
+        h = c.history
+        held = int(h.clock[1])
+        mine = c.slot[resident, ENTRY]
+        assert sorted(c.slot[:held, ORDER].tolist()) == resident.tolist()
+        assert (c.entry[mine, SLOT] == resident).all()
+        assert int((c.entry[:, SLOT] >= 0).sum()) == held == int((c.slot[:, PLACE] >= 0).sum())
+        assert int(c.size[mine].sum()) == c.word[USED] <= c.word[CAPACITY]
+        ghosts = list_nodes(h.links, h.key.size)
+        assert sorted([*ghosts, *mine.tolist(), *h.free[: h.clock[4]].tolist()]) == list(range(h.key.size))
+        queue = list_nodes(c.queue, h.key.size)
+        assert sorted(queue) == np.flatnonzero(c.entry[:, QUEUED]).tolist()
+        assert sorted(queue) == sorted(mine[c.entry[mine, WHERE + c.word[LEADER]] < 0].tolist())
+        policies = self._policies() * (1 + (self.sample < 1))
+        for k, (shadow, leader) in enumerate(zip(leaves(state.shadows), policies, strict=True)):
+            assert self.sample == 1 or k >= len(c.led) or k == c.word[LEADER] or shadow.counts[1] == 0
+            owners = np.flatnonzero(c.entry[:, WHERE + k] >= 0)
+            slots = c.entry[owners, WHERE + k]
+            assert (shadow.slot[slots, 0] == owners).all()
+            assert shadow.slot[slots, 1].sum() == shadow.counts[1] <= shadow.counts[0]
+            assert slots.size + shadow.counts[2] == len(shadow.slot)
+            leader.validate(shadow.state, np.sort(slots))
+
+
+def _copy(source: Trees, target: Trees) -> None:
+    for its, mine in zip(source, target, strict=True):
+        mine[:] = its
+
+
+def _checked_prior(given: Any) -> Artifact | None:
+    """Return the model to begin with, of a name, a folder or an artifact; None for one saved without."""
+    if isinstance(given, str | PathLike):
+        given = load_artifact(SHIPPED if given == "shipped" else Path(given))[0]
+    if not isinstance(given, Artifact):
+        raise KvpredictError(f"policy 'guarded': prior must be an Artifact or a path, got {type(given).__name__}")
+    if given.metadata.get("prior") == "none":
+        return None
+    usual = empty_trees(TREES, DEPTH)
+    fits = isinstance(given.scorer, Trees) and given.scorer.leaf.shape == usual.leaf.shape
+    if not fits or given.schema.extra or given.link != "identity":
+        raise KvpredictError(
+            f"policy 'guarded': this model cannot be its prior, which is {TREES} trees of depth {DEPTH} on the base "
+            "features: make one with kvpredict.learn.online.prior"
+        )
+    return given
