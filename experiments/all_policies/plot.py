@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ORACLES = ("belady", "beladysize")
-LEARNED = ("learned", "guarded")
+LEARNED = ("learned", "guarded", "fit")
 LOWEST, HIGHEST = 0.3, 1.8  # misses relative to LRU that the plot shows
 BEGIN, END = "<!-- table: written by plot.py -->", "<!-- end of table -->"
 
