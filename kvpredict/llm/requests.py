@@ -5,6 +5,7 @@ tokens, perhaps a session and hints. Blocks lie one request after the other in o
 the blocks that generation filled follow those of the prompt.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,8 @@ from kvpredict.llm.hints import HINTS
 from kvpredict.trace.trace import Trace
 
 __all__ = ["RequestTrace"]
+
+log = logging.getLogger("kvpredict.trace")
 
 BLOCK_SIZES = {"mooncake": 512, "bailian": 16}  # tokens
 
@@ -119,16 +122,17 @@ class RequestTrace:
         )
 
     @staticmethod
-    def from_trace(trace: Trace, block_size: int | None = None) -> "RequestTrace":
+    def from_trace(trace: Trace, block_size: int | None = None, *, on_error: str = "raise") -> "RequestTrace":
         """Return the requests of a Mooncake or Qwen-Bailian trace that ``read_trace`` has read.
 
         Sessions are the chats that Bailian names; ``type`` becomes the hint ``kind``; ``info["reordered"]`` counts
-        requests that came later in the file than others of a later time.
+        requests that came later in the file than others of a later time. Requests whose prompts are longer or shorter
+        than their blocks can hold are left out with ``on_error="skip"``, and counted in ``info["skipped"]``.
 
         Raises
         ------
         TraceError
-            On another trace, or one whose prompts are longer or shorter than their blocks can hold.
+            On another trace, on requests that do not fit their blocks, and on most of them with ``on_error="skip"``.
         """
         size = block_size or BLOCK_SIZES.get(str(trace.info.get("format")), 0)
         missing = {"request", "input_length", "output_length"} - set(trace.columns)
@@ -145,26 +149,32 @@ class RequestTrace:
         long = columns["input_length"]
         # The last block may be part of one, or be left out.
         wrong = np.flatnonzero((long <= (held - 1) * size) | (long >= (held + 1) * size))
+        fits = np.ones(firsts.size, bool)
+        fits[wrong] = False
         if wrong.size:
             k = int(wrong[0])
-            raise TraceError(
+            found = (
                 f"{trace.name}: {wrong.size} of {firsts.size} requests do not fit their blocks of {size} tokens, the "
-                f"first is request {int(number[k])} with {int(long[k])} tokens in {int(held[k])} blocks: give the "
-                "block_size of this file, or mend it"
+                f"first is request {int(number[k])} with {int(long[k])} tokens in {int(held[k])} blocks"
             )
+            if on_error == "raise" or 2 * wrong.size > firsts.size:
+                raise TraceError(f"{found}: give the block_size of this file, or mend it")
+            log.warning("%s; they are left out", found)
+            columns = {name: values[fits] for name, values in columns.items()}
+        info = {**trace.info, "reordered": moved, "skipped": int(trace.info.get("skipped", 0)) + wrong.size}
         sessions = _chats(columns["chat_id"], columns["parent_chat_id"]) if "chat_id" in columns else None
         hints = {"kind": columns["type"].astype(np.float64)} if "type" in columns else {}
         return RequestTrace(
-            np.asarray(trace.times, np.float64)[firsts],
-            np.append(firsts, len(trace)).astype(np.int64),
-            np.asarray(trace.keys, np.int64),
+            np.asarray(trace.times, np.float64)[firsts[fits]],
+            np.append(0, np.cumsum(held[fits])).astype(np.int64),
+            np.asarray(trace.keys, np.int64)[np.repeat(fits, held)],
             columns["input_length"].astype(np.int64),
             columns["output_length"].astype(np.int64),
             size,
             sessions=sessions,
             hints=hints,
             name=trace.name,
-            info={**trace.info, "reordered": moved},
+            info=info,
         )
 
     @cached_property
