@@ -32,7 +32,15 @@ def test_train_saves_a_policy_that_simulate_takes(tmp_path: Path, capsys: pytest
         assert row["ttft_p50"] <= row["ttft_p90"] <= row["ttft_p99"]
     assert load_policy(tmp_path / "a" / "policy").model is not None
     assert json.loads((tmp_path / "a" / "result.json").read_text())["trace"]["requests"] == 700
-    assert "<svg" in (tmp_path / "a" / "report.html").read_text()
+    shown = (tmp_path / "a" / "report.html").read_text()
+    for row in trained["policies"]:
+        cells = [f"{row['prefix_hit_ratio']:.4f}", f"{row['tokens_saved']:,}", f"{row['token_hit_ratio']:.1%}",
+                 f"{row['host_hits']:,}", *(f"{row[p]:.3f}" for p in ("ttft_p50", "ttft_p90", "ttft_p99"))]  # fmt: skip
+        line = next(part for part in shown.split("<tr") if f'<td class="name">{row["policy"]}</td>' in part)
+        assert [cell for cell in cells if f"<td>{cell}</td>" not in line] == []
+    assert f"LRU's is {rows['lru']['prefix_hit_ratio']:.4f}" in shown
+    assert "object miss ratio" not in shown.lower()
+    assert (tmp_path / "a" / "plots" / "ttft.svg").read_text().count("P90") == 1
     again = run_pipeline(
         config("pipeline=prefix_simulate", *SMALL, "pipeline.policy=a/policy"), folder=tmp_path / "b", start=tmp_path
     )
