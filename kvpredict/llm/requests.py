@@ -7,12 +7,13 @@ the blocks that generation filled follow those of the prompt.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.llm.hints import HINTS
 from kvpredict.trace.trace import Trace
@@ -62,11 +63,17 @@ class RequestTrace:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        size = self.block_size
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise TraceError(f"{self.name}: block_size must be a whole number of tokens, got {size!r}")
         n = len(self.times)
         per_request = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens, **self.hints}
         per_request |= {"prompt_blocks": self.prompt_blocks} if self.prompt_blocks is not None else {}
         per_request |= {"sessions": self.sessions} if self.sessions is not None else {}
         for name, column in per_request.items():
+            kinds = "iuf" if name in self.hints else "iu"
+            if getattr(column, "dtype", np.dtype(object)).kind not in kinds:
+                raise TraceError(f"{self.name}: {name} must be an array of numbers, got {column!r:.60}")
             if len(column) != n:
                 raise TraceError(f"{self.name}: {name} has {len(column)} values for {n} requests")
         for name in self.hints:
@@ -86,8 +93,6 @@ class RequestTrace:
                     raise TraceError(f"{self.name}: {name} of request {at} cannot be {column[at]}")
         if n and (not np.isfinite(self.times).all() or (np.diff(self.times) < 0).any()):
             raise TraceError(f"{self.name}: times must be finite and not fall; sort the requests by time")
-        if not isinstance(self.block_size, int | np.integer) or self.block_size < 1:
-            raise TraceError(f"{self.name}: block_size must be a whole number of tokens, got {self.block_size!r}")
 
     def __len__(self) -> int:
         return len(self.times)
@@ -109,14 +114,22 @@ class RequestTrace:
         >>> RequestTrace.from_lists([0.0, 1.0], [[1, 2], [1, 3]], block_size=16)
         RequestTrace('requests', requests=2, blocks=4, unique=3)
         """
-        counts = np.array([len(ids) for ids in blocks], np.int64)
-        flat = [np.asarray(ids, np.int64) for ids in blocks]
+        block_size = whole_number("block_size", block_size)
+        for name in columns:
+            if name not in (known := [f.name for f in fields(RequestTrace)]):
+                raise unknown_name("column of a RequestTrace", name, known)
+        if not isinstance(blocks, Sequence):
+            raise TraceError(f"blocks must be a list of block ids a request, got {type(blocks).__name__}")
+        flat = [_column("blocks", ids, np.int64) for ids in blocks]
+        counts = np.array([len(ids) for ids in flat], np.int64)
         return RequestTrace(
-            np.array(list(times), np.float64),
+            _column("times", times, np.float64),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             np.concatenate(flat) if flat else np.zeros(0, np.int64),
-            counts * block_size if input_tokens is None else np.array(list(input_tokens), np.int64),
-            np.zeros(len(counts), np.int64) if output_tokens is None else np.array(list(output_tokens), np.int64),
+            counts * block_size if input_tokens is None else _column("input_tokens", input_tokens, np.int64),
+            np.zeros(len(counts), np.int64)
+            if output_tokens is None
+            else _column("output_tokens", output_tokens, np.int64),
             block_size,
             **columns,
         )
@@ -134,6 +147,8 @@ class RequestTrace:
         TraceError
             On another trace, on requests that do not fit their blocks, and on most of them with ``on_error="skip"``.
         """
+        if not isinstance(trace, Trace):
+            raise TraceError(f"expected a Trace that read_trace has read, got {type(trace).__name__}")
         size = block_size or BLOCK_SIZES.get(str(trace.info.get("format")), 0)
         missing = {"request", "input_length", "output_length"} - set(trace.columns)
         if missing or trace.times is None or not size:
@@ -265,12 +280,14 @@ class RequestTrace:
 
     def head(self, part: float) -> "RequestTrace":
         """Return the first requests: a fraction (float up to 1) or a count."""
-        count = round(part * len(self)) if isinstance(part, float) and part <= 1 else int(part)
+        share = isinstance(part, float) and part <= 1
+        count = round(real_number("part", part, least=0) * len(self)) if share else whole_number("part", part, least=0)
         return self.part(0, count)
 
     def part(self, start: int, stop: int) -> "RequestTrace":
         """Return the requests ``start … stop - 1``."""
-        stop = min(stop, len(self))
+        start = min(whole_number("start", start, least=0), len(self))
+        stop = max(start, min(whole_number("stop", stop, least=0), len(self)))
 
         def cut(column: np.ndarray | None) -> Any:
             return None if column is None else column[start:stop]
@@ -291,11 +308,23 @@ class RequestTrace:
 
     def capacity(self, fraction: float) -> int:
         """Return ``fraction`` of the distinct blocks, at least 1."""
-        return max(1, round(fraction * self.unique))
+        return max(1, round(real_number("fraction", fraction, least=0) * self.unique))
 
     def with_hints(self, **hints: np.ndarray) -> "RequestTrace":
         """Return the trace with these hints added or replaced."""
-        return replace(self, hints={**self.hints, **{k: np.asarray(v, np.float64) for k, v in hints.items()}})
+        return replace(self, hints={**self.hints, **{k: _column(k, v, np.float64) for k, v in hints.items()}})
+
+
+def _column(name: str, given: Iterable[float], kind: type) -> np.ndarray:
+    """Return numbers as an array of a kind; ``TraceError`` for what is no list of such numbers."""
+    try:
+        values = given if isinstance(given, np.ndarray) else np.array(list(given))
+    except (TypeError, ValueError):
+        values = np.zeros((0, 0))
+    if values.ndim != 1 or (values.size and values.dtype.kind not in ("iuf" if kind is np.float64 else "iu")):
+        what = "numbers" if kind is np.float64 else "whole numbers of 64 bits"
+        raise TraceError(f"{name} must be a list of {what} for each request, got {given!r:.60}")
+    return values.astype(kind)
 
 
 def _chats(chat: np.ndarray, parent: np.ndarray) -> np.ndarray:

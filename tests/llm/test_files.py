@@ -317,7 +317,7 @@ def test_chat_logs_tell_calls_tools_and_images_apart(tmp_path: Path) -> None:
         ({"times": [1.0, 0.0]}, "sort the requests"),
         ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
         ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
-        ({"block_size": 0}, "block_size must be a whole number"),
+        ({"block_size": 0}, "block_size must be at least 1"),
         ({"prompt_blocks": np.array([1, 5])}, "prompt_blocks of request 1 cannot be 5"),
         ({"prompt_blocks": np.array([-3, 1])}, "prompt_blocks of request 0 cannot be -3"),
         ({"output_tokens": [0, -500]}, "output_tokens of request 1 cannot be -500"),

@@ -18,10 +18,11 @@ import numba
 import numpy as np
 from numba import types
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted
-from kvpredict.llm.hints import HINTS
+from kvpredict.llm.hints import HINTS, hints_of
 from kvpredict.llm.prefix.engine import (
     BEGIN,
     CANCEL,
@@ -49,6 +50,7 @@ __all__ = ["PrefixIndex"]
 
 ROOM = 12  # nodes remembered for each block held
 PLACES = 4096  # requests remembered
+MOST = 2**26  # blocks of a tier: its nodes are numbered by 32 bits
 
 
 class PrefixIndex:
@@ -79,24 +81,24 @@ class PrefixIndex:
         clock: Any = time.monotonic,
         background: bool = True,
     ) -> None:
-        if int(capacity) != capacity or capacity < 1 or host_capacity < 0 or requests < 1:
-            raise KvpredictError(
-                f"capacity and requests must be whole numbers of at least 1 and host_capacity of at least 0, "
-                f"got {capacity}, {requests}, {host_capacity}"
-            )
+        self.capacity = whole_number("capacity", capacity, most=MOST)
+        self.host_capacity = whole_number("host_capacity", host_capacity, least=0, most=MOST)
+        self._most = whole_number("requests", requests, most=MOST)
+        if not callable(clock):
+            raise KvpredictError(f"clock must be a callable that returns seconds, got {clock!r}")
         self.policy = as_prefix_policy(policy)
         if self.policy.traits.oracle:
             raise KvpredictError(f"policy {self.policy.name!r} needs the future; a server cannot use it")
         self.clock = clock
-        self.tiers = 2 if host_capacity else 1
-        total = int(capacity) + int(host_capacity)
+        self.tiers = 2 if self.host_capacity else 1
+        total = self.capacity + self.host_capacity
         shadows = self.policy.traits.rankings if self.policy.traits.rankings > 1 else 0
-        rows = [int(capacity), int(host_capacity)][: self.tiers] + [total] * shadows
+        rows = [self.capacity, self.host_capacity][: self.tiers] + [total] * shadows
         nodes = ROOM * total + 1025  # odd, and so unlike any other size in a state
         self._engine = bind(self.policy, late=True)
         self.pool = make_pool(np.full(nodes, -1), np.zeros(nodes), rows, self.policy.traits.heaps, True)
         self.pool.follows[len(rows) - shadows :] = np.arange(shadows)
-        places = max(requests, PLACES)  # those that are over are remembered as turns of their sessions
+        places = max(self._most, PLACES)  # those that are over are remembered as turns of their sessions
         self.requests = no_requests(places, 1 << 16, len(HINTS))
         self.state = self.policy.state(nodes, total, places)
         self.hits = np.zeros((places, max(2, len(rows))), np.int32)
@@ -109,7 +111,6 @@ class PrefixIndex:
         self.hash = np.zeros(nodes, np.int64)
         self._below = np.zeros(nodes, np.int32)  # known children
         self._free = list(range(nodes - 1, -1, -1))
-        self._most = requests
         self._room = np.zeros(places, np.int64)
         self._top = 0
         self._busy: set[int] = set()
@@ -135,6 +136,8 @@ class PrefixIndex:
             self._node.move_to_end(block)
             return node
         above = self._node.get(int(parent), -1) if parent is not None else -1
+        if not -(2**63) <= block < 2**63:
+            raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {block}")
         if not self._free:
             self._recycle(above)
         node = self._free.pop()
@@ -164,14 +167,20 @@ class PrefixIndex:
         tier; the latter have moved to the device.
         """
         now = self.clock() if now is None else now
+        known = hints_of({"kvpredict": hints}) if hints else {}
+        if not isinstance(blocks, Sequence) and not hasattr(blocks, "__array__"):
+            raise KvpredictError(f"blocks must be the hashes of a prompt's blocks, got {blocks!r:.60}")
         ticket = self._ticket(len(blocks) + 64)
         r = self.requests
-        r.prompt[ticket] = len(blocks)
-        r.time[ticket] = now
-        r.tokens[ticket] = (input_tokens, 0.0)
-        r.session[ticket] = -1 if session is None else session
+        try:
+            r.prompt[ticket] = len(blocks)
+            r.time[ticket] = now
+            r.tokens[ticket] = (input_tokens, 0.0)
+            r.session[ticket] = -1 if session is None else session
+        except (TypeError, ValueError, OverflowError) as error:
+            raise KvpredictError(f"input_tokens, session and now must be numbers: {error}") from None
         r.hint[ticket] = np.nan
-        for name, value in (hints or {}).items():
+        for name, value in known.items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, blocks)
         # Two tiers: what is found in the host's moves up here.
@@ -191,9 +200,11 @@ class PrefixIndex:
     ) -> None:
         """End a request that filled the blocks ``generated``: note the use, unpin, and store what the policy wants."""
         now = self.clock() if now is None else now
+        known = hints_of({"kvpredict": hints}) if hints else {}
+        self._in_progress(ticket)
         r = self.requests
         r.tokens[ticket, 1] = output_tokens
-        for name, value in (hints or {}).items():
+        for name, value in known.items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, generated)
         self._act(END, ticket, now, tiers)
@@ -204,6 +215,7 @@ class PrefixIndex:
     def cancel(self, ticket: int, now: float | None = None) -> None:
         """End a request of which nothing is to be noted or stored."""
         now = self.clock() if now is None else now
+        self._in_progress(ticket)
         self._act(CANCEL, ticket, now)
         self._busy.discard(ticket)
 
@@ -298,6 +310,10 @@ class PrefixIndex:
             self._rerank(now, len(self._stale))
         return model is not None
 
+    def _in_progress(self, ticket: int) -> None:
+        if ticket not in self._busy:
+            raise KvpredictError(f"no request in progress has the ticket {ticket!r}: give the one that begin returned")
+
     def _act(self, what: int, i: int, now: float | None, tiers: int | None = None) -> float:
         now = self.clock() if now is None else now
         return self._serve(self._handle, what, i, float(now), tiers or self.tiers)
@@ -375,7 +391,10 @@ class PrefixIndex:
             self._give_room(ticket, 2 * (held + len(blocks)))
             r = self.requests
         at = int(r.stop[ticket])
-        hashes = [int(block) for block in blocks]
+        try:
+            hashes = [int(block) for block in blocks]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise KvpredictError(f"a block's hash must be a whole number of 64 bits: {error}") from None
         nodes = [self._node.get(block, -1) for block in hashes]
         for block, node in zip(hashes, nodes, strict=True):  # before any new one, which may cost an old one its number
             if node >= 0:
