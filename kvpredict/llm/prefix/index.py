@@ -108,7 +108,7 @@ class PrefixIndex:
         by_node = _by_node((self.pool, self.state), nodes)
         self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]
         self._node: OrderedDict[int, int] = OrderedDict()  # hash to node, in the order of their last use
-        self.hash = np.zeros(nodes, np.int64)
+        self.hash = [0] * nodes  # a list, since its items are read one by one
         self._below = np.zeros(nodes, np.int32)  # known children
         self._free = list(range(nodes - 1, -1, -1))
         self._room = np.zeros(places, np.int64)
@@ -231,19 +231,15 @@ class PrefixIndex:
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
         """Note that the engine has stored a block."""
         now = self.clock() if now is None else now
-        node = self.node(block, parent)
-        if self.pool.resident[node, 0]:
-            return
-        if self.pool.touches[node] == 0:  # until its request ends it is the newest
-            self.pool.last[node] = now
-            self.pool.order[node] = self.pool.tally[0]
-            self.pool.tally[0] += 1
-        self._act(PUT, node, now)
+        node = self._node.get(int(block), -1)  # storing is no use
+        if node < 0:
+            node = self.node(block, parent)
+        self._serve(self._handle, PUT, node, float(now), self.tiers)
 
     def drop(self, block: int, now: float | None = None) -> None:
         """Note that the engine has dropped a block."""
         node = self._node.get(int(block), -1)
-        if node >= 0 and self.pool.resident[node, 0]:
+        if node >= 0:
             self._act(DROP, node, now)
 
     def pin(self, block: int) -> None:
@@ -255,7 +251,7 @@ class PrefixIndex:
     def unpin(self, block: int, now: float | None = None) -> None:
         """Undo one ``pin``."""
         node = self._node.get(int(block), -1)
-        if node >= 0 and self.pool.running[node] > 0:
+        if node >= 0:
             self._act(UNPIN, node, now)
 
     def pop(self, now: float | None = None) -> int | None:
@@ -264,15 +260,16 @@ class PrefixIndex:
         if node < 0:
             return None
         self.evictions += 1
-        return int(self.hash[node])
+        return self.hash[node]
 
     def pop_some(self, count: int, usable: Callable[[int], bool], now: float | None = None) -> list[int]:
         """Choose ``count`` blocks that may be used, lowest rank first, and note that they are gone; or fewer."""
-        now = self.clock() if now is None else now
+        now = float(self.clock() if now is None else now)
         popped: list[int] = []
         passed: list[int] = []
-        while len(popped) < count and (node := int(self._act(NEXT, 0, now))) >= 0:
-            if usable(int(self.hash[node])):
+        serve, handle, tiers = self._serve, self._handle, self.tiers
+        while len(popped) < count and (node := int(serve(handle, NEXT, 0, now, tiers))) >= 0:
+            if usable(self.hash[node]):
                 popped.append(self.pop(now))  # type: ignore[arg-type]
             else:
                 passed.append(node)
@@ -291,7 +288,7 @@ class PrefixIndex:
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
         for node in np.flatnonzero(self.pool.resident[:, tier]):
-            yield int(self.hash[node])
+            yield self.hash[node]
 
     def gone(self) -> list[int]:
         """Return the nodes that left a tier since the last call, each once."""
@@ -401,36 +398,42 @@ class PrefixIndex:
                 self._node.move_to_end(block)
         if -1 in nodes:
             known = nodes.index(-1)
-            above = hashes[known - 1] if known else int(self.hash[r.node[at - 1]]) if held else None
+            above = hashes[known - 1] if known else self.hash[r.node[at - 1]] if held else None
             parents = [above, *hashes[known:-1]]
             nodes[known:] = [self.node(b, above) for b, above in zip(hashes[known:], parents, strict=True)]
         r.node[at : at + len(nodes)] = nodes
         r.stop[ticket] = at + len(nodes)
 
     def _recycle(self, above: int) -> None:
-        """Forget the longest unused nodes that nothing holds: a sixteenth of all."""
+        """Forget a sixteenth of all nodes: of what nothing holds the longest unused, and the ends of prompts first.
+
+        Beginnings are remembered longer: more prompts share them.
+        """
         wanted = max(1, len(self.hash) // 16)
-        kept: list[tuple[int, int]] = []
-        while wanted and self._node:
-            block, node = self._node.popitem(last=False)
-            if self.pool.running[node] or self.pool.resident[node].any() or self._below[node] or node == above:
-                kept.append((block, node))
-                if len(kept) > len(self.hash):
-                    break
-                continue
-            parent = self.pool.parent[node]
-            if parent >= 0:
-                self._below[parent] -= 1
-            for array, axis, value in self._blank:
-                if axis == 0:
-                    array[node] = value
-                else:
-                    array[:, node] = value
+        pool, below = self.pool, self._below
+        held = (pool.running > 0) | pool.resident.any(axis=1)
+        held[above] |= above >= 0
+        known = np.fromiter(self._node.values(), np.int64, len(self._node))
+        ends = known[~held[known] & (below[known] == 0)]
+        layers: list[np.ndarray] = []
+        while wanted and ends.size:
+            ends = ends[:wanted]
+            layers.append(ends)
+            wanted -= ends.size
+            parents = pool.parent[ends]
+            parents = parents[parents >= 0]
+            np.subtract.at(below, parents, 1)
+            parents = np.unique(parents)
+            ends = parents[~held[parents] & (below[parents] == 0)]
+        freed = np.concatenate([known[:0], *layers])
+        for array, axis, value in self._blank:
+            if axis == 0:
+                array[freed] = value
+            else:
+                array[:, freed] = value
+        for node in freed.tolist():
+            del self._node[self.hash[node]]
             self._free.append(node)
-            wanted -= 1
-        for block, node in reversed(kept):
-            self._node[block] = node
-            self._node.move_to_end(block, last=False)
         if not self._free:
             raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
 
