@@ -66,14 +66,16 @@ class RequestTrace:
         size = self.block_size
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise TraceError(f"{self.name}: block_size must be a whole number of tokens, got {size!r}")
+        for name in ("input_tokens", "output_tokens", "prompt_blocks", "sessions"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _column(name, getattr(self, name), np.int64))
+        hints = {name: _column(name, column, np.float64) for name, column in self.hints.items()}
+        object.__setattr__(self, "hints", hints)
         n = len(self.times)
         per_request = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens, **self.hints}
         per_request |= {"prompt_blocks": self.prompt_blocks} if self.prompt_blocks is not None else {}
         per_request |= {"sessions": self.sessions} if self.sessions is not None else {}
         for name, column in per_request.items():
-            kinds = "iuf" if name in self.hints else "iu"
-            if getattr(column, "dtype", np.dtype(object)).kind not in kinds:
-                raise TraceError(f"{self.name}: {name} must be an array of numbers, got {column!r:.60}")
             if len(column) != n:
                 raise TraceError(f"{self.name}: {name} has {len(column)} values for {n} requests")
         for name in self.hints:
@@ -312,7 +314,7 @@ class RequestTrace:
 
     def with_hints(self, **hints: np.ndarray) -> "RequestTrace":
         """Return the trace with these hints added or replaced."""
-        return replace(self, hints={**self.hints, **{k: _column(k, v, np.float64) for k, v in hints.items()}})
+        return replace(self, hints={**self.hints, **hints})
 
 
 def _column(name: str, given: Iterable[float], kind: type) -> np.ndarray:
@@ -321,10 +323,10 @@ def _column(name: str, given: Iterable[float], kind: type) -> np.ndarray:
         values = given if isinstance(given, np.ndarray) else np.array(list(given))
     except (TypeError, ValueError):
         values = np.zeros((0, 0))
-    if values.ndim != 1 or (values.size and values.dtype.kind not in ("iuf" if kind is np.float64 else "iu")):
+    if values.ndim != 1 or (values.size and values.dtype.kind not in ("iufb" if kind is np.float64 else "iu")):
         what = "numbers" if kind is np.float64 else "whole numbers of 64 bits"
         raise TraceError(f"{name} must be a list of {what} for each request, got {given!r:.60}")
-    return values.astype(kind)
+    return values.astype(kind, copy=False)
 
 
 def _chats(chat: np.ndarray, parent: np.ndarray) -> np.ndarray:

@@ -327,3 +327,10 @@ def test_traces_that_contradict_themselves(change: dict, message: str) -> None:
     whole = {"times": [0.0, 1.0], "blocks": [[1], [2]], "block_size": 16, **change}
     with pytest.raises(KvpredictError, match=message):
         RequestTrace.from_lists(**whole)
+
+
+def test_columns_may_be_lists() -> None:
+    trace = RequestTrace.from_lists([0, 1], [[1], [2]], 16, sessions=[4, -1], hints={"continues": [0.5, True]})
+    assert trace.sessions is not None
+    assert (trace.sessions.dtype, trace.sessions.tolist()) == (np.int64, [4, -1])
+    assert trace.hints["continues"].tolist() == [0.5, 1.0]

@@ -132,7 +132,7 @@ def ended_twice() -> None:
         *((lambda b=b: RequestTrace.from_lists([0], [b], 16), "blocks must be a list of whole numbers")
           for b in (5, ["a"], [1.5], [2**70], [[1]])),
         (lambda: RequestTrace.from_lists([0], [[1]], 16, ["a"]), "input_tokens must be a list"),
-        (lambda: RequestTrace.from_lists([0], [[1]], 16, sessions=["a"]), "sessions must be an array of numbers"),
+        (lambda: RequestTrace.from_lists([0], [[1]], 16, sessions=["a"]), "sessions must be a list of whole numbers"),
         (lambda: RequestTrace.from_lists([0], [[1]], 16, session=[1]), "Did you mean 'sessions'"),
         (lambda: RequestTrace.from_trace(5), "expected a Trace that read_trace has read, got int"),
         (lambda: read_requests(None), "expected the path of a trace file, got NoneType"),
