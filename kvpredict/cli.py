@@ -98,13 +98,12 @@ def job(composed: Any) -> None:
 
 
 def _run(composed: Any, about: Any, sweeps: bool) -> None:
-    from kvpredict.pipelines.config import check_workload, read_config
+    from kvpredict.pipelines.config import read_config
     from kvpredict.pipelines.run import run_pipeline
     from kvpredict.pipelines.sweep import parent_run
 
     start = Path(about.runtime.cwd)
-    config = read_config(composed)
-    check_workload(config, about.overrides.task)
+    config = read_config(composed, about.overrides.task)
     run_pipeline(
         config,
         folder=Path(about.runtime.output_dir),

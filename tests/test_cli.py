@@ -43,6 +43,7 @@ def results(folder: Path) -> list[Path]:
         (["policy=lru,sieve"], "several values need -m"),
         (["trace.path=my=b.csv"], "needs quotes"),
         (["workload=online_shop"], "add trace=workload"),
+        (["pipeline=prefix_train", "learner=mlp"], "learner=mlp has no effect on pipeline=prefix_train"),
         (["pipeline=decode_record", "pipeline.text=texts/"], "expected a list, such as pipeline.text=[texts/]"),
     ],
 )

@@ -7,6 +7,7 @@ policy returned is trained on all of it.
 """
 
 import contextlib
+import inspect
 import itertools
 import platform
 from dataclasses import replace
@@ -32,6 +33,7 @@ __all__ = ["NothingToLearn", "fit"]
 
 ADMISSION_QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_ROWS = 200
+OF_POLICY = ("candidates", "batch", "history", "base")  # parameters of Learned that fit passes on
 
 
 def fit(
@@ -116,6 +118,10 @@ def fit(
             f"{trace.name}: a cache of {capacity} {unit} holds all of its {trace.unique} keys and evicts nothing, so "
             "there is nothing to learn. Choose a smaller capacity"
         )
+    for name in policy_params:
+        if name not in OF_POLICY:
+            own = inspect.signature(fit).parameters.keys() - {"policy_params"}
+            raise unknown_name("argument of fit", name, [*own, *OF_POLICY])
     schema = _schema(trace, tuple(extra))
     served = {"mode": "evict" if mode == "evict" else "both", "objective": objective, **policy_params}
     end, cut = len(trace) + 1, int(len(trace) * (1 - validation)) + 1

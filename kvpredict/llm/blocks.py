@@ -6,13 +6,24 @@ digests; ``salt`` keeps tenants, models or adapters apart that must not share.
 """
 
 import hashlib
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["block_hashes"]
+__all__ = ["block_hashes", "token_ids"]
+
+
+def token_ids(name: str, given: Any) -> list[int]:
+    """Return a sequence of whole numbers as a list of ints; ``name`` is for the error about any other."""
+    try:
+        return [operator.index(token) for token in given]
+    except (TypeError, ValueError) as error:
+        raise KvpredictError(f"{name} must be a sequence of whole token ids: {error}") from None
 
 
 def block_hashes(
@@ -38,13 +49,14 @@ def block_hashes(
     >>> len(a), bool(a[0] == b[0]), bool(a[1] == b[1])
     (2, True, False)
     """
-    if block_size < 1:
-        raise KvpredictError(f"block_size must be at least 1 token, got {block_size}")
-    if len(salt) > 64:
-        raise KvpredictError(f"salt must be at most 64 bytes, got {len(salt)}")
-    data = np.ascontiguousarray(tokens, np.int64)
-    if data.ndim != 1:
-        raise KvpredictError(f"tokens must be one prompt's sequence of ints, got an array of shape {data.shape}")
+    block_size = whole_number("block_size", block_size)
+    if not isinstance(salt, bytes) or len(salt) > 64:
+        raise KvpredictError(f"salt must be at most 64 bytes, got {salt!r:.80}")
+    data = np.asarray(tokens)
+    if data.ndim != 1 or (data.size and data.dtype.kind not in "iu"):
+        found = f"an array of shape {data.shape} and dtype {data.dtype}"
+        raise KvpredictError(f"tokens must be one prompt's sequence of ints, got {found}")
+    data = np.ascontiguousarray(data, np.int64)
     count = data.size // block_size + (1 if partial and data.size % block_size else 0)
     ids = np.empty(count, np.int64)
     parent = b""

@@ -65,7 +65,9 @@ def fit_continuation(
     strength : float, default 1.0
         Inverse of the regularisation (scikit-learn's ``C``).
     """
-    continued = np.asarray(continued, bool)
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+        raise KvpredictError(f"fit_continuation: texts must be a list of texts, got {texts!r:.60}")
+    continued = np.atleast_1d(np.asarray(continued, bool))
     if len(texts) != len(continued) or len(texts) < 20 or continued.min() == continued.max():
         raise KvpredictError(
             f"fit_continuation: needs 20 texts and more, as many answers, and both answers among them; got "

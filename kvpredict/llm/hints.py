@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import real_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.trace.trace import hash_keys
 
@@ -41,15 +42,9 @@ def hints_of(params: Mapping[str, Any] | None) -> dict[str, float]:
     >>> hints_of({"kvpredict": {"continues": 0.9, "finish": "tool_calls"}, "do_remote_decode": False})
     {'continues': 0.9, 'finish': 2.0}
     """
-    if not params:
-        return {}
-    if not isinstance(params, Mapping):
-        raise KvpredictError(f"a request's free parameters must be a mapping, got {type(params).__name__}")
-    own = params.get("kvpredict")
-    if own is not None and not isinstance(own, Mapping):
-        raise KvpredictError(f"hint 'kvpredict' must be a mapping of hints, got {type(own).__name__}")
+    own, free = _own(params)
     found = {}
-    for name, value in (own or params).items():
+    for name, value in (own or free).items():
         if name in HINTS:
             found[name] = _number(name, value)
         elif own and name != "session":
@@ -63,11 +58,24 @@ def session_of(params: Mapping[str, Any] | None) -> int | None:
     >>> session_of({"kvpredict": {"session": 17}}), session_of({"session": "a81"}) == session_of({"session": "a81"})
     (17, True)
     """
-    session = ((params or {}).get("kvpredict") or params or {}).get("session")
+    own, free = _own(params)
+    session = (own or free).get("session")
     if session is None:
         return None
     number = session if isinstance(session, int) else int(hash_keys([session])[0])
     return number & (2**62 - 1)  # a session below 0 is none
+
+
+def _own(params: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+    """Return what a free dictionary holds under ``kvpredict``, None for nothing, and the dictionary itself."""
+    if not params:
+        return None, {}
+    if not isinstance(params, Mapping):
+        raise KvpredictError(f"a request's free parameters must be a mapping, got {type(params).__name__}")
+    own = params.get("kvpredict")
+    if own is not None and not isinstance(own, Mapping):
+        raise KvpredictError(f"hint 'kvpredict' must be a mapping of hints, got {type(own).__name__}")
+    return own, params
 
 
 def _number(name: str, value: Any) -> float:
@@ -92,8 +100,10 @@ def degraded(trace: "RequestTrace", accuracy: float, seed: int = 0) -> "RequestT
     the trace (sessions are inferred from the blocks where the trace names none); with probability 1 - ``accuracy`` the
     hint is its opposite. Its value is the probability that follows, ``accuracy`` or 1 - ``accuracy``.
     """
-    if not 0.5 <= accuracy <= 1.0:
+    if not 0.5 <= real_number("accuracy", accuracy) <= 1.0:
         raise KvpredictError(f"accuracy must be between 0.5 (no information) and 1, got {accuracy}")
+    if not hasattr(trace, "continued"):
+        raise KvpredictError(f"expected a RequestTrace, got {type(trace).__name__}; read_requests reads one")
     truth = trace.continued
     right = np.random.default_rng(seed).random(len(trace)) < accuracy
     return trace.with_hints(continues=np.where(truth == right, accuracy, 1.0 - accuracy))

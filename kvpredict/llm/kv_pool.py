@@ -7,11 +7,9 @@ recurrent model its state after them. All memory is taken when the pool is made.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from kvpredict.core.errors import KvpredictError, MissingExtra
 
-__all__ = ["KVPool", "check_sizes", "torch_module"]
+__all__ = ["KVPool", "torch_module"]
 
 
 def torch_module() -> Any:
@@ -21,14 +19,6 @@ def torch_module() -> Any:
     except ImportError as error:
         raise MissingExtra(f'tensors need torch: pip install "kvpredict[llm]" ({error})') from error
     return torch
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise KvpredictError unless all are whole numbers of at least 1, ``host_capacity`` of at least 0."""
-    for name, value in sizes.items():
-        least = 0 if name == "host_capacity" else 1
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise KvpredictError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 class KVPool:
@@ -48,7 +38,6 @@ class KVPool:
         self, shapes: Sequence[tuple[int, ...]], capacity: int, host_capacity: int, dtype: Any, device: Any
     ) -> None:
         torch = torch_module()
-        check_sizes(capacity=capacity, host_capacity=host_capacity)
         pinned = torch.device(device).type == "cuda"
         self.shapes = [tuple(shape) for shape in shapes]
         self.device = [torch.zeros((capacity, *s), dtype=dtype, device=device) for s in self.shapes]  # [slots, ...]

@@ -7,7 +7,6 @@ least the last token of a prompt is always computed, because its logits are need
 recurrent model's state after each block is cached by prefix in the same way (``states.StateCache``).
 """
 
-import operator
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.core.errors import KvpredictError, MissingExtra
-from kvpredict.llm.blocks import block_hashes
+from kvpredict.llm.blocks import block_hashes, token_ids
 from kvpredict.llm.hints import hints_of, session_of
-from kvpredict.llm.kv_pool import KVPool, check_sizes, torch_module
+from kvpredict.llm.kv_pool import KVPool, torch_module
 from kvpredict.llm.layers import attention_windows, last_position, moving_rope
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
@@ -146,7 +146,7 @@ class PrefixCache:
         requests: int = 64,
         background: bool = True,
     ) -> None:
-        check_sizes(capacity=capacity, host_capacity=host_capacity, block_size=block_size, requests=requests)
+        self.block_size = whole_number("block_size", block_size)
         self._torch = torch_module()
         try:
             from transformers import DynamicCache
@@ -165,15 +165,16 @@ class PrefixCache:
         config = model.config.get_text_config(decoder=True)
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self._longest = last_position(model)
-        self.model, self.block_size = model, block_size
+        self.model = model
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._layers = config.num_hidden_layers
         shape = (2, heads, block_size, width)  # keys and values of one layer
-        pool = KVPool([shape] * self._layers, capacity, host_capacity, model.dtype, model.device)
         self.index = PrefixIndex(
             capacity, policy, host_capacity=host_capacity, requests=requests, background=background
         )
+        sizes = self.index.capacity, self.index.host_capacity
+        pool = KVPool([shape] * self._layers, *sizes, model.dtype, model.device)
         self.store = BlockStore(self.index, pool)
         self.prompt_tokens = self.cached_tokens = 0
         self._lock = threading.RLock()
@@ -212,12 +213,16 @@ class PrefixCache:
         -------
         One ``Answer`` a prompt, in order.
         """
-        if max_new_tokens < 1:
-            raise KvpredictError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+        eos = None if eos is None else whole_number("eos", eos, least=None)
+        if not isinstance(prompts, Sequence) and not hasattr(prompts, "__array__"):
+            raise KvpredictError(f"prompts must be a list of prompts, got {type(prompts).__name__}")
         checked = [self._checked(k, prompt, max_new_tokens) for k, prompt in enumerate(prompts)]
         for name, given in (("sessions", sessions), ("params", params)):
-            if given is not None and len(given) != len(prompts):
-                raise KvpredictError(f"{name} has {len(given)} entries for {len(prompts)} prompts")
+            if given is not None and (
+                isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(prompts)
+            ):
+                raise KvpredictError(f"{name} must have an entry for each of {len(prompts)} prompts, got {given!r:.60}")
         with self._lock, self._torch.inference_mode():
             running: list[_Request] = []
             try:
@@ -248,10 +253,7 @@ class PrefixCache:
 
     def _checked(self, number: int, prompt: Sequence[int], new: int) -> list[int]:
         """Return a prompt as a list of ints; KvpredictError where the model could not read it."""
-        try:
-            tokens = [operator.index(t) for t in prompt]
-        except TypeError as error:
-            raise KvpredictError(f"prompt {number} must be a sequence of whole token ids: {error}") from None
+        tokens = token_ids(f"prompt {number}", prompt)
         if not tokens:
             raise KvpredictError(f"prompt {number} is empty: generate needs one token at least")
         if not 0 <= min(tokens) <= max(tokens) < self._vocabulary:

@@ -9,15 +9,15 @@ import json
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvpredict.core.errors import KvpredictError, TraceError
+from kvpredict.core.errors import KvpredictError, TraceError, unknown_name
 from kvpredict.llm.blocks import block_hashes
 from kvpredict.llm.hints import FINISH, HINTS, hints_of, session_of
+from kvpredict.llm.request_times import RequestTimes
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.trace.read import read_trace
 from kvpredict.trace.readers._source import Source
@@ -33,46 +33,59 @@ def read_requests(
     block_size: int | None = None,
     tokenize: Tokenize | None = None,
     continues: Callable[[str], float] | None = None,
+    time_unit: str | None = None,
     on_error: str = "raise",
 ) -> RequestTrace:
     """Read a file of requests.
 
     A line of a chat log has ``messages`` (objects with ``role`` and ``content``) and a time: ``timestamp``, ``time`` or
-    ``created``, in seconds or ISO format. It may have ``session_id`` or ``conversation_id``, ``kv_transfer_params``
-    with hints, and of the answer ``usage.completion_tokens`` and ``finish_reason``, where the API puts them or under
-    ``response``. Mooncake's lines have ``timestamp`` in milliseconds, ``input_length``, ``output_length`` and
+    ``created``, a number (see ``time_unit``) or an ISO 8601 text. It may have ``session_id`` or ``conversation_id``,
+    ``kv_transfer_params`` with hints, and of the answer ``usage.completion_tokens`` and ``finish_reason``, where the
+    API puts them or under ``response``. Mooncake's lines have ``timestamp``, ``input_length``, ``output_length`` and
     ``hash_ids``.
 
     Parameters
     ----------
     path : str or path
     block_size : int, optional
-        Tokens a block. Default: the format's (512 Mooncake, 16 Bailian and chat logs, else what the file says).
+        Tokens a block. Default: the format's (512 Mooncake, 16 Bailian and chat logs, else what the file says; another
+        size than that is refused).
     tokenize : callable of str to a sequence of int, optional
         For chat logs: a tokenizer's ``encode``. Neither text nor tokens are kept.
     continues : callable of str to float, optional
         For chat logs: probability that the session goes on, from the last message (``continuation.Continuation``).
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Of times that are numbers. Default: milliseconds in Mooncake's format, seconds in Bailian's; else told for the
+        whole file by its first number taken as time since 1970: below 1e11 seconds, from there on milliseconds, from
+        1e14 microseconds, from 1e17 nanoseconds. A later number of another magnitude does not fit.
     on_error : {"raise", "skip"}, default "raise"
-        What to do about lines that do not fit.
+        ``"skip"`` leaves out lines that do not fit, logs once how many, and counts them in ``info["skipped"]``. A file
+        most of whose lines do not fit is refused all the same.
 
     Raises
     ------
     TraceError
         On a file that is missing, damaged or of none of these kinds: names the file, the line, and what was expected.
         On a tokenizer that does not return token ids, a block size that is no whole number, or one that is not the
-        file's.
+        file's, and on a file with blocks of several sizes.
+    UnknownName
+        On an ``on_error`` or ``time_unit`` that does not exist.
     """
+    if on_error not in ("raise", "skip"):
+        raise unknown_name("on_error", on_error, ("raise", "skip"))
+    times = RequestTimes(time_unit)
     if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
         raise TraceError(f"block_size must be a whole number of tokens, got {block_size!r}")
     with Source(path, on_error, progress=False) as source:
         first = _first(source)
         name = Path(os.fspath(path)).name.partition(".")[0]
         if "hash_ids" in first:
-            return RequestTrace.from_trace(read_trace(path, order="sort", on_error=on_error), block_size)
+            trace = read_trace(path, order="sort", time_unit=time_unit, on_error=on_error)
+            return RequestTrace.from_trace(trace, block_size, on_error=on_error)
         if "events" in first:
-            rows = _events(source)
+            rows = _events(source, times)
         elif "blocks" in first:
-            rows = _log(source)
+            rows = _log(source, times)
         elif "messages" in first:
             if tokenize is None:
                 raise TraceError(
@@ -80,16 +93,19 @@ def read_requests(
                     "(pipeline.tokenizer= on the command line)"
                 )
             _check_tokenize(tokenize)
-            rows = _chats(source, tokenize, block_size or 16, continues)
+            rows = _chats(source, times, tokenize, block_size or 16, continues)
         else:
             raise TraceError(
                 f"{source.path}, line 1: expected a request with hash_ids, blocks, events or messages, "
                 f"found the fields {', '.join(sorted(first))}"
             )
-        found = sorted(rows, key=lambda row: row["time"])
-    if not found:
-        raise TraceError(f"{path} holds no request")
-    return _trace(found, int(block_size or found[0].get("block_size") or 16), name)
+        if not rows:
+            first_fault = f"; the first fault is at {source.faults.first}" if source.faults.first else ""
+            raise TraceError(f"{source.path} holds no request{first_fault}")
+        rows.sort(key=lambda row: row["time"])
+        size = _block_size(source.path, rows, block_size)
+        info = {"path": source.path, "compression": source.compression, "skipped": source.faults.skipped}
+    return _trace(rows, size, name, info)
 
 
 class RequestLog:
@@ -180,6 +196,8 @@ def _rows(source: Source, parse: Callable[[Mapping[str, Any]], dict[str, Any] | 
     for where, record in _records(source):
         try:
             row = parse(record)
+            if row is not None:
+                _check(row)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, KvpredictError) as error:
             what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             source.faults.bad(where, f"the request does not fit: {what}")
@@ -191,23 +209,54 @@ def _rows(source: Source, parse: Callable[[Mapping[str, Any]], dict[str, Any] | 
     return rows
 
 
-def _log(source: Source) -> list[dict[str, Any]]:
+def _check(row: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for numbers that cannot be."""
+    limits = {"input_tokens": 2**62, "output_tokens": 2**62, "prompt_blocks": len(row["blocks"])}
+    for name, most in limits.items():
+        if not 0 <= row[name] <= most:
+            raise ValueError(f"{name} is {row[name]}, expected 0 to {most}")
+    if not -(2**63) <= (row.get("session") or 0) < 2**63:
+        raise ValueError(f"session is {row['session']}, expected a number of 64 bits")
+    if row["block_size"] is not None and not 1 <= row["block_size"] < 2**62:
+        raise ValueError(f"block_size is {row['block_size']}, expected at least 1 token")
+
+
+def _block_size(path: str, rows: Sequence[Mapping[str, Any]], given: int | None) -> int:
+    """Return the one block size of a file's requests."""
+    sizes = sorted({int(row["block_size"]) for row in rows if row["block_size"] is not None})
+    if len(sizes) > 1:
+        raise TraceError(
+            f"{path} holds blocks of {', '.join(map(str, sizes))} tokens, and a trace has blocks of one size: split "
+            "the file by block_size"
+        )
+    if given is not None and sizes and sizes != [given]:
+        raise TraceError(f"{path} holds blocks of {sizes[0]} tokens, block_size={given} was given: leave it out")
+    return sizes[0] if sizes else given or 16
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number; ``ValueError`` for 1.5, "7" and True."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"expected a whole number, found {value!r:.60}")
+    return int(value)
+
+
+def _log(source: Source, times: RequestTimes) -> list[dict[str, Any]]:
     def parse(record: Mapping[str, Any]) -> dict[str, Any]:
         row = dict(record)
-        row["time"] = _time(row["time"])
+        row["time"] = times.seconds(row["time"])
         row["blocks"] = np.array(row["blocks"], np.int64)
-        row["prompt_blocks"] = int(row["prompt_blocks"])
-        if not 0 <= row["prompt_blocks"] <= len(row["blocks"]):
-            raise ValueError(f"prompt_blocks is {row['prompt_blocks']} of {len(row['blocks'])} blocks")
-        row["input_tokens"], row["output_tokens"] = int(row["input_tokens"]), int(row["output_tokens"])
-        row["session"] = None if row.get("session") is None else int(row["session"])
+        for name in ("prompt_blocks", "input_tokens", "output_tokens"):
+            row[name] = _whole(row[name])
+        for name in ("session", "block_size"):
+            row[name] = None if row.get(name) is None else _whole(row[name])
         row["hints"] = hints_of({"kvpredict": row["hints"]}) if row.get("hints") else {}
         return row
 
     return _rows(source, parse)
 
 
-def _events(source: Source) -> list[dict[str, Any]]:
+def _events(source: Source, times: RequestTimes) -> list[dict[str, Any]]:
     """Return a request for each run of blocks that vLLM stored; events leave out what was hit and who asked."""
     above: dict[int, int | None] = {}
 
@@ -238,25 +287,30 @@ def _events(source: Source) -> list[dict[str, Any]]:
                     parent = above.get(parent)
                 if parent is not None:
                     raise ValueError("a block is its own ancestor")
-                size = int(event["block_size"])
-                rows.append(
-                    {
-                        "time": _time(record["ts"]),
-                        "blocks": np.array(chain[::-1], np.int64),
-                        "block_size": size,
-                        "prompt_blocks": len(chain),
-                        "input_tokens": len(chain) * size,
-                        "output_tokens": 0,
-                    }
-                )
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                size = _whole(event["block_size"])
+                row = {
+                    "time": times.seconds(record["ts"]),
+                    "blocks": np.array(chain[::-1], np.int64),
+                    "block_size": size,
+                    "prompt_blocks": len(chain),
+                    "input_tokens": len(chain) * size,
+                    "output_tokens": 0,
+                }
+                _check(row)
+                rows.append(row)
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 source.faults.bad(where, f"the KV event does not fit: {error!r}")
+                source.faults.weigh(len(rows))
     source.faults.report(len(rows))
     return rows
 
 
 def _chats(
-    source: Source, tokenize: Tokenize, block_size: int, continues: Callable[[str], float] | None
+    source: Source,
+    times: RequestTimes,
+    tokenize: Tokenize,
+    block_size: int,
+    continues: Callable[[str], float] | None,
 ) -> list[dict[str, Any]]:
     sessions: dict[str, int] = {}
 
@@ -283,7 +337,7 @@ def _chats(
             hints.setdefault("continues", continues(_content(messages[-1].get("content"))))
         when = next((record[k] for k in ("timestamp", "time", "created") if k in record), None)
         return {
-            "time": _time(when),
+            "time": times.seconds(when),
             "blocks": block_hashes(tokens, block_size),
             "prompt_blocks": len(tokens) // block_size,
             "block_size": block_size,
@@ -313,15 +367,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _time(value: Any) -> float:
-    if isinstance(value, str):
-        return datetime.fromisoformat(value).timestamp()
-    if value is None or isinstance(value, bool) or not np.isfinite(float(value)):
-        raise ValueError(f"expected a time in seconds or in ISO format, found {value!r}")
-    return float(value)
-
-
-def _trace(rows: list[dict[str, Any]], block_size: int, name: str) -> RequestTrace:
+def _trace(rows: list[dict[str, Any]], block_size: int, name: str, info: Mapping[str, Any]) -> RequestTrace:
     hints = {}
     for hint in HINTS:
         if any(hint in (row.get("hints") or {}) for row in rows):
@@ -338,4 +384,5 @@ def _trace(rows: list[dict[str, Any]], block_size: int, name: str) -> RequestTra
         sessions=sessions if (sessions >= 0).any() else None,
         hints=hints,
         name=name,
+        info=info,
     )

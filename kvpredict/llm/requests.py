@@ -5,18 +5,22 @@ tokens, perhaps a session and hints. Blocks lie one request after the other in o
 the blocks that generation filled follow those of the prompt.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.llm.hints import HINTS
 from kvpredict.trace.trace import Trace
 
 __all__ = ["RequestTrace"]
+
+log = logging.getLogger("kvpredict.trace")
 
 BLOCK_SIZES = {"mooncake": 512, "bailian": 16}  # tokens
 
@@ -59,6 +63,14 @@ class RequestTrace:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        size = self.block_size
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise TraceError(f"{self.name}: block_size must be a whole number of tokens, got {size!r}")
+        for name in ("input_tokens", "output_tokens", "prompt_blocks", "sessions"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _column(name, getattr(self, name), np.int64))
+        hints = {name: _column(name, column, np.float64) for name, column in self.hints.items()}
+        object.__setattr__(self, "hints", hints)
         n = len(self.times)
         per_request = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens, **self.hints}
         per_request |= {"prompt_blocks": self.prompt_blocks} if self.prompt_blocks is not None else {}
@@ -83,8 +95,6 @@ class RequestTrace:
                     raise TraceError(f"{self.name}: {name} of request {at} cannot be {column[at]}")
         if n and (not np.isfinite(self.times).all() or (np.diff(self.times) < 0).any()):
             raise TraceError(f"{self.name}: times must be finite and not fall; sort the requests by time")
-        if not isinstance(self.block_size, int | np.integer) or self.block_size < 1:
-            raise TraceError(f"{self.name}: block_size must be a whole number of tokens, got {self.block_size!r}")
 
     def __len__(self) -> int:
         return len(self.times)
@@ -106,30 +116,41 @@ class RequestTrace:
         >>> RequestTrace.from_lists([0.0, 1.0], [[1, 2], [1, 3]], block_size=16)
         RequestTrace('requests', requests=2, blocks=4, unique=3)
         """
-        counts = np.array([len(ids) for ids in blocks], np.int64)
-        flat = [np.asarray(ids, np.int64) for ids in blocks]
+        block_size = whole_number("block_size", block_size)
+        for name in columns:
+            if name not in (known := [f.name for f in fields(RequestTrace)]):
+                raise unknown_name("column of a RequestTrace", name, known)
+        if not isinstance(blocks, Sequence):
+            raise TraceError(f"blocks must be a list of block ids a request, got {type(blocks).__name__}")
+        flat = [_column("blocks", ids, np.int64) for ids in blocks]
+        counts = np.array([len(ids) for ids in flat], np.int64)
         return RequestTrace(
-            np.array(list(times), np.float64),
+            _column("times", times, np.float64),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             np.concatenate(flat) if flat else np.zeros(0, np.int64),
-            counts * block_size if input_tokens is None else np.array(list(input_tokens), np.int64),
-            np.zeros(len(counts), np.int64) if output_tokens is None else np.array(list(output_tokens), np.int64),
+            counts * block_size if input_tokens is None else _column("input_tokens", input_tokens, np.int64),
+            np.zeros(len(counts), np.int64)
+            if output_tokens is None
+            else _column("output_tokens", output_tokens, np.int64),
             block_size,
             **columns,
         )
 
     @staticmethod
-    def from_trace(trace: Trace, block_size: int | None = None) -> "RequestTrace":
+    def from_trace(trace: Trace, block_size: int | None = None, *, on_error: str = "raise") -> "RequestTrace":
         """Return the requests of a Mooncake or Qwen-Bailian trace that ``read_trace`` has read.
 
         Sessions are the chats that Bailian names; ``type`` becomes the hint ``kind``; ``info["reordered"]`` counts
-        requests that came later in the file than others of a later time.
+        requests that came later in the file than others of a later time. Requests whose prompts are longer or shorter
+        than their blocks can hold are left out with ``on_error="skip"``, and counted in ``info["skipped"]``.
 
         Raises
         ------
         TraceError
-            On another trace, or one whose prompts are longer or shorter than their blocks can hold.
+            On another trace, on requests that do not fit their blocks, and on most of them with ``on_error="skip"``.
         """
+        if not isinstance(trace, Trace):
+            raise TraceError(f"expected a Trace that read_trace has read, got {type(trace).__name__}")
         size = block_size or BLOCK_SIZES.get(str(trace.info.get("format")), 0)
         missing = {"request", "input_length", "output_length"} - set(trace.columns)
         if missing or trace.times is None or not size:
@@ -145,26 +166,32 @@ class RequestTrace:
         long = columns["input_length"]
         # The last block may be part of one, or be left out.
         wrong = np.flatnonzero((long <= (held - 1) * size) | (long >= (held + 1) * size))
+        fits = np.ones(firsts.size, bool)
+        fits[wrong] = False
         if wrong.size:
             k = int(wrong[0])
-            raise TraceError(
+            found = (
                 f"{trace.name}: {wrong.size} of {firsts.size} requests do not fit their blocks of {size} tokens, the "
-                f"first is request {int(number[k])} with {int(long[k])} tokens in {int(held[k])} blocks: give the "
-                "block_size of this file, or mend it"
+                f"first is request {int(number[k])} with {int(long[k])} tokens in {int(held[k])} blocks"
             )
+            if on_error == "raise" or 2 * wrong.size > firsts.size:
+                raise TraceError(f"{found}: give the block_size of this file, or mend it")
+            log.warning("%s; they are left out", found)
+            columns = {name: values[fits] for name, values in columns.items()}
+        info = {**trace.info, "reordered": moved, "skipped": int(trace.info.get("skipped", 0)) + wrong.size}
         sessions = _chats(columns["chat_id"], columns["parent_chat_id"]) if "chat_id" in columns else None
         hints = {"kind": columns["type"].astype(np.float64)} if "type" in columns else {}
         return RequestTrace(
-            np.asarray(trace.times, np.float64)[firsts],
-            np.append(firsts, len(trace)).astype(np.int64),
-            np.asarray(trace.keys, np.int64),
+            np.asarray(trace.times, np.float64)[firsts[fits]],
+            np.append(0, np.cumsum(held[fits])).astype(np.int64),
+            np.asarray(trace.keys, np.int64)[np.repeat(fits, held)],
             columns["input_length"].astype(np.int64),
             columns["output_length"].astype(np.int64),
             size,
             sessions=sessions,
             hints=hints,
             name=trace.name,
-            info={**trace.info, "reordered": moved},
+            info=info,
         )
 
     @cached_property
@@ -255,12 +282,14 @@ class RequestTrace:
 
     def head(self, part: float) -> "RequestTrace":
         """Return the first requests: a fraction (float up to 1) or a count."""
-        count = round(part * len(self)) if isinstance(part, float) and part <= 1 else int(part)
+        share = isinstance(part, float) and part <= 1
+        count = round(real_number("part", part, least=0) * len(self)) if share else whole_number("part", part, least=0)
         return self.part(0, count)
 
     def part(self, start: int, stop: int) -> "RequestTrace":
         """Return the requests ``start … stop - 1``."""
-        stop = min(stop, len(self))
+        start = min(whole_number("start", start, least=0), len(self))
+        stop = max(start, min(whole_number("stop", stop, least=0), len(self)))
 
         def cut(column: np.ndarray | None) -> Any:
             return None if column is None else column[start:stop]
@@ -281,11 +310,23 @@ class RequestTrace:
 
     def capacity(self, fraction: float) -> int:
         """Return ``fraction`` of the distinct blocks, at least 1."""
-        return max(1, round(fraction * self.unique))
+        return max(1, round(real_number("fraction", fraction, least=0) * self.unique))
 
     def with_hints(self, **hints: np.ndarray) -> "RequestTrace":
         """Return the trace with these hints added or replaced."""
-        return replace(self, hints={**self.hints, **{k: np.asarray(v, np.float64) for k, v in hints.items()}})
+        return replace(self, hints={**self.hints, **hints})
+
+
+def _column(name: str, given: Iterable[float], kind: type) -> np.ndarray:
+    """Return numbers as an array of a kind; ``TraceError`` for what is no list of such numbers."""
+    try:
+        values = given if isinstance(given, np.ndarray) else np.array(list(given))
+    except (TypeError, ValueError):
+        values = np.zeros((0, 0))
+    if values.ndim != 1 or (values.size and values.dtype.kind not in ("iufb" if kind is np.float64 else "iu")):
+        what = "numbers" if kind is np.float64 else "whole numbers of 64 bits"
+        raise TraceError(f"{name} must be a list of {what} for each request, got {given!r:.60}")
+    return values.astype(kind, copy=False)
 
 
 def _chats(chat: np.ndarray, parent: np.ndarray) -> np.ndarray:

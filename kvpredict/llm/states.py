@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
-from kvpredict.llm.blocks import block_hashes
-from kvpredict.llm.kv_pool import KVPool, check_sizes, torch_module
+from kvpredict.llm.blocks import block_hashes, token_ids
+from kvpredict.llm.kv_pool import KVPool, torch_module
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix_cache import BlockStore
@@ -45,7 +46,7 @@ class StateCache:
         policy: str | Path | PrefixPolicy = "lru",
     ) -> None:
         self._torch = torch_module()
-        check_sizes(capacity=capacity, host_capacity=host_capacity, block_size=block_size)
+        self.block_size = whole_number("block_size", block_size)
         if not isinstance(rnn, self._torch.nn.RNNBase):
             raise KvpredictError(f"StateCache needs an LSTM, a GRU or an RNN of torch.nn, got {type(rnn).__name__}")
         if not rnn.batch_first or rnn.bidirectional:
@@ -53,12 +54,13 @@ class StateCache:
         if not callable(embed):
             raise KvpredictError(f"embed must be a callable from token ids to inputs, got {type(embed).__name__}")
         weight = next(rnn.parameters())
-        self.rnn, self.embed, self.block_size = rnn, embed, block_size
+        self.rnn, self.embed = rnn, embed
         hidden = (rnn.num_layers, 1, getattr(rnn, "proj_size", 0) or rnn.hidden_size)
         self._pair = isinstance(rnn, self._torch.nn.LSTM)
         shapes = [hidden, (rnn.num_layers, 1, rnn.hidden_size)] if self._pair else [hidden]
         self.index = PrefixIndex(capacity, policy, host_capacity=host_capacity)
-        self.store = BlockStore(self.index, KVPool(shapes, capacity, host_capacity, weight.dtype, weight.device))
+        sizes = self.index.capacity, self.index.host_capacity
+        self.store = BlockStore(self.index, KVPool(shapes, *sizes, weight.dtype, weight.device))
         self.prompt_tokens = self.cached_tokens = 0
 
     def run(self, tokens: Sequence[int]) -> tuple[Any, Any]:
@@ -66,7 +68,8 @@ class StateCache:
 
         The last token is always computed.
         """
-        if not len(tokens):
+        tokens = token_ids("tokens", tokens)
+        if not tokens:
             raise KvpredictError("run needs one token at least")
         blocks = block_hashes(tokens, self.block_size)
         with self._torch.inference_mode():
@@ -82,9 +85,9 @@ class StateCache:
                     state = tuple(parts) if self._pair else parts[0]
                 outputs, fresh = [], {}
                 for k in range(found, -(-len(tokens) // self.block_size)):
-                    piece = list(tokens[k * self.block_size : (k + 1) * self.block_size])
+                    piece = tokens[k * self.block_size : (k + 1) * self.block_size]
                     ids = self._torch.tensor([piece], device=self.store.pool.device[0].device)
-                    out, state = self.rnn(self.embed(ids), state)
+                    out, state = self.rnn(self._embedded(ids), state)
                     outputs.append(out)
                     if k < len(nodes):
                         fresh[nodes[k]] = list(state) if self._pair else [state]
@@ -96,3 +99,15 @@ class StateCache:
         self.prompt_tokens += len(tokens)
         self.cached_tokens += found * self.block_size
         return self._torch.cat(outputs, dim=1), state
+
+    def _embedded(self, ids: Any) -> Any:
+        """Return the inputs of tokens; KvpredictError where ``embed`` does not know them, or gives no such inputs."""
+        try:
+            inputs = self.embed(ids)
+        except IndexError as error:
+            raise KvpredictError(f"embed does not know one of the tokens {ids[0].tolist()}: {error}") from error
+        wanted = (1, ids.shape[1], self.rnn.input_size)
+        if tuple(getattr(inputs, "shape", ())) != wanted:
+            found = f"shape {tuple(inputs.shape)}" if hasattr(inputs, "shape") else type(inputs).__name__
+            raise KvpredictError(f"embed must return inputs of shape {wanted}, as the model reads them, got {found}")
+        return inputs

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.llm.hints import FINISH
 from kvpredict.llm.requests import RequestTrace
@@ -93,9 +94,10 @@ def generate_requests(
     """
     if mix not in MIXES:
         raise unknown_name("mix", mix, MIXES)
-    for name, value in (("requests", requests), ("rate", rate), ("block_size", block_size)):
-        if not value > 0:
-            raise KvpredictError(f"generate_requests: {name} must be above 0, got {value!r}")
+    requests, block_size = whole_number("requests", requests), whole_number("block_size", block_size)
+    seed = whole_number("seed", seed, least=0)
+    if not real_number("rate", rate) > 0:
+        raise KvpredictError(f"rate must be above 0, got {rate!r}")
     rng = np.random.default_rng(seed)
     content = _Content()
     makers = {"chat": _chat, "agent": _agent, "rag": _rag, "batch": _batch}

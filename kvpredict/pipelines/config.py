@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError, unknown_name
+from kvpredict.pipelines.effect import without_effect
 
 __all__ = [
     "Capacity",
@@ -31,7 +32,6 @@ __all__ = [
     "Tracking",
     "Train",
     "WorkloadTrace",
-    "check_workload",
     "nearest",
     "read_config",
     "register_schemas",
@@ -104,6 +104,7 @@ class PrefixTrain:
     host: float = 0.0
     hint_accuracy: float | None = None
     tokenizer: str | None = None
+    block_size: int | None = None
     mix: str = "mixed"
     requests: int = 4000
     register: bool = False
@@ -118,6 +119,7 @@ class PrefixSimulate:
     host: float = 0.0
     hint_accuracy: float | None = None
     tokenizer: str | None = None
+    block_size: int | None = None
     mix: str = "mixed"
     requests: int = 4000
 
@@ -298,13 +300,20 @@ def register_schemas() -> None:
         store.store(group="schema", name=name, node=schema)
 
 
-def read_config(composed: Any) -> Config:
+def read_config(composed: Any, overrides: Sequence[str] = ()) -> Config:
     """Return the plain form of what Hydra composed (a DictConfig without the node ``hydra``).
+
+    Parameters
+    ----------
+    composed : DictConfig
+    overrides : sequence of str
+        The command line's settings.
 
     Raises
     ------
     ConfigError
-        On a parameter of the wrong type, a word that is none of the choices, or a number out of range.
+        On a parameter of the wrong type, a word that is none of the choices, a number out of range, or a setting that
+        has no effect on this run.
     """
     from omegaconf import OmegaConf
 
@@ -337,6 +346,8 @@ def read_config(composed: Any) -> Config:
     }
     config = Config(**plain)
     _check(config)
+    if said := without_effect(config, overrides):
+        raise ConfigError(said)
     return config
 
 
@@ -393,15 +404,10 @@ def _check(config: Config) -> None:
         if value not in words:
             raise ConfigError(str(unknown_name(path, value, [w for w in words if w])))
     kind = config.pipeline.name.partition("_")[0]
-    if kind in ("prefix", "decode"):
-        if config.policy is not None:
-            name = config.policy["name"]
-            instead = f"give pipeline.policies=[{name}]" if hasattr(config.pipeline, "policies") else "leave it out"
-            raise ConfigError(f"policy={name} has no effect on pipeline={config.pipeline.name}: {instead}")
-        if getattr(config.pipeline, "register", False):
-            raise ConfigError(
-                f"pipeline.register=true: {kind} policies cannot be registered; the policy is among the run's artifacts"
-            )
+    if kind in ("prefix", "decode") and getattr(config.pipeline, "register", False):
+        raise ConfigError(
+            f"pipeline.register=true: {kind} policies cannot be registered; the policy is among the run's artifacts"
+        )
     if not 0 < config.capacity.fraction <= 1:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:
@@ -427,6 +433,7 @@ def _check(config: Config) -> None:
         ("pipeline.host", 0),
         ("pipeline.every", 0),
         ("pipeline.requests", 1),
+        ("pipeline.block_size", 1),
         ("pipeline.sequences", 1),
         ("pipeline.length", 1),
         ("pipeline.each", 1),
@@ -442,13 +449,6 @@ def _check(config: Config) -> None:
         number: Any = getattr(getattr(config, group), name, least)
         if number is not None and not least <= number < float("inf"):
             raise ConfigError(f"{path}={number}: expected at least {least}")
-
-
-def check_workload(config: Config, overrides: Sequence[str]) -> None:
-    """Refuse a workload chosen on the command line of a run that reads a file."""
-    given = next((o for o in overrides if o.lstrip("+").startswith("workload")), None)
-    if given is not None and isinstance(config.trace, FileTrace):
-        raise ConfigError(f"{given} has no effect on a run that reads a file: add trace=workload")
 
 
 def first_line(error: BaseException) -> str:

@@ -43,7 +43,8 @@ def as_settings(message: str) -> str:
     message = re.sub(r'columns=\{"(\w+)": \'([^\']*)\'\}', r"trace.columns.\1=\2", message)
     message = re.sub(r'\b(on_error|format|order)="(\w+)"', r"trace.\1=\2", message)
     message = re.sub(r"\bheader=(True|False)", lambda m: f"trace.header={m[1].lower()}", message)
-    return message.replace("give format=", "give trace.format=")
+    message = re.sub(r"\bgive (time_unit\b|format=)", r"give trace.\1", message)
+    return re.sub(r"\b(block_size=\d|block_size of this file)", r"pipeline.\1", message)
 
 
 def _raised_in(error: BaseException) -> str:

@@ -40,7 +40,13 @@ def load_requests(config: Config, start: Path) -> RequestTrace:
 
             tokenize = load_tokenizer(settings.tokenizer).encode
         found = (start / Path(path).expanduser()).resolve()
-        trace = read_requests(found, tokenize=tokenize, on_error=config.trace.on_error)
+        trace = read_requests(
+            found,
+            block_size=settings.block_size,
+            tokenize=tokenize,
+            time_unit=config.trace.time_unit,
+            on_error=config.trace.on_error,
+        )
     if not len(trace):
         raise KvpredictError(f"{trace.name} has no requests: nothing to do")
     return trace if settings.hint_accuracy is None else degraded(trace, settings.hint_accuracy, config.seed)
@@ -102,8 +108,9 @@ def compare(config: Config, trace: RequestTrace, results: Mapping[str, PrefixRes
 
 
 def request_facts(trace: RequestTrace) -> dict[str, Any]:
-    """Return what a trace of requests is."""
-    return {
+    """Return what a trace of requests is, and what its reader noted."""
+    noted = {k: v for k, v in trace.info.items() if isinstance(v, str | int | float | None)}
+    return noted | {
         "name": trace.name,
         "fingerprint": f"{len(trace)}-{int(np.bitwise_xor.reduce(trace.blocks)) & 0xFFFFFFFF:08x}",
         "requests": len(trace),

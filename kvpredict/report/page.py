@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from kvpredict.core.errors import MissingExtra
-from kvpredict.report.plots import draw_training
+from kvpredict.report.plots import draw_training, is_prefix
 
 __all__ = ["render", "render_tables"]
 
@@ -26,6 +26,10 @@ CAPTIONS = {
     "depth": "Share of passkeys and needles found, by where they were hidden (smallest budget), of all that were.",
     "kept": "Where in the prefix the kept tokens are, by layer (smallest budget): brighter is more.",
 }
+PREFIX_CAPTIONS = {
+    "windows": "Prefix-hit ratio over time, in windows of equal numbers of requests.",
+    "ttft": "Time to first token: P50, P90 and P99 of each policy.",
+}
 
 
 def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
@@ -38,19 +42,20 @@ def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     plots : mapping of name to SVG text
         What ``draw`` returned; they are put in as they are.
     """
-    decodes = "depths" in result
     rows = result["policies"]
-    figure = "once_added" if decodes else "object_miss_ratio"
+    kind = "decode" if "depths" in result else "prefix" if is_prefix(result) else "page"
+    figure = {"decode": "once_added", "prefix": "prefix_hit_ratio", "page": "object_miss_ratio"}[kind]
     finite = [row[figure] for row in rows if row[figure] is not None]
-    return _template("decode.html" if decodes else "page.html").render(
+    return _template(f"{kind}.html").render(
         result=result,
         rows=rows,
-        headline=None if decodes else _headline(result),
+        headline=None if kind == "decode" else _headline(result),
         several=len({row["capacity"] for row in rows}) > 1,
+        host=any(row.get("host_hits") for row in rows),
         most=max(finite, default=1.0) or 1.0,
         plots=plots,
         wide=WIDE,
-        captions=CAPTIONS,
+        captions=CAPTIONS | (PREFIX_CAPTIONS if kind == "prefix" else {}),
         config=json.dumps(result["config"], indent=2, ensure_ascii=False),
     )
 
@@ -95,6 +100,7 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
     usable = [row for row in rows.values() if not row["oracle"] and row is not subject]
     return {
         "subject": subject,
+        "lru": lru,
         "fewer": 1 - subject["object_miss_ratio"] / lru["object_miss_ratio"],
         "rank": 1 + sum(row["object_miss_ratio"] < subject["object_miss_ratio"] for row in usable),
         "of": 1 + len(usable),

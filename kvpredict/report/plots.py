@@ -15,7 +15,7 @@ import numpy as np
 
 from kvpredict.core.errors import MissingExtra
 
-__all__ = ["HEURISTICS", "LEARNED", "ORACLE", "draw", "draw_training", "figure"]
+__all__ = ["HEURISTICS", "LEARNED", "ORACLE", "draw", "draw_training", "figure", "is_prefix"]
 
 LEARNED, LRU, ORACLE = "#c2410c", "#475569", "#94a3b8"
 HEURISTICS = ("#0f766e", "#1d4ed8", "#7c3aed", "#a16207", "#be185d", "#15803d")
@@ -34,6 +34,8 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
             plots["curves_bytes"] = figure("curves_bytes", lambda axes: _curves(axes, result, "byte_miss_ratio"))
     if any(len(series["start"]) > 1 for series in result["series"]):
         plots["windows"] = figure("windows", lambda axes: _windows(axes, result), width=11.4)
+    if is_prefix(result):
+        plots["ttft"] = figure("ttft", lambda axes: _first_tokens(axes, result))
     for account in result.get("accounts", []):
         if len(account["series"]["request"]) > 1:
             plots[account["policy"]] = figure(account["policy"], partial(_guard, account=account), width=11.4)
@@ -42,6 +44,11 @@ def draw(result: Mapping[str, Any]) -> dict[str, str]:
     if learned.get("importance"):
         plots["importance"] = figure("importance", lambda axes: _importance(axes, learned["importance"]))
     return plots
+
+
+def is_prefix(result: Mapping[str, Any]) -> bool:
+    """Tell whether a result's figures are those of prefix caches."""
+    return any("prefix_hit_ratio" in row for row in result["policies"])
 
 
 def draw_training(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, str]:
@@ -146,18 +153,38 @@ def _windows(axes: Any, result: Mapping[str, Any]) -> None:
     from matplotlib.ticker import EngFormatter
 
     looks = _look([series["policy"] for series in result["series"]], result)
+    hits = is_prefix(result)
     for series in result["series"]:
+        misses = _numbers(series["object_miss_ratio"])
         axes.plot(
             series["start"],
-            _numbers(series["object_miss_ratio"]),
+            1 - misses if hits else misses,
             label=_printable(series["policy"]),
             **looks[series["policy"]],
         )
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("request")
-    axes.set_ylabel("object miss ratio")
+    axes.set_ylabel("prefix-hit ratio" if hits else "object miss ratio")
     axes.set_ylim(bottom=0)
     axes.legend(ncols=3)
+
+
+def _first_tokens(axes: Any, result: Mapping[str, Any]) -> None:
+    """Draw a line a policy from the P50 to the P99 of its times to first token."""
+    rows = result["policies"][::-1]
+    looks = _look([row["policy"] for row in rows], result)
+    for i, row in enumerate(rows):
+        times = _numbers([row[f"ttft_{p}"] for p in ("p50", "p90", "p99")])
+        axes.plot(times, [i] * 3, color=looks[row["policy"]]["color"], linewidth=0.8)
+        for time, marker in zip(times, "osD", strict=True):
+            axes.plot(time, i, marker=marker, markersize=4.5, color=looks[row["policy"]]["color"])
+    for name, marker in zip(("P50", "P90", "P99"), "osD", strict=True):
+        axes.plot([], [], marker=marker, markersize=4.5, linestyle="", color=INK, label=name)
+    axes.set_yticks(range(len(rows)), [_printable(row["policy"]) for row in rows])
+    axes.set_xlabel("seconds to the first token")
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _guard(axes: Any, account: Mapping[str, Any]) -> None:

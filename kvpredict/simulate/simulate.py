@@ -14,6 +14,7 @@ from kvpredict.trace.trace import Trace
 
 __all__ = ["check_trace", "replay_arguments", "simulate", "whole_capacity"]
 
+PREFIX_ARGUMENTS = ("host_capacity", "server", "store")  # of kvpredict.llm.prefix.simulate_prefix
 LARGEST = 2**62  # units; sums of sizes stay below 2**63
 
 
@@ -85,6 +86,13 @@ def simulate(
     if semantics == "prefix":
         from kvpredict.llm.prefix import simulate_prefix
 
+        if unit != "objects":
+            raise KvpredictError(
+                f"unit={unit!r} has no effect with semantics='prefix', which counts blocks: leave it out"
+            )
+        for name in server:
+            if name not in PREFIX_ARGUMENTS:
+                raise unknown_name("argument of simulate", name, ["warmup", "seed", "semantics", *PREFIX_ARGUMENTS])
         return simulate_prefix(trace, policy, capacity, warmup=warmup, seed=seed, **server)
     if semantics != "objects":
         raise unknown_name("semantics", semantics, ["objects", "prefix"])

@@ -54,7 +54,7 @@ def read_trace(
         For CSV: whether the first line names the columns.
     time_unit : {"s", "ms", "us", "ns"}, optional
         For CSV and Parquet: the unit of numeric times. Guessed from the column's name, else from the magnitude of
-        its first values taken as time since 1970.
+        its first values taken as time since 1970. For Mooncake and Bailian: where it is another than the format's.
     text_keys : bool, default False
         For CSV and Parquet: hash keys as texts even if the first ones are integers.
     limit : int, optional

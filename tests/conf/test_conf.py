@@ -44,7 +44,7 @@ def test_choices_are_found() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_to_plain_values(choice: str) -> None:
-    read = config(choice)
+    read = schemas.read_config(composed(choice))
     assert not [n for n in nodes(read) if isinstance(n, DictConfig | ListConfig)]
     group, _, option = choice.partition("=")
     node = getattr(read, group)

@@ -3,13 +3,15 @@
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kvpredict.llm.engines import lmcache, sglang
+from kvpredict.core.errors import MissingExtra
+from kvpredict.llm.engines import lmcache, sglang, vllm_prefix
 from kvpredict.llm.engines.guard import POLICY, lenient_hints, policy_from_environment
 from kvpredict.llm.engines.vllm_offload import KvpredictPolicy
 from kvpredict.llm.prefix.index import PrefixIndex
@@ -231,6 +233,18 @@ def test_the_policy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, 
     Learned(every=7.0).save(tmp_path)
     monkeypatch.setenv(POLICY, str(tmp_path))
     assert policy_from_environment().every == 7.0
+
+
+@pytest.mark.parametrize(
+    ("install", "engine"), [(lmcache.install, "lmcache"), (sglang.register, "sglang"), (vllm_prefix.register, "vllm")]
+)
+def test_an_engine_that_is_not_installed_is_named(
+    install: Callable[[], None], engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    monkeypatch.setitem(sys.modules, engine, None)  # where it is installed, too
+    with pytest.raises(MissingExtra, match=f"this adapter is for {engine}, .*: install {engine} beside kvpredict"):
+        install()
 
 
 def test_adapters_import_without_their_engines() -> None:

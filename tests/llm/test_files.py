@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvpredict.core.errors import KvpredictError, TraceError
+from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.llm.blocks import block_hashes
 from kvpredict.llm.request_files import RequestLog, read_requests
 from kvpredict.llm.requests import RequestTrace
@@ -118,10 +118,11 @@ def test_request_log_comes_back_as_written(tmp_path: Path) -> None:
     assert trace.hints["continues"].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
-def test_kv_events_give_chains(tmp_path: Path) -> None:
-    def stored(parent: object, *hashes: object) -> dict:
-        return {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent, "block_size": 16}
+def stored(parent: object, *hashes: object, block_size: int = 16) -> dict[str, object]:
+    return {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent, "block_size": block_size}
 
+
+def test_kv_events_give_chains(tmp_path: Path) -> None:
     path = write(
         tmp_path / "events.jsonl",
         {"ts": 1.0, "events": [stored(None, 11, 12)]},
@@ -132,13 +133,137 @@ def test_kv_events_give_chains(tmp_path: Path) -> None:
     assert trace.starts.tolist() == [0, 2, 4]
 
 
+def chat(time: object, **more: object) -> dict[str, object]:
+    return {"timestamp": time, "messages": [{"role": "user", "content": "a question"}], **more}
+
+
+NEW_YEAR = 1767225600  # 2026
+
+
+@pytest.mark.parametrize(
+    ("given", "unit"),
+    [
+        ([NEW_YEAR, NEW_YEAR + 60.5], None),
+        ([NEW_YEAR * 1000, NEW_YEAR * 1000 + 60_500], None),
+        ([NEW_YEAR * 10**6, NEW_YEAR * 10**6 + 60_500_000], None),
+        ([NEW_YEAR * 10**9, NEW_YEAR * 10**9 + 60_500_000_000], None),
+        ([str(NEW_YEAR), f"{NEW_YEAR + 60}.5"], None),
+        (["2026-01-01T00:00:00Z", "2026-01-01T01:01:00.5+01:00"], None),
+        (["2026-01-01 00:00:00", NEW_YEAR * 1000 + 60_500], None),  # no zone: UTC
+    ],
+)
+def test_times_of_every_unit_are_seconds(tmp_path: Path, given: list[object], unit: str | None) -> None:
+    path = write(tmp_path / "log.jsonl", *map(chat, given))
+    assert read_requests(path, tokenize=str.encode, time_unit=unit).times.tolist() == [NEW_YEAR, NEW_YEAR + 60.5]
+
+
+def test_the_unit_of_times_can_be_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", chat(0), chat(2 * 10**11))  # since the server's start
+    assert read_requests(path, tokenize=str.encode, time_unit="us").times.tolist() == [0, 200_000]
+    path = write(tmp_path / "moon.jsonl", moon(0, 600, [1, 2]), moon(5, 600, [1, 2]))
+    assert read_requests(path).times.tolist() == [0, 0.005]
+    assert read_requests(path, time_unit="s").times.tolist() == [0, 5]
+    assert read_requests(FIXTURES / "bailian.jsonl", time_unit="ms").times[-1] < 1
+    for wrong in (path, write(tmp_path / "log.jsonl", chat(0))):
+        with pytest.raises(UnknownName, match=r"unknown time unit 'msec'. Did you mean 'ms'"):
+            read_requests(wrong, tokenize=str.encode, time_unit="msec")
+    with pytest.raises(UnknownName, match=r"unknown on_error 'skp'. Did you mean 'skip'"):
+        read_requests(path, on_error="skp")
+
+
+@pytest.mark.parametrize("time", [None, True, "soon", "", "nan", float("inf"), [1], {"t": 1}, 10**40])
+def test_a_time_that_cannot_be_read_is_named(tmp_path: Path, time: object) -> None:
+    path = write(tmp_path / "log.jsonl", chat(1), chat(time))
+    with pytest.raises(TraceError, match=r"log.jsonl, line 2: .*expected a time as a number or in ISO 8601"):
+        read_requests(path, tokenize=str.encode)
+    assert read_requests(path, tokenize=str.encode, on_error="skip").info["skipped"] == 1
+
+
+def test_times_of_several_units_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", chat(NEW_YEAR * 1000), chat(NEW_YEAR))
+    with pytest.raises(TraceError, match=r"line 2: .*looks like one in s, those before it are in ms: give time_unit"):
+        read_requests(path, tokenize=str.encode)
+
+
+def record(**change: object) -> dict[str, object]:
+    return {"time": 1, "blocks": [1], "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1} | change
+
+
+def test_logs_and_events_may_be_in_milliseconds(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", record(time=NEW_YEAR * 1000))
+    assert read_requests(path).times.tolist() == [NEW_YEAR]
+    path = write(tmp_path / "events.jsonl", {"ts": NEW_YEAR * 1000, "events": [stored(None, 11)]})
+    assert read_requests(path).times.tolist() == [NEW_YEAR]
+
+
+def test_blocks_are_of_one_size(tmp_path: Path) -> None:
+    events = [{"ts": k, "events": [stored(None, k, block_size=size)]} for k, size in enumerate((16, 32, 16))]
+    logs = [record(block_size=size) for size in (16, 32, 16)]
+    for name, lines in (("events", events), ("log", logs)):
+        path = write(tmp_path / f"{name}.jsonl", *lines)
+        for given in (None, 16):
+            with pytest.raises(TraceError, match=r"holds blocks of 16, 32 tokens.*split the file"):
+                read_requests(path, block_size=given)
+        path = write(tmp_path / f"{name}.jsonl", lines[0], lines[2])
+        assert read_requests(path, block_size=16).block_size == 16
+        with pytest.raises(TraceError, match="holds blocks of 16 tokens, block_size=32 was given: leave it out"):
+            read_requests(path, block_size=32)
+
+
+def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    impossible = [record(input_tokens=-5), record(prompt_blocks=2), record(block_size=-1), record(session=2**70)]
+    path = write(tmp_path / "log.jsonl", record(), *impossible, record())
+    trace = read_requests(path, on_error="skip")
+    assert (len(trace), trace.info["skipped"]) == (2, 4)
+    assert "skipped 4 of 6 records; the first is at line 2: the request does not fit: input_tokens is -5" in caplog.text
+    replies = [{"usage": {"completion_tokens": n}} for n in (1, -1, "many", 10**30)]
+    path = write(tmp_path / "chat.jsonl", *(chat(1, **reply) for reply in replies))
+    trace = read_requests(path, tokenize=str.encode, on_error="skip")
+    assert (trace.output_tokens.tolist(), trace.info["skipped"]) == ([1], 3)
+    fits = [moon(k, 600, [1, 2]) for k in range(4)]
+    path = write(tmp_path / "moon.jsonl", *fits[:2], moon(1.5, 10**6, [7, 8, 9]), *fits[2:], {"damaged": 1})
+    trace = read_requests(path, on_error="skip")
+    assert trace.times.tolist() == [0, 0.001, 0.002, 0.003]
+    assert trace.blocks.tolist() == [1, 2] * 4
+    assert trace.info["skipped"] == 2
+    assert "1 of 5 requests do not fit their blocks of 512 tokens" in caplog.text
+    with pytest.raises(TraceError, match="5 of 5 requests do not fit"):
+        read_requests(path, block_size=16, on_error="skip")
+    path = write(tmp_path / "log.jsonl", record(output_tokens=-1))
+    with pytest.raises(TraceError, match="holds no request; the first fault is at line 1"):
+        read_requests(path, on_error="skip")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"messages": []}', "give tokenize="),
         ('{"blocks": [1], "time": 0}', "line 1: the request does not fit: 'prompt_blocks' is missing"),
         ('{"blocks": [1], "time": null, "prompt_blocks": 1}', "expected a time"),
-        ('{"blocks": [1], "time": 1, "prompt_blocks": 2}', "prompt_blocks is 2 of 1"),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 2, "input_tokens": 9, "output_tokens": 1}',
+            "prompt_blocks is 2, expected 0 to 1",
+        ),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": -9, "output_tokens": 1}',
+            "line 1: .*input_tokens is -9",
+        ),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "block_size": 0}',
+            "line 1: .*block_size is 0",
+        ),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 0.5, "input_tokens": 9, "output_tokens": 1}',
+            "expected a whole number, found 0.5",
+        ),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 1e300, "output_tokens": 1}',
+            "line 1: .*input_tokens is 1000",
+        ),
+        (
+            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": 1e30}',
+            "line 1: .*session is 1000",
+        ),
         ('{"blocks": [1], "time": 1, "prompt_blocks": 1}', "'input_tokens' is missing"),
         (
             '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": "a"}',
@@ -192,7 +317,7 @@ def test_chat_logs_tell_calls_tools_and_images_apart(tmp_path: Path) -> None:
         ({"times": [1.0, 0.0]}, "sort the requests"),
         ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
         ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
-        ({"block_size": 0}, "block_size must be a whole number"),
+        ({"block_size": 0}, "block_size must be at least 1"),
         ({"prompt_blocks": np.array([1, 5])}, "prompt_blocks of request 1 cannot be 5"),
         ({"prompt_blocks": np.array([-3, 1])}, "prompt_blocks of request 0 cannot be -3"),
         ({"output_tokens": [0, -500]}, "output_tokens of request 1 cannot be -500"),
@@ -202,3 +327,10 @@ def test_traces_that_contradict_themselves(change: dict, message: str) -> None:
     whole = {"times": [0.0, 1.0], "blocks": [[1], [2]], "block_size": 16, **change}
     with pytest.raises(KvpredictError, match=message):
         RequestTrace.from_lists(**whole)
+
+
+def test_columns_may_be_lists() -> None:
+    trace = RequestTrace.from_lists([0, 1], [[1], [2]], 16, sessions=[4, -1], hints={"continues": [0.5, True]})
+    assert trace.sessions is not None
+    assert (trace.sessions.dtype, trace.sessions.tolist()) == (np.int64, [4, -1])
+    assert trace.hints["continues"].tolist() == [0.5, 1.0]

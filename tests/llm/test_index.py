@@ -138,3 +138,22 @@ def test_oracles_and_empty_caches_are_refused() -> None:
         PrefixIndex(4, "belady")
     with pytest.raises(KvpredictError, match="at least 1"):
         PrefixIndex(0)
+
+
+def test_forgetting_frees_a_sixteenth_at_once_and_remembers_beginnings() -> None:
+    index = PrefixIndex(4, "lru", requests=4)
+    nodes, chains = len(index.hash), 10
+    long = nodes // chains + 1
+    for k in range(chains):  # the last of them needs a few nodes more than there are
+        blocks = list(range(1000 * k, 1000 * k + long))
+        index.used(blocks, long, (16 * long, 0), times=(k, k))
+    assert len(index._free) >= nodes // 16 - chains
+    known = [[1000 * k + i in index._node for i in range(long)] for k in range(chains)]
+    assert all(sum(chain) >= long - nodes // 16 and chain == sorted(chain, reverse=True) for chain in known)
+    assert all(chain[0] for chain in known)
+    assert len(index._node) + len(index._free) == nodes
+    below = [0] * nodes
+    for node in index._node.values():
+        if index.pool.parent[node] >= 0:
+            below[index.pool.parent[node]] += 1
+    assert below == index._below.tolist()

@@ -188,7 +188,7 @@ def test_mistakes_are_named(model: "transformers.PreTrainedModel") -> None:
     cache = PrefixCache(model, 50, block_size=4)
     with pytest.raises(KvpredictError, match="prompt 0 is empty"):
         cache.generate([[]])
-    with pytest.raises(KvpredictError, match="params has 1 entries for 2"):
+    with pytest.raises(KvpredictError, match="params must have an entry for each of 2 prompts"):
         cache.generate([[1], [2]], params=[{}])
     with pytest.raises(KvpredictError, match="between 0 and 1"):
         cache.generate([[1]], params=[{"continues": 2.0}])
@@ -277,12 +277,61 @@ def test_learned_positions_end() -> None:
         cache.generate([[1] * 30], 4)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": None}, "prompts must be a list of prompts, got NoneType"),
+        ({"prompts": 5}, "prompts must be a list of prompts, got int"),
+        ({"prompts": [[1]], "max_new_tokens": None}, "max_new_tokens must be a whole number, got None"),
+        ({"prompts": [[1]], "max_new_tokens": 2.0}, "max_new_tokens must be a whole number, got 2.0"),
+        ({"prompts": [[1]], "max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"prompts": [[1]], "eos": "a"}, "eos must be a whole number, got 'a'"),
+        ({"prompts": [[1]], "sessions": 5}, "sessions must have an entry for each of 1 prompts, got 5"),
+        ({"prompts": [[1]], "sessions": "a"}, "sessions must have an entry for each of 1 prompts, got 'a'"),
+        ({"prompts": [[1]], "params": ["a"]}, "a request's free parameters must be a mapping, got str"),
+        ({"prompts": torch.tensor([[1.5]])}, "prompt 0 must be a sequence of whole token ids"),
+    ],
+)
+def test_odd_arguments_of_generate_are_refused(
+    model: "transformers.PreTrainedModel", arguments: dict, message: str
+) -> None:
+    cache = PrefixCache(model, 10)
+    with pytest.raises(KvpredictError, match=message):
+        cache.generate(**arguments)
+    assert (cache.index.pool.running == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (None, "tokens must be a sequence of whole token ids"),
+        ("abc", "tokens must be a sequence of whole token ids"),
+        ([1, 1.5], "tokens must be a sequence of whole token ids"),
+        ([[1, 2]], "tokens must be a sequence of whole token ids"),
+        ([], "one token at least"),
+        ([1, 9], "embed does not know one of the tokens"),
+    ],
+)
+def test_odd_tokens_of_a_state_cache_are_refused(tokens: object, message: str) -> None:
+    cache = StateCache(torch.nn.GRU(4, 4, batch_first=True), torch.nn.Embedding(9, 4), 5, block_size=2)
+    with pytest.raises(KvpredictError, match=message):
+        cache.run(tokens)
+    assert (cache.index.pool.running == 0).all()
+
+
+@pytest.mark.parametrize("embed", [torch.nn.Embedding(9, 3), lambda ids: "a"])
+def test_an_embedding_that_does_not_fit_is_refused(embed: object) -> None:
+    cache = StateCache(torch.nn.GRU(4, 4, batch_first=True), embed, 5, block_size=2)
+    with pytest.raises(KvpredictError, match=r"embed must return inputs of shape \(1, 2, 4\)"):
+        cache.run([1, 2])
+
+
 @pytest.mark.parametrize("name", ["capacity", "host_capacity", "block_size", "requests"])
 def test_sizes_are_whole_numbers(model: "transformers.PreTrainedModel", name: str) -> None:
     for wrong in (1.5, -1, "3", None):
-        with pytest.raises(KvpredictError, match=f"{name} must be a whole number"):
+        with pytest.raises(KvpredictError, match=f"{name} must be (a whole number|at least)"):
             PrefixCache(model, **{"capacity": 10, name: wrong})
-    with pytest.raises(KvpredictError, match="capacity must be a whole number"):
+    with pytest.raises(KvpredictError, match="capacity must be at least 1"):
         StateCache(torch.nn.GRU(4, 4, batch_first=True), torch.nn.Embedding(9, 4), 0)
 
 

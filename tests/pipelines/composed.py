@@ -18,4 +18,4 @@ def composed(*overrides: str) -> Any:
 
 
 def config(*overrides: str) -> Config:
-    return read_config(composed(*overrides))
+    return read_config(composed(*overrides), overrides)

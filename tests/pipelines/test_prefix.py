@@ -1,12 +1,14 @@
 """The prefix pipelines, from configuration to files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.load import load_policy
+from kvpredict.pipelines.config import ConfigError
 from kvpredict.pipelines.run import run_pipeline
 from tests.pipelines.composed import config
 
@@ -30,7 +32,15 @@ def test_train_saves_a_policy_that_simulate_takes(tmp_path: Path, capsys: pytest
         assert row["ttft_p50"] <= row["ttft_p90"] <= row["ttft_p99"]
     assert load_policy(tmp_path / "a" / "policy").model is not None
     assert json.loads((tmp_path / "a" / "result.json").read_text())["trace"]["requests"] == 700
-    assert "<svg" in (tmp_path / "a" / "report.html").read_text()
+    shown = (tmp_path / "a" / "report.html").read_text()
+    for row in trained["policies"]:
+        cells = [f"{row['prefix_hit_ratio']:.4f}", f"{row['tokens_saved']:,}", f"{row['token_hit_ratio']:.1%}",
+                 f"{row['host_hits']:,}", *(f"{row[p]:.3f}" for p in ("ttft_p50", "ttft_p90", "ttft_p99"))]  # fmt: skip
+        line = next(part for part in shown.split("<tr") if f'<td class="name">{row["policy"]}</td>' in part)
+        assert [cell for cell in cells if f"<td>{cell}</td>" not in line] == []
+    assert f"LRU's is {rows['lru']['prefix_hit_ratio']:.4f}" in shown
+    assert "object miss ratio" not in shown.lower()
+    assert (tmp_path / "a" / "plots" / "ttft.svg").read_text().count("P90") == 1
     again = run_pipeline(
         config("pipeline=prefix_simulate", *SMALL, "pipeline.policy=a/policy"), folder=tmp_path / "b", start=tmp_path
     )
@@ -58,9 +68,50 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("pipeline.register=true", "cannot be registered"),
         ("pipeline.host=nan", "pipeline.host=nan: expected at least 0"),
         ("pipeline.host=inf", "pipeline.host=inf: expected at least 0"),
+        ("pipeline.block_size=0", "pipeline.block_size=0: expected at least 1"),
     ):
         with pytest.raises(KvpredictError, match=message):
             run_pipeline(config("pipeline=prefix_train", *SMALL, override), folder=tmp_path, start=tmp_path)
+
+
+FILE = f"trace.path={FIXTURES / 'bailian.jsonl'}"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["workload=zipf", "workload.requests=9", "trace=workload", "experiment=shop", "learner=mlp", "learned.mode=evict",
+     "fit.rows=9", "fit.extra=[op]", "decode_learner=ridge", "report.best=1", "report.fractions=[0.1]", "policy=lru",
+     "policy@learned=learned", "tracking.model_name=m", "trace.columns.key=a", "trace.limit=9", "trace.order=sort",
+     "trace.format=csv", "trace.text_keys=true", "trace.delimiter=t", "pipeline.mix=chat", "pipeline.requests=9"],
+)  # fmt: skip
+def test_settings_without_effect_are_refused(override: str) -> None:
+    named = override if override != "experiment=shop" else "trace=workload"
+    path = FILE if named != "trace=workload" else "capacity.count=9"  # which has no path
+    for pipeline in ("prefix_train", "prefix_simulate"):
+        with pytest.raises(ConfigError, match=f"{re.escape(named)} has no effect on pipeline={pipeline}: "):
+            config(f"pipeline={pipeline}", path, override)
+
+
+def test_settings_of_files_are_refused_without_one() -> None:
+    given = ("pipeline.tokenizer=t", "pipeline.block_size=9", "trace.on_error=skip", "trace.time_unit=ms")
+    for override in given:
+        with pytest.raises(ConfigError, match=r"requests are generated unless trace.path is given"):
+            config("pipeline=prefix_train", override)
+    read = ("trace=file", "capacity.fraction=0.2", "seed=3", "report.html=false", "report.windows=9", "tracking=none")
+    for pipeline in ("prefix_train", "prefix_simulate"):
+        config(f"pipeline={pipeline}", FILE, *given, *read)
+
+
+def test_a_file_is_read_as_told(tmp_path: Path) -> None:
+    line = {"input_length": 60, "output_length": 1, "hash_ids": [1, 2, 3, 4]}
+    lines = [line | {"timestamp": k} for k in range(3)] + [line | {"timestamp": 3, "input_length": 9}]
+    (tmp_path / "moon.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = ("pipeline=prefix_simulate", "trace.path=moon.jsonl", "capacity.count=4", "pipeline.policies=[lru]",
+           "tracking=none", "report.html=false", "pipeline.warmup=0")  # fmt: skip
+    told = ("pipeline.block_size=16", "trace.time_unit=s", "trace.on_error=skip")
+    result = run_pipeline(config(*run, *told), folder=tmp_path, start=tmp_path)
+    found = {name: result["trace"][name] for name in ("block_size", "span_seconds", "requests", "skipped")}
+    assert found == {"block_size": 16, "span_seconds": 2, "requests": 3, "skipped": 1}
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ pytest.importorskip("vllm", reason="run by make test-vllm")
 ROOT = Path(__file__).parents[2]
 BLOCKS, ROUNDS = 70, 60
 SMALL, CHUNKS = 36, 100  # blocks of the engine's cache with an offload tier, and of that
+CACHES = 4  # of which figures are noted
 LEAST = 33  # what the engine starts with, and so little that requests are preempted
+measured: list[dict[str, Any]] = []
 
 
 @cache
@@ -40,6 +43,27 @@ def served(
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]
     logged = (done.stdout + done.stderr).count("plain LRU decides from now on")
     return {**json.loads(lines[0].removeprefix("RESULT ")), "logged": logged}
+
+
+def note(cache: str, **runs: dict[str, Any]) -> None:
+    """Keep and print the figures of runs by policy, for ``experiments/prefix_vllm``."""
+    for policy, run in runs.items():
+        figures = {name: run[name] for name in ("tier_hit_ratio", "hit_ratio", "preemptions")}
+        measured.append(
+            {"cache": cache, "policy": policy.replace("_", " "), **figures, "requests": len(run["outputs"])}
+        )
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in measured[-1].items()})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def results(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write the figures where ``make test-vllm`` wants them, if all tests were run and passed."""
+    yield
+    whole = len({row["cache"] for row in measured}) == CACHES
+    if whole and not request.session.testsfailed and os.environ.get("KVPREDICT_VLLM_RESULTS") == "1":
+        from experiments.prefix_vllm.record import write
+
+        write(measured)
 
 
 def offloading(policy: str, **options: Any) -> dict[str, Any]:
@@ -98,7 +122,7 @@ def test_lru_through_the_plugin_is_stock_lru(recorded: dict[str, Any]) -> None:
 
 def test_a_better_policy_hits_more_with_the_same_outputs() -> None:
     stock, lfu = served(None), served("lfu")
-    print(f"stock LRU {stock['hit_ratio']:.3f}, LFU {lfu['hit_ratio']:.3f}")
+    note("its own, 70 blocks, seed 0", vLLM_LRU=stock, lfu=lfu)
     assert lfu["hit_ratio"] > stock["hit_ratio"] + 0.05
     assert lfu["outputs"] == stock["outputs"]
 
@@ -130,9 +154,7 @@ def test_record_train_deploy_measure(log: str, recorded: dict[str, Any], trained
     assert trace.block_size == 32
     assert simulate_prefix(trace, "lru", BLOCKS - 1).hits > 0
     deployed, stock = served(trained, seed=1), served(None, seed=1)
-    print(
-        f"recorded {recorded['hit_ratio']:.3f}; stock LRU {stock['hit_ratio']:.3f}, learned {deployed['hit_ratio']:.3f}"
-    )
+    note("its own, 70 blocks, seed 1", vLLM_LRU=stock, learned=deployed)
     assert deployed["failures"] == 0
     assert deployed["outputs"] == stock["outputs"] == without_caches()["outputs"]
     assert deployed["hit_ratio"] > stock["hit_ratio"]
@@ -142,7 +164,8 @@ def test_offload_tier_hits_more_with_the_same_outputs(trained: str) -> None:
     runs = {"LRU": offloading("lru"), "ARC": offloading("arc"), "learned": offloading(trained)}
     names = {"LRU": "LRUCachePolicy", "ARC": "ARCCachePolicy", "learned": "KvpredictPolicy"}
     found = {name: run["tier_hit_ratio"] for name, run in runs.items()}
-    print("offload tier: " + ", ".join(f"{k} {v:.3f} ({runs[k]['hit_ratio']:.3f} in all)" for k, v in found.items()))
+    note("36 blocks of its own, LRU, and an offload tier of 100", **{"vLLM_LRU": runs["LRU"], "vLLM_ARC": runs["ARC"]},
+         learned=runs["learned"])  # fmt: skip
     for name, run in runs.items():
         assert run["tier"]["policy"] == names[name]
         assert run["queue"] == "FreeKVCacheBlockQueue"
@@ -177,7 +200,7 @@ def test_both_adapters_fall_back_to_lru_when_the_policy_raises_in_service(traine
 
 def test_both_adapters_in_one_engine(trained: str) -> None:
     both, stock = offloading(trained, plugin=True), offloading("lru")
-    print(f"both tiers: stock LRU {stock['hit_ratio']:.3f}, learned {both['hit_ratio']:.3f}")
+    note("36 blocks of its own and an offload tier of 100", vLLM_LRU_in_both=stock, learned_in_both=both)
     assert (both["queue"], both["tier"]["policy"]) == ("LearnedQueue", "KvpredictPolicy")
     assert both["failures"] == both["tier"]["failures"] == both["pinned"] == 0
     check_nothing_left(both, SMALL, CHUNKS)

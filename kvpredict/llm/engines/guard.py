@@ -5,17 +5,18 @@ adapter's own LRU order, which it keeps all along, decides from then on.
 """
 
 import hashlib
+import importlib
 import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
-from kvpredict.core.errors import KvpredictError
+from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.llm.hints import hints_of, session_of
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.simulate import as_prefix_policy
 
-__all__ = ["POLICY", "Safely", "key_number", "lenient_hints", "policy_from_environment"]
+__all__ = ["POLICY", "Safely", "engine_module", "key_number", "lenient_hints", "policy_from_environment"]
 
 POLICY = "KVPREDICT_PREFIX_POLICY"  # a policy's name, or the folder of a saved one
 log = logging.getLogger("kvpredict.llm")
@@ -63,6 +64,18 @@ def lenient_hints(params: Any) -> tuple[dict[str, float], int | None]:
             _told.append(str(error))
             log.warning("hints are left out: %s", error)
         return {}, None
+
+
+def engine_module(name: str) -> Any:
+    """Return a module of an engine; raises ``MissingExtra`` where the engine is not installed, or lacks the module."""
+    engine = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtra(
+            f"this adapter is for {engine}, whose {name} cannot be imported ({error}): install {engine} beside "
+            "kvpredict, in a version that docs/prefix_cache.md names"
+        ) from error
 
 
 def policy_from_environment() -> PrefixPolicy:

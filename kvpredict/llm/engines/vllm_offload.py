@@ -56,6 +56,7 @@ class KvpredictPolicy(_Base):
         self.blocks: OrderedDict[Any, Any] = OrderedDict()  # in LRU order
         self.safely = Safely("vLLM offload tier")
         self._open: OrderedDict[Any, _Request] = OrderedDict()
+        self._held = 0  # blocks of these
         self._keys: dict[int, Any] = {}  # by hash, which a key remembers: of all that the index holds
         self.index: PrefixIndex | None = self.safely(self._make, policy)
 
@@ -152,18 +153,19 @@ class KvpredictPolicy(_Base):
             tokens = places[keys[-1]] if places else TOKENS * len(keys)
             ticket, *_ = self.index.begin(numbers, tokens, session=session, hints=hints, tiers=EXTERN)
             self._open[name] = _Request(ticket, numbers, len(numbers), tokens)
+            self._held += len(numbers)
             return
         known = set(request.blocks)
         for number in numbers:  # blocks that generation filled
             if number not in known:
                 self.index.node(number, request.blocks[-1])
                 request.blocks.append(number)
+                self._held += 1
 
     def _room(self, blocks: int) -> bool:
         """Whether the index can number so many blocks more that may not be forgotten."""
         assert self.index is not None
-        held = sum(len(request.blocks) for request in self._open.values())
-        return len(self._open) < OPEN and held + blocks <= len(self.index.hash) // 2
+        return len(self._open) < OPEN and self._held + blocks <= len(self.index.hash) // 2
 
     def _ended(self, keys: list[Any], context: Any) -> None:
         self._note(keys, context)
@@ -174,6 +176,7 @@ class KvpredictPolicy(_Base):
         request = self._open.pop(name, None)
         if request is None:
             return
+        self._held -= len(request.blocks)
         generated = request.blocks[request.prompt :]
         tokens = len(generated) * request.tokens // request.prompt
         self.index.end(request.ticket, generated, tokens, tiers=EXTERN)
@@ -183,6 +186,7 @@ class KvpredictPolicy(_Base):
         for request in self._open.values():
             self.index.cancel(request.ticket)
         self._open.clear()
+        self._held = 0
 
     def _choose(self, n: int, protected: Any) -> list[Any] | None:
         """Take the ``n`` keys of lowest rank out of the index; None, and no change, where there are not as many."""

@@ -15,7 +15,14 @@ from typing import Any
 
 from llvmlite.binding import ffi  # type: ignore[import-untyped]
 
-from kvpredict.llm.engines.guard import POLICY, Safely, key_number, lenient_hints, policy_from_environment
+from kvpredict.llm.engines.guard import (
+    POLICY,
+    Safely,
+    engine_module,
+    key_number,
+    lenient_hints,
+    policy_from_environment,
+)
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.request_files import RequestLog
 
@@ -116,9 +123,7 @@ def register() -> None:
     """Install the plugin; called by vLLM in each of its processes."""
     if POLICY not in os.environ:
         return
-    from vllm.v1.core import block_pool, kv_cache_manager
-
-    _install(block_pool, kv_cache_manager)
+    _install(engine_module("vllm.v1.core.block_pool"), engine_module("vllm.v1.core.kv_cache_manager"))
 
 
 def _install(block_pool: Any, manager: Any) -> None:

@@ -399,9 +399,15 @@ def _bind(kernels: Kernels) -> Engine:
             for j in range(r.start[i] + r.prompt[i] - 1, r.start[i] - 1, -1):
                 release(s, p, r.node[j], now)
         elif what == PUT:
-            enter(s, p, 0, i, now)
+            if not p.resident[i, 0]:
+                if p.touches[i] == 0:  # until its request ends it is the newest
+                    p.last[i] = now
+                    p.order[i] = p.tally[0]
+                    p.tally[0] += 1
+                enter(s, p, 0, i, now)
         elif what == DROP:
-            leave(s, p, 0, i, now)
+            if p.resident[i, 0]:
+                leave(s, p, 0, i, now)
         elif what == NEXT:
             if exposed(p, 0) == 0:
                 return -1.0
@@ -413,7 +419,8 @@ def _bind(kernels: Kernels) -> Engine:
         elif what == PIN:
             seize(s, p, i)
         elif what == UNPIN:
-            release(s, p, i, now)
+            if p.running[i] > 0:
+                release(s, p, i, now)
         elif what == RELIST:
             relist(s, p, i, now)
         elif what == RANK:

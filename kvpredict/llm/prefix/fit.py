@@ -12,9 +12,10 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.prefix.model import examples, fit_model
+from kvpredict.llm.prefix.policies import prefix_policy
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.result import Server
-from kvpredict.llm.prefix.simulate import simulate_prefix
+from kvpredict.llm.prefix.simulate import check_requests, simulate_prefix
 from kvpredict.llm.requests import RequestTrace
 
 __all__ = ["fit_prefix"]
@@ -41,7 +42,9 @@ def fit_prefix(
     KvpredictError
         When the trace holds too few requests, or hardly any block is reused.
     """
-    policy = Learned(**{"rows": max(65536, 8 * len(trace)), **params})
+    check_requests(trace)
+    policy = prefix_policy("learned", **{"rows": max(65536, 8 * len(trace)), **params})
+    assert isinstance(policy, Learned)
     replayed = simulate_prefix(trace, replace(policy, every=0.0), capacity, server=server, seed=seed)
     turns, now = replayed.info["turns"], float(trace.times[-1]) if len(trace) else 0.0
     model = fit_model(turns, now, least=policy.first, rounds=policy.rounds, leaves=policy.leaves, seed=seed)

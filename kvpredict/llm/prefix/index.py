@@ -18,10 +18,11 @@ import numba
 import numpy as np
 from numba import types
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted
-from kvpredict.llm.hints import HINTS
+from kvpredict.llm.hints import HINTS, hints_of
 from kvpredict.llm.prefix.engine import (
     BEGIN,
     CANCEL,
@@ -49,6 +50,7 @@ __all__ = ["PrefixIndex"]
 
 ROOM = 12  # nodes remembered for each block held
 PLACES = 4096  # requests remembered
+MOST = 2**26  # blocks of a tier: its nodes are numbered by 32 bits
 
 
 class PrefixIndex:
@@ -79,24 +81,24 @@ class PrefixIndex:
         clock: Any = time.monotonic,
         background: bool = True,
     ) -> None:
-        if int(capacity) != capacity or capacity < 1 or host_capacity < 0 or requests < 1:
-            raise KvpredictError(
-                f"capacity and requests must be whole numbers of at least 1 and host_capacity of at least 0, "
-                f"got {capacity}, {requests}, {host_capacity}"
-            )
+        self.capacity = whole_number("capacity", capacity, most=MOST)
+        self.host_capacity = whole_number("host_capacity", host_capacity, least=0, most=MOST)
+        self._most = whole_number("requests", requests, most=MOST)
+        if not callable(clock):
+            raise KvpredictError(f"clock must be a callable that returns seconds, got {clock!r}")
         self.policy = as_prefix_policy(policy)
         if self.policy.traits.oracle:
             raise KvpredictError(f"policy {self.policy.name!r} needs the future; a server cannot use it")
         self.clock = clock
-        self.tiers = 2 if host_capacity else 1
-        total = int(capacity) + int(host_capacity)
+        self.tiers = 2 if self.host_capacity else 1
+        total = self.capacity + self.host_capacity
         shadows = self.policy.traits.rankings if self.policy.traits.rankings > 1 else 0
-        rows = [int(capacity), int(host_capacity)][: self.tiers] + [total] * shadows
+        rows = [self.capacity, self.host_capacity][: self.tiers] + [total] * shadows
         nodes = ROOM * total + 1025  # odd, and so unlike any other size in a state
         self._engine = bind(self.policy, late=True)
         self.pool = make_pool(np.full(nodes, -1), np.zeros(nodes), rows, self.policy.traits.heaps, True)
         self.pool.follows[len(rows) - shadows :] = np.arange(shadows)
-        places = max(requests, PLACES)  # those that are over are remembered as turns of their sessions
+        places = max(self._most, PLACES)  # those that are over are remembered as turns of their sessions
         self.requests = no_requests(places, 1 << 16, len(HINTS))
         self.state = self.policy.state(nodes, total, places)
         self.hits = np.zeros((places, max(2, len(rows))), np.int32)
@@ -106,10 +108,9 @@ class PrefixIndex:
         by_node = _by_node((self.pool, self.state), nodes)
         self._blank = [(a, axis, a.flat[0]) for a, axis in by_node if not any(a is other for other in ordered)]
         self._node: OrderedDict[int, int] = OrderedDict()  # hash to node, in the order of their last use
-        self.hash = np.zeros(nodes, np.int64)
+        self.hash = [0] * nodes  # a list, since its items are read one by one
         self._below = np.zeros(nodes, np.int32)  # known children
         self._free = list(range(nodes - 1, -1, -1))
-        self._most = requests
         self._room = np.zeros(places, np.int64)
         self._top = 0
         self._busy: set[int] = set()
@@ -135,6 +136,8 @@ class PrefixIndex:
             self._node.move_to_end(block)
             return node
         above = self._node.get(int(parent), -1) if parent is not None else -1
+        if not -(2**63) <= block < 2**63:
+            raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {block}")
         if not self._free:
             self._recycle(above)
         node = self._free.pop()
@@ -164,14 +167,20 @@ class PrefixIndex:
         tier; the latter have moved to the device.
         """
         now = self.clock() if now is None else now
+        known = hints_of({"kvpredict": hints}) if hints else {}
+        if not isinstance(blocks, Sequence) and not hasattr(blocks, "__array__"):
+            raise KvpredictError(f"blocks must be the hashes of a prompt's blocks, got {blocks!r:.60}")
         ticket = self._ticket(len(blocks) + 64)
         r = self.requests
-        r.prompt[ticket] = len(blocks)
-        r.time[ticket] = now
-        r.tokens[ticket] = (input_tokens, 0.0)
-        r.session[ticket] = -1 if session is None else session
+        try:
+            r.prompt[ticket] = len(blocks)
+            r.time[ticket] = now
+            r.tokens[ticket] = (input_tokens, 0.0)
+            r.session[ticket] = -1 if session is None else session
+        except (TypeError, ValueError, OverflowError) as error:
+            raise KvpredictError(f"input_tokens, session and now must be numbers: {error}") from None
         r.hint[ticket] = np.nan
-        for name, value in (hints or {}).items():
+        for name, value in known.items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, blocks)
         # Two tiers: what is found in the host's moves up here.
@@ -191,9 +200,11 @@ class PrefixIndex:
     ) -> None:
         """End a request that filled the blocks ``generated``: note the use, unpin, and store what the policy wants."""
         now = self.clock() if now is None else now
+        known = hints_of({"kvpredict": hints}) if hints else {}
+        self._in_progress(ticket)
         r = self.requests
         r.tokens[ticket, 1] = output_tokens
-        for name, value in (hints or {}).items():
+        for name, value in known.items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, generated)
         self._act(END, ticket, now, tiers)
@@ -204,6 +215,7 @@ class PrefixIndex:
     def cancel(self, ticket: int, now: float | None = None) -> None:
         """End a request of which nothing is to be noted or stored."""
         now = self.clock() if now is None else now
+        self._in_progress(ticket)
         self._act(CANCEL, ticket, now)
         self._busy.discard(ticket)
 
@@ -219,19 +231,15 @@ class PrefixIndex:
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
         """Note that the engine has stored a block."""
         now = self.clock() if now is None else now
-        node = self.node(block, parent)
-        if self.pool.resident[node, 0]:
-            return
-        if self.pool.touches[node] == 0:  # until its request ends it is the newest
-            self.pool.last[node] = now
-            self.pool.order[node] = self.pool.tally[0]
-            self.pool.tally[0] += 1
-        self._act(PUT, node, now)
+        node = self._node.get(int(block), -1)  # storing is no use
+        if node < 0:
+            node = self.node(block, parent)
+        self._serve(self._handle, PUT, node, float(now), self.tiers)
 
     def drop(self, block: int, now: float | None = None) -> None:
         """Note that the engine has dropped a block."""
         node = self._node.get(int(block), -1)
-        if node >= 0 and self.pool.resident[node, 0]:
+        if node >= 0:
             self._act(DROP, node, now)
 
     def pin(self, block: int) -> None:
@@ -243,7 +251,7 @@ class PrefixIndex:
     def unpin(self, block: int, now: float | None = None) -> None:
         """Undo one ``pin``."""
         node = self._node.get(int(block), -1)
-        if node >= 0 and self.pool.running[node] > 0:
+        if node >= 0:
             self._act(UNPIN, node, now)
 
     def pop(self, now: float | None = None) -> int | None:
@@ -252,15 +260,16 @@ class PrefixIndex:
         if node < 0:
             return None
         self.evictions += 1
-        return int(self.hash[node])
+        return self.hash[node]
 
     def pop_some(self, count: int, usable: Callable[[int], bool], now: float | None = None) -> list[int]:
         """Choose ``count`` blocks that may be used, lowest rank first, and note that they are gone; or fewer."""
-        now = self.clock() if now is None else now
+        now = float(self.clock() if now is None else now)
         popped: list[int] = []
         passed: list[int] = []
-        while len(popped) < count and (node := int(self._act(NEXT, 0, now))) >= 0:
-            if usable(int(self.hash[node])):
+        serve, handle, tiers = self._serve, self._handle, self.tiers
+        while len(popped) < count and (node := int(serve(handle, NEXT, 0, now, tiers))) >= 0:
+            if usable(self.hash[node]):
                 popped.append(self.pop(now))  # type: ignore[arg-type]
             else:
                 passed.append(node)
@@ -279,7 +288,7 @@ class PrefixIndex:
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
         for node in np.flatnonzero(self.pool.resident[:, tier]):
-            yield int(self.hash[node])
+            yield self.hash[node]
 
     def gone(self) -> list[int]:
         """Return the nodes that left a tier since the last call, each once."""
@@ -297,6 +306,10 @@ class PrefixIndex:
             self._adopt(model)
             self._rerank(now, len(self._stale))
         return model is not None
+
+    def _in_progress(self, ticket: int) -> None:
+        if ticket not in self._busy:
+            raise KvpredictError(f"no request in progress has the ticket {ticket!r}: give the one that begin returned")
 
     def _act(self, what: int, i: int, now: float | None, tiers: int | None = None) -> float:
         now = self.clock() if now is None else now
@@ -375,43 +388,52 @@ class PrefixIndex:
             self._give_room(ticket, 2 * (held + len(blocks)))
             r = self.requests
         at = int(r.stop[ticket])
-        hashes = [int(block) for block in blocks]
+        try:
+            hashes = [int(block) for block in blocks]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise KvpredictError(f"a block's hash must be a whole number of 64 bits: {error}") from None
         nodes = [self._node.get(block, -1) for block in hashes]
         for block, node in zip(hashes, nodes, strict=True):  # before any new one, which may cost an old one its number
             if node >= 0:
                 self._node.move_to_end(block)
         if -1 in nodes:
             known = nodes.index(-1)
-            above = hashes[known - 1] if known else int(self.hash[r.node[at - 1]]) if held else None
+            above = hashes[known - 1] if known else self.hash[r.node[at - 1]] if held else None
             parents = [above, *hashes[known:-1]]
             nodes[known:] = [self.node(b, above) for b, above in zip(hashes[known:], parents, strict=True)]
         r.node[at : at + len(nodes)] = nodes
         r.stop[ticket] = at + len(nodes)
 
     def _recycle(self, above: int) -> None:
-        """Forget the longest unused nodes that nothing holds: a sixteenth of all."""
+        """Forget a sixteenth of all nodes: of what nothing holds the longest unused, and the ends of prompts first.
+
+        Beginnings are remembered longer: more prompts share them.
+        """
         wanted = max(1, len(self.hash) // 16)
-        kept: list[tuple[int, int]] = []
-        while wanted and self._node:
-            block, node = self._node.popitem(last=False)
-            if self.pool.running[node] or self.pool.resident[node].any() or self._below[node] or node == above:
-                kept.append((block, node))
-                if len(kept) > len(self.hash):
-                    break
-                continue
-            parent = self.pool.parent[node]
-            if parent >= 0:
-                self._below[parent] -= 1
-            for array, axis, value in self._blank:
-                if axis == 0:
-                    array[node] = value
-                else:
-                    array[:, node] = value
+        pool, below = self.pool, self._below
+        held = (pool.running > 0) | pool.resident.any(axis=1)
+        held[above] |= above >= 0
+        known = np.fromiter(self._node.values(), np.int64, len(self._node))
+        ends = known[~held[known] & (below[known] == 0)]
+        layers: list[np.ndarray] = []
+        while wanted and ends.size:
+            ends = ends[:wanted]
+            layers.append(ends)
+            wanted -= ends.size
+            parents = pool.parent[ends]
+            parents = parents[parents >= 0]
+            np.subtract.at(below, parents, 1)
+            parents = np.unique(parents)
+            ends = parents[~held[parents] & (below[parents] == 0)]
+        freed = np.concatenate([known[:0], *layers])
+        for array, axis, value in self._blank:
+            if axis == 0:
+                array[freed] = value
+            else:
+                array[:, freed] = value
+        for node in freed.tolist():
+            del self._node[self.hash[node]]
             self._free.append(node)
-            wanted -= 1
-        for block, node in reversed(kept):
-            self._node[block] = node
-            self._node.move_to_end(block, last=False)
         if not self._free:
             raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
 

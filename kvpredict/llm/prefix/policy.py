@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.heap import heap_lowest
 from kvpredict.core.jit import lean_kernel
@@ -122,6 +123,15 @@ class PrefixPolicy:
     worth: ClassVar[Any] = staticmethod(_always)
     side: ClassVar[Any] = staticmethod(_one_side)
     choose: ClassVar[Any] = staticmethod(_lowest)
+
+    def __post_init__(self) -> None:
+        """Check that what is a number by default is one; a subclass that checks more calls this first."""
+        for f in fields(self):
+            given, what = getattr(self, f.name), f"prefix policy {self.name!r}: {f.name}"
+            if isinstance(f.default, int):
+                whole_number(what, given, least=None)
+            elif isinstance(f.default, float):
+                real_number(what, given)
 
     @property
     def steer(self) -> tuple[float, ...]:

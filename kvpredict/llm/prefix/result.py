@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import real_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["PrefixResult", "Server"]
@@ -46,11 +47,10 @@ class Server:
 
     def __post_init__(self) -> None:
         for name in ("parameters", "layers", "width", "flops", "host_bandwidth"):
-            if not getattr(self, name) > 0:
+            if not real_number(f"Server: {name}", getattr(self, name)) > 0:
                 raise KvpredictError(f"Server: {name} must be above 0, got {getattr(self, name)}")
         for name in ("decode_seconds", "kv_bytes", "overhead_seconds"):
-            if not getattr(self, name) >= 0:
-                raise KvpredictError(f"Server: {name} must be at least 0, got {getattr(self, name)}")
+            real_number(f"Server: {name}", getattr(self, name), least=0)
 
     def prefill_flops(self, tokens: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the FLOPs of a prefill of ``tokens`` of which the first ``known`` are cached."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kvpredict.cache.arguments import whole_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.heap import make_heap
 from kvpredict.llm.hints import HINTS
@@ -16,7 +17,7 @@ from kvpredict.llm.prefix.pool import Requests, make_pool
 from kvpredict.llm.prefix.result import PrefixResult, Server
 from kvpredict.llm.requests import RequestTrace
 
-__all__ = ["as_prefix_policy", "compiled_requests", "simulate_prefix"]
+__all__ = ["as_prefix_policy", "check_requests", "compiled_requests", "simulate_prefix"]
 
 
 def simulate_prefix(
@@ -62,20 +63,20 @@ def simulate_prefix(
     5
     """
     policy = as_prefix_policy(policy)
+    check_requests(trace)
     server = server or Server()
-    if not isinstance(trace, RequestTrace):
-        raise KvpredictError(f"expected a RequestTrace, got {type(trace).__name__}; RequestTrace.from_trace makes one")
-    if int(capacity) != capacity or capacity < 1:
-        raise KvpredictError(f"capacity is a whole number of blocks, at least 1, got {capacity!r}")
-    if int(host_capacity) != host_capacity or host_capacity < 0:
-        raise KvpredictError(f"host_capacity is a whole number of blocks, at least 0, got {host_capacity!r}")
+    if not isinstance(server, Server):
+        raise KvpredictError(f"server must be a kvpredict.llm.prefix.Server, got {server!r:.60}")
+    capacity = whole_number("capacity", capacity, most=2**60)
+    host_capacity = whole_number("host_capacity", host_capacity, least=0, most=2**60)
+    seed = whole_number("seed", seed, least=0)
     if store not in ("arrival", "end"):
         raise unknown_name("store", store, ("arrival", "end"))
     n = len(trace)
-    whole = isinstance(warmup, int | np.integer) or (
-        isinstance(warmup, float) and warmup >= 2 and warmup == int(warmup)
+    whole = (isinstance(warmup, int | np.integer) and not isinstance(warmup, bool)) or (
+        isinstance(warmup, float) and warmup >= 2 and warmup.is_integer()
     )
-    if not whole and not (isinstance(warmup, float) and 0 <= warmup < 1):
+    if not whole and not (isinstance(warmup, float) and 0 <= warmup < 1):  # nan too
         raise KvpredictError(f"warmup must be a share of the requests below 1, or a count of them, got {warmup!r}")
     cut = int(warmup) if whole else round(warmup * n)
     if not 0 <= cut < n:
@@ -83,12 +84,12 @@ def simulate_prefix(
     traits = policy.traits
     tiers = 2 if host_capacity else 1
     shadows = traits.rankings if traits.rankings > 1 else 0
-    total = int(capacity) + int(host_capacity)
+    total = capacity + host_capacity
     requests = compiled_requests(trace, traits.oracle)
     engine = bind(policy, late=store == "end")
     _compile(engine, policy, requests, tiers)
     started = time.perf_counter()
-    rows = [int(capacity)] + [int(host_capacity)] * (tiers - 1) + [total] * shadows
+    rows = [capacity] + [host_capacity] * (tiers - 1) + [total] * shadows
     timed = traits.timed or bool({"ttl", "pin_seconds"} & set(trace.hints))
     pool = make_pool(trace.parent, trace.depth, rows, traits.heaps, timed)
     pool.follows[len(rows) - shadows :] = np.arange(shadows)
@@ -136,6 +137,17 @@ def as_prefix_policy(policy: str | Path | PrefixPolicy) -> PrefixPolicy:
     from kvpredict.load import policy_of_kind
 
     return policy_of_kind(policy, PrefixPolicy, "prefix policy", prefix_policy_names(), prefix_policy)
+
+
+def check_requests(trace: Any) -> None:
+    """Raise unless ``trace`` is one of requests, and holds some."""
+    if not isinstance(trace, RequestTrace):
+        raise KvpredictError(
+            f"expected a RequestTrace, got {type(trace).__name__}; read_requests reads one, "
+            "RequestTrace.from_lists and RequestTrace.from_trace make one"
+        )
+    if not len(trace):
+        raise KvpredictError(f"{trace.name} has no requests: nothing to do")
 
 
 def compiled_requests(trace: RequestTrace, oracle: bool = False) -> Requests:

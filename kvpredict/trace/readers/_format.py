@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from kvpredict.core.errors import unknown_name
 from kvpredict.trace.trace import hash_texts
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ __all__ = [
     "Text",
     "expect_finite",
     "in_seconds",
+    "likely_unit",
     "numbers",
     "others",
     "seconds",
     "texts",
+    "ticks_in",
 ]
+
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks a second
 
 FOREIGN = {
     b"\x89PNG": "a PNG image",
@@ -168,6 +173,22 @@ def in_seconds(times: np.ndarray, ticks: int) -> np.ndarray:
         return np.asarray(times, np.float64) / ticks
     times = times.astype(np.int64, copy=False)
     return times // ticks + times % ticks / ticks
+
+
+def ticks_in(unit: str) -> int:
+    """Return how many of a time's unit are a second; raises ``UnknownName`` for what is no unit."""
+    if unit not in UNITS:
+        raise unknown_name("time unit", unit, UNITS)
+    return UNITS[unit]
+
+
+def likely_unit(value: float) -> str:
+    """Return the unit of a time, from its magnitude.
+
+    Seconds since 1970 have ten digits, milliseconds thirteen, and so on; smaller numbers count from some start.
+    """
+    value = abs(value)
+    return "s" if value < 1e11 else "ms" if value < 1e14 else "us" if value < 1e17 else "ns"
 
 
 def texts(columns: Chunk, name: str, known: Collection[bytes] = ()) -> Text:

@@ -11,12 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.errors import TraceError, unknown_name
-from kvpredict.trace.readers._format import BadRecord, Chunk, Options, Text, expect_finite, numbers, seconds
+from kvpredict.core.errors import TraceError
+from kvpredict.trace.readers._format import (
+    BadRecord,
+    Chunk,
+    Options,
+    Text,
+    expect_finite,
+    likely_unit,
+    numbers,
+    seconds,
+    ticks_in,
+)
 
-__all__ = ["UNITS", "Mapped", "map_columns", "plain_name"]
-
-UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+__all__ = ["Mapped", "map_columns", "plain_name"]
 
 # Common names of the columns, the likeliest first.
 NAMES = {
@@ -144,17 +152,14 @@ def _free(name: str, taken: Mapping[str, str]) -> str:
 
 
 def _ticks(path: str, name: str | None, kinds: Mapping[str, str], first: Mapping[str, float], options: Options) -> int:
-    if options.time_unit is not None and options.time_unit not in UNITS:
-        raise unknown_name("time unit", options.time_unit, UNITS)
+    given = None if options.time_unit is None else ticks_in(options.time_unit)
     if name is None or kinds[name] in ("time", "utc"):
         return 1
-    if options.time_unit is not None:
-        return UNITS[options.time_unit]
+    if given is not None:
+        return given
     if found := re.search(r"_(ms|us|ns|milli|micro|nano)[a-z]*$", plain_name(name)):
-        return UNITS[{"milli": "ms", "micro": "us", "nano": "ns"}.get(found[1], found[1])]
-    # Seconds since 1970 have ten digits, milliseconds thirteen, and so on; smaller numbers count from some start.
-    value = abs(first.get(name, 0.0))
-    return UNITS["s" if value < 1e11 else "ms" if value < 1e14 else "us" if value < 1e17 else "ns"]
+        return ticks_in({"milli": "ms", "micro": "us", "nano": "ns"}.get(found[1], found[1]))
+    return ticks_in(likely_unit(first.get(name, 0.0)))
 
 
 def _as_key(values: np.ndarray | Text, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.trace.readers._format import BadRecord, Chunk, Head, Text
+from kvpredict.trace.readers._format import BadRecord, Chunk, Head, Text, ticks_in
 from kvpredict.trace.readers._source import Source
 
 __all__ = ["looks_like_requests", "read_requests"]
@@ -30,7 +30,7 @@ def looks_like_requests(head: Head) -> set[str]:
     return set()
 
 
-def read_requests(source: Source, kinds: Mapping[str, type], ticks: float) -> Iterator[Chunk]:
+def read_requests(source: Source, kinds: Mapping[str, type], unit: str) -> Iterator[Chunk]:
     """Yield the blocks of all requests.
 
     Parameters
@@ -38,9 +38,10 @@ def read_requests(source: Source, kinds: Mapping[str, type], ticks: float) -> It
     kinds : mapping of field name to int, float or str
         What lines say of a request; ``timestamp``, ``input_length`` and ``output_length`` are among them and must be
         there. Another field that a line lacks is 0 or "".
-    ticks : float
-        Units of ``timestamp`` in a second.
+    unit : {"s", "ms", "us", "ns"}
+        Of ``timestamp``.
     """
+    ticks = ticks_in(unit)
     number = empty = 0
     for lines in source.lines():
         rows: list[tuple[Any, ...]] = []

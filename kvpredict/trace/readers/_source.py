@@ -74,7 +74,9 @@ class Source:
     """The decompressed bytes of ``path``; ``head`` is their beginning, ``blocks`` all of them, once."""
 
     def __init__(self, path: str | os.PathLike[str], on_error: str = "raise", progress: bool | None = None) -> None:
-        self.path = os.fspath(path)
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise TraceError(f"expected the path of a trace file, got {type(path).__name__}")
+        self.path = os.fsdecode(path)
         self.faults = Faults(self.path, on_error)
         self.info: dict[str, Any] = {}  # what a format notes for the trace
         try:

@@ -35,4 +35,4 @@ class Bailian(Format):
         return 0.95 if {"chat_id", "parent_chat_id"} <= looks_like_requests(head) else 0.0
 
     def read(self, source: Source, options: Options) -> Iterator[Chunk]:
-        yield from read_requests(source, KINDS, 1.0)
+        yield from read_requests(source, KINDS, options.time_unit or "s")

@@ -24,4 +24,5 @@ class Mooncake(Format):
         return 0.9 if looks_like_requests(head) else 0.0
 
     def read(self, source: Source, options: Options) -> Iterator[Chunk]:
-        yield from read_requests(source, {"timestamp": float, "input_length": int, "output_length": int}, 1e3)
+        kinds = {"timestamp": float, "input_length": int, "output_length": int}
+        yield from read_requests(source, kinds, options.time_unit or "ms")

@@ -39,6 +39,7 @@ class GDSF(PrefixPolicy):
     growth: float = 0.008
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.growth >= 0, self, f"growth must be at least 0, got {self.growth}")
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:

@@ -91,6 +91,10 @@ class Learned(PrefixPolicy):
     leaves: int = 15
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.model is None or isinstance(self.model, Model), self, f"model must be a Model, got {self.model!r:.60}"
+        )
         require(self.every >= 0, self, f"every must be at least 0 seconds, got {self.every}")
         require(self.first >= 50, self, f"first must be at least 50 rows, got {self.first}")
         require(self.half_life > 0, self, f"half_life must be above 0 seconds, got {self.half_life}")

@@ -46,6 +46,7 @@ class S3FIFO(PrefixPolicy):
     small: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.small < 1, self, f"small must be between 0 and 1, got {self.small}")
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:

@@ -42,6 +42,7 @@ class SLRU(PrefixPolicy):
     protected: float = 0.8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.protected < 1, self, f"protected must be between 0 and 1, got {self.protected}")
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:

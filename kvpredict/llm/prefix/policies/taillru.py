@@ -39,6 +39,7 @@ class TailLRU(PrefixPolicy):
     threshold: int = 4096
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.threshold >= 0, self, f"threshold must be at least 0 tokens, got {self.threshold}")
 
     def state(self, nodes: int, capacity: int, requests: int) -> State:
