@@ -1,11 +1,12 @@
-"""Cost of the adapter for vLLM's CPU offload tier, in microseconds a block of the requests served.
+"""Cost of the adapter for vLLM's CPU offload tier, in microseconds a block of the requests served, and an eviction.
 
     python -m benchmarks.offload
 
 A generated mix, seed 0, 1,500 requests, tiers of 10 % and of 1 % of the distinct blocks, where most blocks served are
 found or most are stored and evicted, through the calls of vLLM's manager (``tests/llm/published.py``): look-up, load,
 store, eviction. ``plain LRU`` does what vLLM's own LRU policy does, an ordered dictionary; the manager's own cost is in
-all figures. Each is the least processor time of three runs in this process, compilation left out.
+the figures a block, but not in those an eviction, which are the policy's ``evict`` alone and also part of the former.
+Each is the least processor time of three runs in this process, compilation left out.
 """
 
 import argparse
@@ -73,20 +74,31 @@ class PlainLRU:
 
 def serve(
     requests: list[list[bytes]], times: list[float], capacity: int, make: Callable[[int], Any]
-) -> tuple[float, float, int]:
-    """Return microseconds a block, the share of blocks found, and failures of the policy."""
+) -> tuple[float, float, float, int]:
+    """Return microseconds a block and an eviction, the share of blocks found, and failures of the policy."""
     manager, adapter = OffloadManager(capacity, make, "0.33"), None
     if isinstance(manager.policy, KvpredictPolicy):
         adapter = manager.policy
         assert adapter.index is not None
         adapter.index.clock = lambda: now  # the trace's time, which ranks are made of
+    evict, evicted, spent = manager.policy.evict, 0, 0.0
+
+    def timed(n: int, protected: Any) -> Any:
+        nonlocal evicted, spent
+        began = time.process_time()
+        chosen = evict(n, protected)
+        spent += time.process_time() - began
+        evicted += len(chosen or ())
+        return chosen
+
+    manager.policy.evict = timed
     blocks, found = sum(map(len, requests)), 0
     started = time.process_time()
     for i, (keys, now) in enumerate(zip(requests, times, strict=False)):  # noqa: B007 - the clock reads it
         found += manager.serve(keys, str(i))
     seconds = time.process_time() - started
     failures = 0 if adapter is None else adapter.safely.failures
-    return seconds / blocks * 1e6, found / blocks, failures
+    return seconds / blocks * 1e6, spent / max(1, evicted) * 1e6, found / blocks, failures
 
 
 def keys_of(trace: RequestTrace) -> list[list[bytes]]:
@@ -109,14 +121,15 @@ def main() -> None:
         "uses": len(trace.blocks),
     }  # fmt: skip
     for capacity in (trace.capacity(0.1), trace.capacity(0.01)):
-        costs, found = {}, {}
+        costs, evictions, found = {}, {}, {}
         for name, policy in {"plain LRU": None, "lru": "lru", "lfu": "lfu", "learned": frozen}.items():
             make = PlainLRU if policy is None else lambda c, p=policy: KvpredictPolicy(c, p)
             serve(requests[:20], times, capacity, make)  # compiles
             runs = [serve(requests, times, capacity, make) for _ in range(RUNS)]
             assert not any(failures for *_, failures in runs), name
-            costs[name], found[name] = round(min(cost for cost, *_ in runs), 2), round(runs[0][1], 3)
-        report[f"{capacity} blocks"] = {"µs a block": costs, "blocks found": found}
+            costs[name] = round(min(cost for cost, *_ in runs), 2)
+            evictions[name], found[name] = round(min(cost for _, cost, *_ in runs), 2), round(runs[0][2], 3)
+        report[f"{capacity} blocks"] = {"µs a block": costs, "µs an eviction": evictions, "blocks found": found}
     text = json.dumps(report, indent=1, ensure_ascii=False)
     print(text)
     if options.out is not None:
