@@ -4,9 +4,10 @@
 
 A generated mix, seed 0, 1,500 requests, tiers of 10 % and of 1 % of the distinct blocks, where most blocks served are
 found or most are stored and evicted, through the calls of vLLM's manager (``tests/llm/published.py``): look-up, load,
-store, eviction. ``plain LRU`` does what vLLM's own LRU policy does, an ordered dictionary; the manager's own cost is in
-the figures a block, but not in those an eviction, which are the policy's ``evict`` alone and also part of the former.
-Each is the least processor time of three runs in this process, compilation left out.
+store, eviction. ``all`` is a block served, whatever that takes, with the manager's own cost in it; then the policy's
+part apart: ``touch`` is what it is told of requests, a block served; ``store`` an insert; ``evict`` a block evicted.
+"plain LRU" does what vLLM's own LRU policy does, an ordered dictionary. Each is the least processor time of three runs
+in this process, compilation left out.
 """
 
 import argparse
@@ -73,32 +74,49 @@ class PlainLRU:
 
 
 def serve(
-    requests: list[list[bytes]], times: list[float], capacity: int, make: Callable[[int], Any]
-) -> tuple[float, float, float, int]:
-    """Return microseconds a block and an eviction, the share of blocks found, and failures of the policy."""
+    requests: list[list[bytes]], times: list[float], capacity: int, make: Callable[[int], Any], apart: bool = False
+) -> tuple[dict[str, float], float, int]:
+    """Return microseconds, the share of blocks found, and failures of the policy.
+
+    Microseconds are those a block served; with ``apart`` those that the policy's calls take, a block served for what it
+    is told of requests, a block stored and a block evicted.
+    """
     manager, adapter = OffloadManager(capacity, make, "0.33"), None
     if isinstance(manager.policy, KvpredictPolicy):
         adapter = manager.policy
         assert adapter.index is not None
         adapter.index.clock = lambda: now  # the trace's time, which ranks are made of
-    evict, evicted, spent = manager.policy.evict, 0, 0.0
+    spent, counts = dict.fromkeys(("touch", "store", "evict"), 0.0), {"store": 0, "evict": 0}
 
-    def timed(n: int, protected: Any) -> Any:
-        nonlocal evicted, spent
-        began = time.process_time()
-        chosen = evict(n, protected)
-        spent += time.process_time() - began
-        evicted += len(chosen or ())
-        return chosen
+    def timed(name: str, what: str) -> None:
+        call = getattr(manager.policy, name)
 
-    manager.policy.evict = timed
+        def run(*args: Any) -> Any:
+            began = time.process_time()
+            answer = call(*args)
+            spent[what] += time.process_time() - began
+            if what in counts:
+                counts[what] += len(answer or ()) if what == "evict" else 1
+            return answer
+
+        setattr(manager.policy, name, run)
+
+    if apart:
+        for name in ("on_store_miss", "on_request_access", "on_request_finished"):
+            timed(name, "touch")
+        timed("insert", "store")
+        timed("evict", "evict")
     blocks, found = sum(map(len, requests)), 0
     started = time.process_time()
     for i, (keys, now) in enumerate(zip(requests, times, strict=False)):  # noqa: B007 - the clock reads it
         found += manager.serve(keys, str(i))
     seconds = time.process_time() - started
     failures = 0 if adapter is None else adapter.safely.failures
-    return seconds / blocks * 1e6, spent / max(1, evicted) * 1e6, found / blocks, failures
+    costs = {"all": seconds / blocks * 1e6}
+    if apart:
+        counts["touch"] = blocks
+        costs = {what: spent[what] / max(1, counts[what]) * 1e6 for what in spent}
+    return costs, found / blocks, failures
 
 
 def keys_of(trace: RequestTrace) -> list[list[bytes]]:
@@ -121,15 +139,18 @@ def main() -> None:
         "uses": len(trace.blocks),
     }  # fmt: skip
     for capacity in (trace.capacity(0.1), trace.capacity(0.01)):
-        costs, evictions, found = {}, {}, {}
+        row: dict[str, dict[str, float]] = {}
         for name, policy in {"plain LRU": None, "lru": "lru", "lfu": "lfu", "learned": frozen}.items():
             make = PlainLRU if policy is None else lambda c, p=policy: KvpredictPolicy(c, p)
             serve(requests[:20], times, capacity, make)  # compiles
-            runs = [serve(requests, times, capacity, make) for _ in range(RUNS)]
+            runs = [serve(requests, times, capacity, make, apart) for _ in range(RUNS) for apart in (False, True)]
             assert not any(failures for *_, failures in runs), name
-            costs[name] = round(min(cost for cost, *_ in runs), 2)
-            evictions[name], found[name] = round(min(cost for _, cost, *_ in runs), 2), round(runs[0][2], 3)
-        report[f"{capacity} blocks"] = {"µs a block": costs, "µs an eviction": evictions, "blocks found": found}
+            row[name] = {
+                what: round(min(costs[what] for costs, *_ in runs if what in costs), 2)
+                for what in ("all", "touch", "store", "evict")
+            }
+            row[name]["found"] = round(runs[0][1], 3)
+        report[f"{capacity} blocks"] = row
     text = json.dumps(report, indent=1, ensure_ascii=False)
     print(text)
     if options.out is not None:

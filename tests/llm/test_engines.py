@@ -131,7 +131,7 @@ def test_an_error_in_the_policy_falls_back_to_lru_once_logged_and_counted(
         manager = OffloadManager(30, lambda c: KvpredictPolicy(c, Broken() if when == "start" else "lfu"), "0.33")
         if when == "later":
             manager.serve([b"x", b"y"], "first")
-            monkeypatch.setattr(PrefixIndex, "pop", failing)
+            monkeypatch.setattr(PrefixIndex, "pop_some", failing)
         broken = hit_ratio(manager)
     assert manager.policy.safely.failures == 1
     assert sum("plain LRU decides" in record.message for record in caplog.records) == 1

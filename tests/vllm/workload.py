@@ -62,15 +62,19 @@ def fail_later(evictions: int) -> None:
     """Have the policies raise once they have chosen so many blocks."""
     from kvpredict.llm.prefix.index import PrefixIndex
 
-    pop, left = PrefixIndex.pop, [evictions]
+    left = [evictions]
 
-    def failing(self: PrefixIndex, now: float | None = None) -> int | None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise RuntimeError("this policy is broken")
-        return pop(self, now)
+    def breaking(call: Any, blocks: Any) -> Any:
+        def run(self: PrefixIndex, *args: Any, **named: Any) -> Any:
+            left[0] -= blocks(*args)
+            if left[0] < 0:
+                raise RuntimeError("this policy is broken")
+            return call(self, *args, **named)
 
-    PrefixIndex.pop = failing
+        return run
+
+    PrefixIndex.pop = breaking(PrefixIndex.pop, lambda *_: 1)
+    PrefixIndex.pop_some = breaking(PrefixIndex.pop_some, lambda count, *_: count)
 
 
 def make_model(folder: Path) -> str:

@@ -84,6 +84,8 @@ class KvpredictPolicy(_Base):
     def evict(self, n: int, protected: Any, *_: Any, **__: Any) -> list[tuple[Any, Any]] | None:
         if n < 1:
             return []
+        if n > len(self.blocks):  # for a request larger than the tier: nothing is tried
+            return None
         chosen = self.safely(self._choose, n, protected) or self._oldest(n, protected)
         return None if chosen is None else [(key, self.blocks.pop(key)) for key in chosen]
 

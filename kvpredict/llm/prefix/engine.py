@@ -21,7 +21,7 @@ from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
 from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
 __all__ = [
-    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "NEXT", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine",
+    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine",
     "bind",
 ]  # fmt: skip
 
@@ -30,9 +30,9 @@ EXTERN = 3  # tiers of a host that stores blocks itself
 
 # What ``live`` does. BEGIN: a request arrives, and its row of hits is filled. END: it is over. CANCEL: it is over and
 # nothing is noted of it. PUT: the host has stored the node, for which there is room. DROP: it has taken the node out.
-# NEXT: returns the node that would go, or -1. EVICT: returns the node that goes, or -1. RELIST: rank everything in a
-# cache anew. RANK: returns the node's rank in the cache that serves.
-BEGIN, END, CANCEL, PUT, DROP, NEXT, EVICT, PIN, UNPIN, RELIST, RANK = range(11)
+# EVICT: returns the node that goes, or -1. RELIST: rank everything in a cache anew. RANK: returns the node's rank in
+# the cache that serves.
+BEGIN, END, CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK = range(10)
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
 
@@ -408,12 +408,6 @@ def _bind(kernels: Kernels) -> Engine:
         elif what == DROP:
             if p.resident[i, 0]:
                 leave(s, p, 0, i, now)
-        elif what == NEXT:
-            if exposed(p, 0) == 0:
-                return -1.0
-            if p.timer_slots.shape[1] > 0:
-                tick(s, p, 0, now)
-            return float(choose(s, p, 0, now))
         elif what == EVICT:
             return float(evict(s, p, 0, now))
         elif what == PIN:

@@ -30,7 +30,6 @@ from kvpredict.llm.prefix.engine import (
     END,
     EVICT,
     EXTERN,
-    NEXT,
     PIN,
     PUT,
     RANK,
@@ -267,15 +266,17 @@ class PrefixIndex:
         now = float(self.clock() if now is None else now)
         popped: list[int] = []
         passed: list[int] = []
-        serve, handle, tiers = self._serve, self._handle, self.tiers
-        while len(popped) < count and (node := int(serve(handle, NEXT, 0, now, tiers))) >= 0:
-            if usable(self.hash[node]):
-                popped.append(self.pop(now))  # type: ignore[arg-type]
+        serve, handle, tiers, hashes = self._serve, self._handle, self.tiers, self.hash
+        while len(popped) < count and (node := int(serve(handle, EVICT, 0, now, tiers))) >= 0:
+            if usable(hashes[node]):
+                popped.append(hashes[node])
             else:
                 passed.append(node)
-                self._act(PIN, node, now)  # keeps what is above it as well
+                serve(handle, PUT, node, now, tiers)
+                serve(handle, PIN, node, now, tiers)  # keeps what is above it as well
         for node in passed:
-            self._act(UNPIN, node, now)
+            serve(handle, UNPIN, node, now, tiers)
+        self.evictions += len(popped)
         return popped
 
     def rank(self, block: int, now: float | None = None) -> float | None:
