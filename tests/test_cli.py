@@ -56,6 +56,11 @@ def test_a_mistake_is_one_line_and_status_two(tmp_path: Path, arguments: list[st
     assert message in lines[0]
 
 
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "kvpredict", "--help"], capture_output=True, text=True, check=True)
+    assert "pipeline" in done.stdout
+
+
 def test_a_missing_file_is_one_line_and_status_one(tmp_path: Path) -> None:
     done = kvpredict(tmp_path, "trace.path=absent.csv", "tracking=none")
     assert (done.returncode, done.stdout) == (1, "")

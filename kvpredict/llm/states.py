@@ -71,6 +71,8 @@ class StateCache:
         tokens = token_ids("tokens", tokens)
         if not tokens:
             raise KvpredictError("run needs one token at least")
+        if self.rnn.training and self.rnn.dropout:
+            raise KvpredictError("the model is in training mode, in which answers are random: call rnn.eval()")
         blocks = block_hashes(tokens, self.block_size)
         with self._torch.inference_mode():
             ticket, device, host = self.index.begin(blocks.tolist(), len(tokens))

@@ -19,7 +19,7 @@ from kvpredict.policies.lru import LRU
 from kvpredict.simulate.progress import Progress
 from kvpredict.simulate.result import Result
 from kvpredict.simulate.reuse import reuse_distances
-from kvpredict.simulate.simulate import simulate, whole_capacity
+from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity
 from kvpredict.trace.trace import Trace
 
 __all__ = ["Curve", "gap_closed", "miss_ratio_curve", "sweep"]
@@ -141,6 +141,7 @@ def miss_ratio_curve(
     >>> miss_ratio_curve(trace, "lru", [1, 2, 3]).object_miss_ratio.round(3).tolist()
     [1.0, 1.0, 0.429]
     """
+    check_trace(trace)
     policy = as_policy(policy)
     if capacities is None:
         if points < 1:

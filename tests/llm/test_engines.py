@@ -1,5 +1,6 @@
 """Engine adapters against their published interfaces; the real engines are tested by ``make test-vllm``."""
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -245,6 +246,72 @@ def test_an_engine_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, engine, None)  # where it is installed, too
     with pytest.raises(MissingExtra, match=f"this adapter is for {engine}, .*: install {engine} beside kvpredict"):
         install()
+
+
+@pytest.mark.parametrize(
+    ("install", "module"),
+    [
+        (lmcache.install, "lmcache/v1/storage_backend/cache_policy.py"),
+        (sglang.register, "sglang/srt/mem_cache/radix_cache.py"),
+        (vllm_prefix.register, "vllm/v1/core/block_pool.py"),
+    ],
+)
+def test_an_engine_of_another_inside_starts_all_the_same(
+    install: Callable[[], None],
+    module: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A later version has moved one module, and emptied another: it keeps its own policy, and that is logged."""
+    engine = module.split("/")[0]
+    for name in [n for n in sys.modules if n.split(".")[0] == engine]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(POLICY, "lru")
+    (tmp_path / module).parent.mkdir(parents=True)
+    (tmp_path / engine / "__init__.py").touch()
+    for found in (False, True):
+        if found:
+            (tmp_path / module).touch()
+            importlib.invalidate_caches()
+        caplog.clear()
+        install()
+        assert [r.message for r in caplog.records] == [
+            f"this version of {engine} is not one that the adapter knows: {engine} keeps its own policy"
+        ]
+    for name in [n for n in sys.modules if n.split(".")[0] == engine]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+class Ended:
+    """A request of vLLM's that is over."""
+
+    request_id, num_prompt_tokens, num_output_tokens = "a", 32, 0
+
+
+def test_a_log_that_cannot_be_written_costs_only_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    monkeypatch.setenv(vllm_prefix.LOG, str(tmp_path / "missing" / "requests.jsonl"))
+    books = vllm_prefix.Books(10)
+    for _ in range(2):
+        books.seen(Ended, [1, 2])
+        books.safely(books.ended, Ended, 16)
+    assert [r.message for r in caplog.records] == [
+        "vLLM prefix cache: $KVPREDICT_REQUEST_LOG cannot be written; no request is logged from now on"
+    ]
+    assert books.safely.works
+
+
+def test_a_log_without_a_policy_is_said_to_stay_empty(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(POLICY, raising=False)
+    monkeypatch.setenv(vllm_prefix.LOG, "requests.jsonl")
+    vllm_prefix.register()
+    assert "set it to lru" in caplog.text
 
 
 def test_adapters_import_without_their_engines() -> None:

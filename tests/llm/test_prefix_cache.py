@@ -347,3 +347,12 @@ def test_sessions_are_numbers_or_texts_and_policies_names_or_folders(
         PrefixCache(model, 10, policy="lrru")
     with pytest.raises(KvpredictError, match=r"torch\.nn"):
         StateCache(torch.nn.Linear(1, 1), torch.nn.Embedding(9, 4), 5)
+
+
+def test_a_recurrent_model_that_drops_at_random_is_refused() -> None:
+    rnn = torch.nn.LSTM(4, 4, num_layers=2, dropout=0.5, batch_first=True)
+    cache = StateCache(rnn, torch.nn.Embedding(9, 4), 5, block_size=2)
+    with pytest.raises(KvpredictError, match=r"call rnn\.eval\(\)"):
+        cache.run([1, 2, 3])
+    rnn.eval()
+    assert cache.run([1, 2, 3])[0].shape == (1, 3, 4)

@@ -162,6 +162,13 @@ def test_default_points_cover_the_axis_and_bad_ones_are_refused(trace: Trace) ->
         miss_ratio_curve(trace, warmup=-1)
 
 
+def test_a_curve_of_requests_is_refused() -> None:
+    from kvpredict.llm.workloads import generate_requests
+
+    with pytest.raises(KvpredictError, match="expected a Trace, got RequestTrace"):
+        miss_ratio_curve(generate_requests("chat", requests=5))  # type: ignore[arg-type]
+
+
 def test_curves_of_an_empty_trace_are_nan() -> None:
     empty = Trace.from_keys([])
     for name in ("lru", "belady"):

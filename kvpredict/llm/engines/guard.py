@@ -1,11 +1,13 @@
 """Safely: run a policy, and on its first error fall back to plain LRU for good.
 
 An engine's scheduler must not die of its cache's policy. The error is logged once with its traceback, counted, and the
-adapter's own LRU order, which it keeps all along, decides from then on.
+adapter's own LRU order, which it keeps all along, decides from then on. Nor must an engine fail to start because its
+inside is another than the one that an adapter was written for: it then keeps its own policy.
 """
 
 import hashlib
 import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -16,7 +18,15 @@ from kvpredict.llm.hints import hints_of, session_of
 from kvpredict.llm.prefix.policy import PrefixPolicy
 from kvpredict.llm.prefix.simulate import as_prefix_policy
 
-__all__ = ["POLICY", "Safely", "engine_module", "key_number", "lenient_hints", "policy_from_environment"]
+__all__ = [
+    "POLICY",
+    "Safely",
+    "engine_module",
+    "install_into",
+    "key_number",
+    "lenient_hints",
+    "policy_from_environment",
+]
 
 POLICY = "KVPREDICT_PREFIX_POLICY"  # a policy's name, or the folder of a saved one
 log = logging.getLogger("kvpredict.llm")
@@ -24,10 +34,11 @@ _told: list[str] = []  # the first mistake in hints
 
 
 class Safely:
-    """Calls functions of a policy until one fails."""
+    """Calls functions, of a policy if nothing else is said, until one fails."""
 
-    def __init__(self, adapter: str) -> None:
+    def __init__(self, adapter: str, failed: str = "the policy failed; plain LRU decides from now on") -> None:
         self.adapter = adapter
+        self.failed = failed
         self.failures = 0
 
     @property
@@ -43,7 +54,7 @@ class Safely:
             return function(*arguments, **named)
         except Exception:
             self.failures += 1
-            log.exception("%s: the policy failed; plain LRU decides from now on", self.adapter)
+            log.exception("%s: %s", self.adapter, self.failed)
             return default
 
 
@@ -76,6 +87,22 @@ def engine_module(name: str) -> Any:
             f"this adapter is for {engine}, whose {name} cannot be imported ({error}): install {engine} beside "
             "kvpredict, in a version that docs/prefix_cache.md names"
         ) from error
+
+
+def install_into(engine: str, install: Callable[[], None]) -> None:
+    """Run ``install``; an ``engine`` that is there but lacks what the adapter needs is left as it is, and that is logged.
+
+    Raises
+    ------
+    MissingExtra
+        Where the engine is not installed at all.
+    """
+    try:
+        install()
+    except (AttributeError, MissingExtra):
+        if importlib.util.find_spec(engine) is None:
+            raise
+        log.exception("this version of %s is not one that the adapter knows: %s keeps its own policy", engine, engine)
 
 
 def policy_from_environment() -> PrefixPolicy:

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from itertools import islice
 from typing import Any
 
-from kvpredict.llm.engines.guard import Safely, engine_module, key_number, policy_from_environment
+from kvpredict.llm.engines.guard import Safely, engine_module, install_into, key_number, policy_from_environment
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -146,4 +146,9 @@ def _free(value: Any) -> bool:
 
 def install() -> None:
     """Put the policy into LMCache under the name ``kvpredict``."""
-    engine_module("lmcache.v1.storage_backend.cache_policy").POLICY_MAPPING["kvpredict"] = KvpredictCachePolicy
+
+    def add() -> None:
+        names = engine_module("lmcache.v1.storage_backend.cache_policy").POLICY_MAPPING
+        names["kvpredict"] = KvpredictCachePolicy
+
+    install_into("lmcache", add)

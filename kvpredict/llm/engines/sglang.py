@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvpredict.llm.blocks import block_hashes
-from kvpredict.llm.engines.guard import POLICY, Safely, engine_module, lenient_hints, policy_from_environment
+from kvpredict.llm.engines.guard import (
+    POLICY,
+    Safely,
+    engine_module,
+    install_into,
+    lenient_hints,
+    policy_from_environment,
+)
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -94,7 +101,7 @@ def register() -> None:
     """Install the strategy into SGLang's radix cache."""
     if POLICY not in os.environ:
         return
-    _install(engine_module("sglang.srt.mem_cache.radix_cache").RadixCache)
+    install_into("sglang", lambda: _install(engine_module("sglang.srt.mem_cache.radix_cache").RadixCache))
 
 
 def _install(Cache: Any) -> None:

@@ -9,6 +9,7 @@ by the entry point ``vllm.general_plugins``; it does nothing unless ``$KVPREDICT
 ``pipeline=prefix_train`` learns from.
 """
 
+import logging
 import os
 import time
 from typing import Any
@@ -19,6 +20,7 @@ from kvpredict.llm.engines.guard import (
     POLICY,
     Safely,
     engine_module,
+    install_into,
     key_number,
     lenient_hints,
     policy_from_environment,
@@ -33,6 +35,7 @@ __all__ = ["LOG", "Books", "register"]
 ffi.lib._fntab.setdefault("__dict__", {})
 
 LOG = "KVPREDICT_REQUEST_LOG"
+log = logging.getLogger("kvpredict.llm")
 
 
 class Books:
@@ -40,6 +43,7 @@ class Books:
 
     def __init__(self, blocks: int) -> None:
         self.safely = Safely("vLLM prefix cache")
+        self.writing = Safely("vLLM prefix cache", f"${LOG} cannot be written; no request is logged from now on")
         self.by_hash: dict[int, Any] = {}
         self.number: dict[int, int] = {}  # block id to hash
         self.requests: dict[str, tuple[float, list[int]]] = {}  # arrival, hashes in order
@@ -105,13 +109,16 @@ class Books:
         outputs = int(getattr(request, "num_output_tokens", 0))
         prompt = min(len(chain), inputs // block_size)
         hints, session = _hints(request)
-        if self.log is None and os.environ.get(LOG):
-            self.log = RequestLog(os.environ[LOG], block_size)
-        if self.log is not None:
-            self.log.write(begun, chain, prompt_blocks=prompt, input_tokens=inputs, output_tokens=outputs,
-                           session=session, hints=hints)  # fmt: skip
+        if os.environ.get(LOG):
+            self.writing(self._write, block_size, begun, chain, prompt_blocks=prompt, input_tokens=inputs,
+                         output_tokens=outputs, session=session, hints=hints)  # fmt: skip
         if self.index is not None:
             self.index.used(chain, prompt, (inputs, outputs), session=session, hints=hints, times=(begun, None))
+
+    def _write(self, block_size: int, *line: Any, **about: Any) -> None:
+        if self.log is None:
+            self.log = RequestLog(os.environ[LOG], block_size)
+        self.log.write(*line, **about)
 
 
 def _hints(request: Any) -> tuple[dict[str, float], int | None]:
@@ -122,8 +129,15 @@ def _hints(request: Any) -> tuple[dict[str, float], int | None]:
 def register() -> None:
     """Install the plugin; called by vLLM in each of its processes."""
     if POLICY not in os.environ:
+        if LOG in os.environ:
+            log.warning(
+                "nothing is written to $%s without $%s: set it to lru to record under vLLM's order", LOG, POLICY
+            )
         return
-    _install(engine_module("vllm.v1.core.block_pool"), engine_module("vllm.v1.core.kv_cache_manager"))
+    install_into(
+        "vllm",
+        lambda: _install(engine_module("vllm.v1.core.block_pool"), engine_module("vllm.v1.core.kv_cache_manager")),
+    )
 
 
 def _install(block_pool: Any, manager: Any) -> None:
