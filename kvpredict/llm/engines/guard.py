@@ -90,7 +90,7 @@ def engine_module(name: str) -> Any:
 
 
 def install_into(engine: str, install: Callable[[], None]) -> None:
-    """Run ``install``; an ``engine`` that is there but lacks what the adapter needs is left as it is, and that is logged.
+    """Run ``install``; an ``engine`` that lacks what the adapter needs is left as it is, and that is logged.
 
     Raises
     ------
