@@ -280,3 +280,19 @@ def test_conversation_trace(shared_traces: Path) -> None:
     assert np.mean(gaps) > 0.22  # seeds differ by 0.02; the experiment has the means
     assert min(gaps) > 0
     assert np.mean(hinted) > 0.43
+
+
+def test_where_documents_stay_popular_it_is_not_behind_lfu() -> None:
+    """Counts of uses are all that there is to know: neither recency nor a model adds to them."""
+    rng = np.random.default_rng(3)
+    documents = np.minimum(rng.pareto(0.8, 3000) + 1, 200).astype(int)
+    lengths = rng.integers(1, 5, 3000)
+    starts = 100_000 + np.cumsum(lengths)
+    blocks = [
+        [0, *range(1000 + 50 * int(d), 1012 + 50 * int(d)), *range(int(q), int(q + n))]
+        for d, q, n in zip(documents, starts, lengths, strict=True)
+    ]
+    outputs = rng.integers(1, 300, 3000)
+    trace = RequestTrace.from_lists(np.cumsum(rng.exponential(0.3, 3000)), blocks, 512, output_tokens=outputs)
+    hits = {p: simulate_prefix(trace, p, trace.capacity(0.05), warmup=0.5).hits for p in ("lru", "lfu", "learned")}
+    assert hits["learned"] > hits["lfu"] > 1.05 * hits["lru"]

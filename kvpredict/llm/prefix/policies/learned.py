@@ -26,9 +26,9 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["RANKINGS", "Learned"]
 
-# LRU that stores on arrival and at a request's end; uses over age; LRU without the sessions said to be over; the model.
-RANKINGS = ("arrival", "lru", "frequent", "hint", "model")
-ARRIVAL, LRU, FREQUENT, HINT, MODEL = range(5)
+# LRU that stores on arrival and at a request's end; uses; uses over age; LRU without the sessions said to be over; the model.
+RANKINGS = ("arrival", "lru", "lfu", "frequent", "hint", "model")
+ARRIVAL, LRU, LFU, FREQUENT, HINT, MODEL = range(6)
 WITHIN = 300.0  # seconds
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
@@ -186,6 +186,8 @@ class Learned(PrefixPolicy):
             return float(p.order[node])
         if s.turns.dead[node]:
             return DEAD + 1e-3 * p.order[node]
+        if which == LFU:
+            return float(p.touches[node])
         age = max(0.0, now - p.last[node])
         frequent = np.sqrt(1.0 + p.touches[node]) / (age + 30.0)
         number = s.turns.row[node]
@@ -206,6 +208,6 @@ class Learned(PrefixPolicy):
     @staticmethod
     @lean_kernel
     def until(s, p, node, which, now):
-        if which <= LRU or which == HINT or s.turns.dead[node]:
+        if which <= LFU or which == HINT or s.turns.dead[node]:
             return np.inf
         return p.last[node] + age_step(now - p.last[node])
