@@ -28,6 +28,7 @@ LAYERS = [
     {"tracking", "report"},
     {"pipelines"},
     {"cli", "conf"},
+    {"__main__"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 ALLOWED_UP = {("load", "tracking"), ("simulate", "llm"), ("load", "llm")}
