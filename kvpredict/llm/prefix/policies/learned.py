@@ -26,7 +26,8 @@ from kvpredict.scorers.trees import Trees, score_batch
 
 __all__ = ["RANKINGS", "Learned"]
 
-# LRU that stores on arrival and at a request's end; uses; uses over age; LRU without the sessions said to be over; the model.
+# LRU that stores on arrival and at a request's end; uses; uses over age; LRU without the sessions said to be over; the
+# model.
 RANKINGS = ("arrival", "lru", "lfu", "frequent", "hint", "model")
 ARRIVAL, LRU, LFU, FREQUENT, HINT, MODEL = range(6)
 WITHIN = 300.0  # seconds
