@@ -7,12 +7,13 @@ Every trace, policy and host takes the same few hints, each a float a request (n
 - ``priority``: -1 evict before all others, 0 usual, 1 keep longer than those, and so on;
 - ``ttl``: seconds after the request's end from which its blocks go first;
 - ``pin_tokens``, ``pin_seconds``: the first so many tokens are evicted last for so long;
-- ``template``: number of the prompt template or tool; ``kind``: number of the operation or tenant.
+- ``template``: the prompt template or tool; ``kind``: the operation or tenant; numbers, or texts that are hashed to one.
 
 The session's id is a column of the trace itself. ``hints_of`` reads them from a request's free dictionary, such as
-vLLM's ``kv_transfer_params``.
+vLLM's ``kv_transfer_params``; ``said`` from a line of a log, whatever its format.
 """
 
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +21,57 @@ import numpy as np
 
 from kvpredict.cache.arguments import real_number
 from kvpredict.core.errors import KvpredictError, unknown_name
-from kvpredict.trace.trace import hash_keys
+from kvpredict.trace.trace import hash_texts
 
 if TYPE_CHECKING:
     from kvpredict.llm.requests import RequestTrace
 
-__all__ = ["FINISH", "HINTS", "degraded", "hints_of", "session_of"]
+__all__ = ["FINISH", "HINTS", "degraded", "hint_number", "hints_of", "said", "session_of"]
 
 HINTS = ("continues", "finish", "priority", "ttl", "pin_tokens", "pin_seconds", "template", "kind")
 FINISH = ("stop", "length", "tool_calls", "abort")
 
-_RANGES = {"continues": (0.0, 1.0), "ttl": (0.0, np.inf), "pin_tokens": (0.0, np.inf), "pin_seconds": (0.0, np.inf)}
+# How the APIs of OpenAI, Anthropic and others and the engines call the same; any other reason tells nothing.
+_REASONS = {reason: reason for reason in FINISH} | {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "complete": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "function_call": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "pause_turn": "tool_calls",
+    "cancelled": "abort",
+    "content_filter": "abort",
+    "error": "abort",
+    "refusal": "abort",
+    "repetition": "abort",
+    "safety": "abort",
+}
+_RANGES = {
+    "continues": (0.0, 1.0),
+    "finish": (0.0, len(FINISH) - 1.0),
+    "ttl": (0.0, np.inf),
+    "pin_tokens": (0.0, np.inf),
+    "pin_seconds": (0.0, np.inf),
+}
+_FINITE = float(np.finfo(np.float32).max)  # what the features hold
+_NAMED = ("template", "kind")
+# The first that is there; a user stands for a session where none is named.
+_SESSIONS = ("session", "session_id", "conversation_id")
+_USERS = ("user", "user_id", "safety_identifier", "prompt_cache_key")
+_REASON_FIELDS = ("finish_reason", "stop_reason")
 
 
 def hints_of(params: Mapping[str, Any] | None) -> dict[str, float]:
     """Return the hints in a request's free dictionary, under the key ``kvpredict`` or at its top level.
 
     Keys of others are left alone at the top level; under ``kvpredict`` an unknown one is an error, because there it
-    can only be a mistake.
+    can only be a mistake. A hint that is None, and a reason to finish that is not known, are none.
 
     >>> hints_of({"kvpredict": {"continues": 0.9, "finish": "tool_calls"}, "do_remote_decode": False})
     {'continues': 0.9, 'finish': 2.0}
@@ -46,7 +80,9 @@ def hints_of(params: Mapping[str, Any] | None) -> dict[str, float]:
     found = {}
     for name, value in (own or free).items():
         if name in HINTS:
-            found[name] = _number(name, value)
+            number = None if value is None else hint_number(name, value)
+            if number is not None:
+                found[name] = number
         elif own and name != "session":
             raise unknown_name("hint", name, [*HINTS, "session"])
     return found
@@ -59,11 +95,60 @@ def session_of(params: Mapping[str, Any] | None) -> int | None:
     (17, True)
     """
     own, free = _own(params)
-    session = (own or free).get("session")
-    if session is None:
-        return None
-    number = session if isinstance(session, int) else int(hash_keys([session])[0])
-    return number & (2**62 - 1)  # a session below 0 is none
+    return _session_number((own or free).get("session"))
+
+
+def said(*records: Mapping[str, Any]) -> tuple[int | None, dict[str, float]]:
+    """Return the session and the hints that a line of a log tells of its request.
+
+    Parameters
+    ----------
+    records : mappings
+        The line, and objects within it that may tell more; of what several tell, the first holds.
+
+    Each may have hints by their names, in ``hints``, or in ``kv_transfer_params`` as vLLM takes them; ``finish_reason``
+    or ``stop_reason``; and ``session``, ``session_id`` or ``conversation_id``, else ``user``, ``user_id``,
+    ``safety_identifier`` or ``prompt_cache_key``, these also in ``metadata``.
+
+    >>> said({"session_id": 17, "ttl": 60, "hints": {"continues": 0.9}, "finish_reason": "end_turn"})
+    (17, {'ttl': 60.0, 'continues': 0.9, 'finish': 0.0})
+    """
+    hints: dict[str, float] = {}
+    named: list[Any] = []
+    users: list[Any] = []
+    for record in records:
+        given, params = record.get("hints"), record.get("kv_transfer_params")
+        if given is not None and not isinstance(given, Mapping):
+            raise KvpredictError(f"hints must be an object of hints, got {given!r:.60}")
+        for free in (record, params, {"kvpredict": given}):
+            hints = hints_of(free) | hints
+        if "finish" not in hints:
+            reason = next((_reason(record[name]) for name in _REASON_FIELDS if record.get(name) is not None), None)
+            hints |= {} if reason is None else {"finish": reason}
+        metadata = record.get("metadata")
+        for place in (record, metadata if isinstance(metadata, Mapping) else {}):
+            named += [place.get(name) for name in _SESSIONS]
+            users += [place.get(name) for name in _USERS]
+        named += [session_of(params), session_of(given)]
+    return next((number for name in [*named, *users] if (number := _session_number(name)) is not None), None), hints
+
+
+def hint_number(name: str, value: Any) -> float | None:
+    """Return the value of a hint as a float; None for a reason to finish that is not known, an error for any mistake."""
+    if name == "finish" and isinstance(value, str):
+        return _reason(value)
+    if name in _NAMED and isinstance(value, str):
+        return float(_hashed(value) & (2**24 - 1))  # the features are of single precision
+    try:
+        number = float(value) if isinstance(value, int | float | str | np.number) else np.nan
+    except (ValueError, OverflowError):
+        number = np.nan
+    if np.isnan(number):
+        raise KvpredictError(f"hint {name!r} must be a number, got {value!r:.60}")
+    low, high = _RANGES.get(name, (-_FINITE, _FINITE))
+    if not low <= number <= high:
+        raise KvpredictError(f"hint {name!r} must be between {low:g} and {high:g}, got {value!r:.60}")
+    return number
 
 
 def _own(params: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
@@ -78,19 +163,29 @@ def _own(params: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
     return own, params
 
 
-def _number(name: str, value: Any) -> float:
-    if name == "finish" and isinstance(value, str):
-        if value not in FINISH:
-            raise unknown_name("finish reason", value, FINISH)
-        return float(FINISH.index(value))
+def _session_number(session: Any) -> int | None:
+    """Return a number of 62 bits, because one below 0 is none; the same for the same text anywhere. -1 names none."""
+    if session in (None, "", -1):
+        return None
+    if isinstance(session, str):
+        return _hashed(session) & (2**62 - 1)
+    if isinstance(session, float) and session.is_integer():
+        session = int(session)
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise KvpredictError(f"hint {name!r} must be a number, got {value!r}") from None
-    low, high = _RANGES.get(name, (-np.inf, np.inf))
-    if not low <= number <= high:
-        raise KvpredictError(f"hint {name!r} must be between {low:g} and {high:g}, got {value!r}")
-    return number
+        if isinstance(session, bool):
+            raise TypeError
+        return operator.index(session) & (2**62 - 1)
+    except TypeError:
+        raise KvpredictError(f"a session must be a whole number or a text, got {session!r:.60}") from None
+
+
+def _hashed(text: str) -> int:
+    return int(hash_texts([text.encode("utf-8", "replace")])[0])
+
+
+def _reason(value: Any) -> float | None:
+    known = _REASONS.get(value.lower()) if isinstance(value, str) else None
+    return None if known is None else float(FINISH.index(known))
 
 
 def degraded(trace: "RequestTrace", accuracy: float, seed: int = 0) -> "RequestTrace":

@@ -5,7 +5,6 @@ tokens, perhaps a session and hints. Blocks lie one request after the other in o
 the blocks that generation filled follow those of the prompt.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -16,14 +15,8 @@ import numpy as np
 from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.llm.hints import HINTS
-from kvpredict.trace.trace import Trace
 
 __all__ = ["RequestTrace"]
-
-log = logging.getLogger("kvpredict.trace")
-
-BLOCK_SIZES = {"mooncake": 512, "bailian": 16}  # tokens
-
 
 @dataclass(frozen=True, eq=False)
 class RequestTrace:
@@ -46,7 +39,7 @@ class RequestTrace:
     hints : mapping of name to float64 [n]
         Names of ``hints.HINTS``; nan where nothing is said.
     texts : sequence of str, optional
-        The last message of each request, from generators only; readers keep no text.
+        The last message of each request: of generators, and of chat logs that are read with ``texts=True``.
     """
 
     times: np.ndarray
@@ -134,64 +127,6 @@ class RequestTrace:
             else _column("output_tokens", output_tokens, np.int64),
             block_size,
             **columns,
-        )
-
-    @staticmethod
-    def from_trace(trace: Trace, block_size: int | None = None, *, on_error: str = "raise") -> "RequestTrace":
-        """Return the requests of a Mooncake or Qwen-Bailian trace that ``read_trace`` has read.
-
-        Sessions are the chats that Bailian names; ``type`` becomes the hint ``kind``; ``info["reordered"]`` counts
-        requests that came later in the file than others of a later time. Requests whose prompts are longer or shorter
-        than their blocks can hold are left out with ``on_error="skip"``, and counted in ``info["skipped"]``.
-
-        Raises
-        ------
-        TraceError
-            On another trace, on requests that do not fit their blocks, and on most of them with ``on_error="skip"``.
-        """
-        if not isinstance(trace, Trace):
-            raise TraceError(f"expected a Trace that read_trace has read, got {type(trace).__name__}")
-        size = block_size or BLOCK_SIZES.get(str(trace.info.get("format")), 0)
-        missing = {"request", "input_length", "output_length"} - set(trace.columns)
-        if missing or trace.times is None or not size:
-            raise TraceError(
-                f"{trace.name} holds no LLM requests (format {trace.info.get('format')!r}, lacking "
-                f"{', '.join(sorted(missing)) or 'times or a block size'}): read a Mooncake or Qwen-Bailian file"
-            )
-        firsts = np.flatnonzero(np.diff(trace.columns["request"], prepend=-1))
-        columns = {name: np.asarray(values)[firsts] for name, values in trace.columns.items()}
-        number = columns["request"]
-        moved = int(np.count_nonzero(number < np.maximum.accumulate(number)))
-        held = np.diff(np.append(firsts, len(trace)))
-        long = columns["input_length"]
-        # The last block may be part of one, or be left out.
-        wrong = np.flatnonzero((long <= (held - 1) * size) | (long >= (held + 1) * size))
-        fits = np.ones(firsts.size, bool)
-        fits[wrong] = False
-        if wrong.size:
-            k = int(wrong[0])
-            found = (
-                f"{trace.name}: {wrong.size} of {firsts.size} requests do not fit their blocks of {size} tokens, the "
-                f"first is request {int(number[k])} with {int(long[k])} tokens in {int(held[k])} blocks"
-            )
-            if on_error == "raise" or 2 * wrong.size > firsts.size:
-                raise TraceError(f"{found}: give the block_size of this file, or mend it")
-            log.warning("%s; they are left out", found)
-            columns = {name: values[fits] for name, values in columns.items()}
-        info = {**trace.info, "reordered": moved, "skipped": int(trace.info.get("skipped", 0)) + wrong.size}
-        sessions = _chats(columns["chat_id"], columns["parent_chat_id"]) if "chat_id" in columns else None
-        hints = {"kind": columns["type"].astype(np.float64)} if "type" in columns else {}
-        return RequestTrace(
-            np.asarray(trace.times, np.float64)[firsts[fits]],
-            np.append(0, np.cumsum(held[fits])).astype(np.int64),
-            np.asarray(trace.keys, np.int64)[np.repeat(fits, held)],
-            columns["input_length"].astype(np.int64),
-            columns["output_length"].astype(np.int64),
-            size,
-            sessions=sessions,
-            hints=hints,
-            name=trace.name,
-            info=info,
         )
 
     @cached_property
@@ -327,12 +262,3 @@ def _column(name: str, given: Iterable[float], kind: type) -> np.ndarray:
         what = "numbers" if kind is np.float64 else "whole numbers of 64 bits"
         raise TraceError(f"{name} must be a list of {what} for each request, got {given!r:.60}")
     return values.astype(kind, copy=False)
-
-
-def _chats(chat: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Return one number for all turns of a chat: that of its first turn."""
-    root: dict[int, int] = {}
-    out = np.empty(len(chat), np.int64)
-    for i, (own, before) in enumerate(zip(chat.tolist(), parent.tolist(), strict=True)):
-        out[i] = root[own] = root.get(before, own)
-    return out

@@ -8,7 +8,9 @@ import pytest
 
 from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.llm.blocks import block_hashes
+from kvpredict.llm.hints import FINISH, said, session_of
 from kvpredict.llm.request_files import RequestLog, read_requests
+from kvpredict.llm.prefix import simulate_prefix
 from kvpredict.llm.requests import RequestTrace
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "traces"
@@ -42,7 +44,7 @@ def test_chat_logs_keep_hashes_only(tmp_path: Path) -> None:
     )
     assert trace.times.tolist() == [1767225600, 1767225610]
     assert trace.output_tokens.tolist() == [7, 0]
-    assert trace.sessions.tolist() == [1 - 1, 0]
+    assert trace.sessions.tolist() == [session_of({"session": "a"})] * 2
     assert trace.hints["continues"].tolist() == [0.15, 0.04]
     assert np.isnan(trace.hints["finish"][0])
     shared = trace.prompts[0]  # the first prompt's full blocks begin the second
@@ -78,22 +80,27 @@ def moon(time: float, tokens: int, ids: list[int]) -> dict[str, object]:
     return {"timestamp": time, "input_length": tokens, "output_length": 1, "hash_ids": ids}
 
 
-def test_requests_are_sorted_by_time_and_counted_as_requests(tmp_path: Path) -> None:
-    rows = [moon(3000, 1000, [1, 2]), moon(1000, 600, [1, 3]), moon(2000, 0, []), moon(4000, 10, [4])]
+def test_requests_are_sorted_by_time_and_those_without_blocks_are_requests(tmp_path: Path) -> None:
+    rows = [moon(3000, 1000, [1, 2]), moon(1000, 600, [1, 3]), moon(2000, 7, []), moon(4000, 10, [4])]
     path = write(tmp_path / "moon.jsonl", *rows)
     with path.open("a") as file:
         file.write("{damaged\n")
     trace = read_requests(path, on_error="skip")
-    assert trace.times.tolist() == [1, 3, 4]
-    assert trace.input_tokens.tolist() == [600, 1000, 10]
+    assert trace.times.tolist() == [1, 2, 3, 4]
+    assert trace.input_tokens.tolist() == [600, 7, 1000, 10]
+    assert trace.prompts.tolist() == [2, 0, 2, 1]
+    assert simulate_prefix(trace, "lru", 2).requests == 4
     assert {k: trace.info[k] for k in ("reordered", "requests", "empty", "skipped")} == {
-        "reordered": 1, "requests": 4, "empty": 1, "skipped": 1}  # fmt: skip
+        "reordered": 2, "requests": 4, "empty": 1, "skipped": 1}  # fmt: skip
 
 
 def test_prompts_must_fit_their_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "moon.jsonl", moon(0, 600, [1, 2]), moon(1, 10**6, [1, 2, 3, 4]), moon(2, 10, [1, 2, 3]))
-    with pytest.raises(TraceError, match=r"2 of 3 requests do not fit .* first is request 1 with 1000000 tokens in 4"):
+    with pytest.raises(TraceError, match=r"line 2: .*1000000 tokens in 4 blocks of 512: give the block_size"):
         read_requests(path)
+    assert read_requests(path, on_error="skip").info["skipped"] == 2
+    with pytest.raises(TraceError, match=r"line 1: .*600 tokens in 0 blocks of 512"):
+        read_requests(write(tmp_path / "moon.jsonl", moon(0, 600, [])))
 
 
 def test_the_first_line_may_be_damaged(tmp_path: Path) -> None:
@@ -211,7 +218,7 @@ def test_blocks_are_of_one_size(tmp_path: Path) -> None:
 
 
 def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    impossible = [record(input_tokens=-5), record(prompt_blocks=2), record(block_size=-1), record(session=2**70)]
+    impossible = [record(input_tokens=-5), record(prompt_blocks=2), record(block_size=-1), record(session=0.5)]
     path = write(tmp_path / "log.jsonl", record(), *impossible, record())
     trace = read_requests(path, on_error="skip")
     assert (len(trace), trace.info["skipped"]) == (2, 4)
@@ -226,8 +233,8 @@ def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog:
     assert trace.times.tolist() == [0, 0.001, 0.002, 0.003]
     assert trace.blocks.tolist() == [1, 2] * 4
     assert trace.info["skipped"] == 2
-    assert "1 of 5 requests do not fit their blocks of 512 tokens" in caplog.text
-    with pytest.raises(TraceError, match="5 of 5 requests do not fit"):
+    assert "line 3: the request does not fit: 1000000 tokens in 3 blocks of 512" in caplog.text
+    with pytest.raises(TraceError, match="holds no request; the first fault is at line 1: .*600 tokens in 2 blocks of 16"):
         read_requests(path, block_size=16, on_error="skip")
     path = write(tmp_path / "log.jsonl", record(output_tokens=-1))
     with pytest.raises(TraceError, match="holds no request; the first fault is at line 1"):
@@ -238,8 +245,11 @@ def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog:
     ("line", "message"),
     [
         ('{"messages": []}', "give tokenize="),
-        ('{"blocks": [1], "time": 0}', "line 1: the request does not fit: 'prompt_blocks' is missing"),
-        ('{"blocks": [1], "time": null, "prompt_blocks": 1}', "expected a time"),
+        ('{"blocks": [1], "time": 0}', "line 1: the request does not fit: prompt_blocks is missing"),
+        (
+            '{"blocks": [1], "time": null, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1}',
+            "expected a time",
+        ),
         (
             '{"blocks": [1], "time": 1, "prompt_blocks": 2, "input_tokens": 9, "output_tokens": 1}',
             "prompt_blocks is 2, expected 0 to 1",
@@ -254,21 +264,17 @@ def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog:
         ),
         (
             '{"blocks": [1], "time": 1, "prompt_blocks": 0.5, "input_tokens": 9, "output_tokens": 1}',
-            "expected a whole number, found 0.5",
+            "prompt_blocks: expected a whole number, found 0.5",
         ),
         (
             '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 1e300, "output_tokens": 1}',
             "line 1: .*input_tokens is 1000",
         ),
         (
-            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": 1e30}',
-            "line 1: .*session is 1000",
+            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": 1.5}',
+            "line 1: .*a session must be a whole number or a text, got 1.5",
         ),
-        ('{"blocks": [1], "time": 1, "prompt_blocks": 1}', "'input_tokens' is missing"),
-        (
-            '{"blocks": [1], "time": 1, "prompt_blocks": 1, "input_tokens": 9, "output_tokens": 1, "session": "a"}',
-            "line 1: the request does not fit",
-        ),
+        ('{"blocks": [1], "time": 1, "prompt_blocks": 1}', "input_tokens is missing"),
         (
             '{"ts": 1, "events": [{"type": "BlockStored", "block_hashes": [1, 2], "parent_block_hash": 2, '
             '"block_size": 16}]}',
@@ -308,7 +314,7 @@ def test_chat_logs_tell_calls_tools_and_images_apart(tmp_path: Path) -> None:
     again = [request(session=0), request(session=7), request(session=0)]
     trace = read_requests(write(tmp_path / "again.jsonl", *again), tokenize=lambda t: list(t.encode()))
     assert trace.sessions is not None
-    assert trace.sessions.tolist() == [0, 1, 0]
+    assert trace.sessions.tolist() == [0, 7, 0]
 
 
 @pytest.mark.parametrize(

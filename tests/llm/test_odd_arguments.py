@@ -134,7 +134,6 @@ def ended_twice() -> None:
         (lambda: RequestTrace.from_lists([0], [[1]], 16, ["a"]), "input_tokens must be a list"),
         (lambda: RequestTrace.from_lists([0], [[1]], 16, sessions=["a"]), "sessions must be a list of whole numbers"),
         (lambda: RequestTrace.from_lists([0], [[1]], 16, session=[1]), "Did you mean 'sessions'"),
-        (lambda: RequestTrace.from_trace(5), "expected a Trace that read_trace has read, got int"),
         (lambda: read_requests(None), "expected the path of a trace file, got NoneType"),
         (lambda: kvp.read_trace(5), "expected the path of a trace file, got int"),
         (lambda: block_hashes([1.5]), "tokens must be one prompt's sequence of ints"),

@@ -68,7 +68,9 @@ def test_degraded_hints_are_right_as_often_as_asked() -> None:
         ({"kvpredict": {"continue": 1}}, "Did you mean 'continues'"),
         ({"kvpredict": {"continues": 1.5}}, "between 0 and 1"),
         ({"kvpredict": {"ttl": "soon"}}, "must be a number"),
-        ({"kvpredict": {"finish": "stopp"}}, "Did you mean 'stop'"),
+        ({"kvpredict": {"finish": 7}}, "between 0 and 3"),
+        ({"kvpredict": {"ttl": [1]}}, "must be a number"),
+        ({"priority": float("nan")}, "must be a number"),
         ({"kvpredict": 3}, "must be a mapping"),
     ],
 )
@@ -80,6 +82,14 @@ def test_hints_that_are_mistakes(params: dict, message: str) -> None:
 def test_hints_of_others_are_left_alone() -> None:
     assert hints_of({"do_remote_decode": True}) == hints_of(None) == {}
     assert hints_of({"continues": 0.25, "x": 1}) == {"continues": 0.25}
+
+
+def test_texts_and_nothing_among_the_hints() -> None:
+    same, other = (hints_of({"template": text})["template"] for text in ("rag-v2", "rag-v3"))
+    assert hints_of({"kvpredict": {"template": "rag-v2", "ttl": None}}) == {"template": same}
+    assert same != other
+    assert np.float32(same) == same  # as the features hold it
+    assert hints_of({"finish": "a reason of tomorrow"}) == {}
 
 
 @pytest.mark.parametrize("arguments", [{"mix": "chats"}, {"requests": 0}, {"rate": -1.0}, {"block_size": 0}])

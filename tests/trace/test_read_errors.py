@@ -161,7 +161,7 @@ BAD = [  # fixture, a line that does not fit it, what the error says
     ("cachelib_block.csv", "1,b,40,-8,0,4,3,o,1,5,4", "expected a io_size of at least 0, found -8"),
     ("lirs.trace", "12a", "expected an integer as block, found '12a'"),
     ("mooncake.jsonl", '{"timestamp": 5, "hash_ids": [1', "expected one JSON object"),
-    ("mooncake.jsonl", '{"hash_ids": [1]}', "expected timestamp, a number, found None"),
+    ("mooncake.jsonl", '{"hash_ids": [1]}', "expected timestamp, a number, which is missing"),
     ("mooncake.jsonl", "[" * 5000, "expected one JSON object"),
     ("mqsim.trace", "1 2 3 4 7", "expected a type of at least 0 and at most 1, found 7"),
     ("msr.csv", "128166372003061629,hm,1,Erase,3,4,5", "expected Read, Write, read, write as type, found b'Erase'"),

@@ -143,8 +143,8 @@ def check_requests(trace: Any) -> None:
     """Raise unless ``trace`` is one of requests, and holds some."""
     if not isinstance(trace, RequestTrace):
         raise KvpredictError(
-            f"expected a RequestTrace, got {type(trace).__name__}; read_requests reads one, "
-            "RequestTrace.from_lists and RequestTrace.from_trace make one"
+            f"expected a RequestTrace, got {type(trace).__name__}; read_requests reads one, RequestTrace.from_lists "
+            "makes one"
         )
     if not len(trace):
         raise KvpredictError(f"{trace.name} has no requests: nothing to do")

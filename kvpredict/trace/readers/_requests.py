@@ -13,21 +13,22 @@ import numpy as np
 from kvpredict.trace.readers._format import BadRecord, Chunk, Head, Text, ticks_in
 from kvpredict.trace.readers._source import Source
 
-__all__ = ["looks_like_requests", "read_requests"]
+__all__ = ["block_ids", "first_records", "looks_like_requests", "read_requests", "request_of"]
+
+
+def first_records(head: Head) -> Iterator[Any]:
+    """Yield what those of the first five lines that are JSON hold."""
+    for line in head.lines[:5]:
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            continue
 
 
 def looks_like_requests(head: Head) -> set[str]:
     """Return the field names of the first request, when the lines are such requests."""
-    for line in head.lines[:5]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        except RecursionError:
-            return set()
-        if isinstance(record, dict) and {"timestamp", "hash_ids"} <= set(record):
-            return set(record)
-    return set()
+    records = (record for record in first_records(head) if isinstance(record, dict) and "hash_ids" in record)
+    return set(next(records, ()))
 
 
 def read_requests(source: Source, kinds: Mapping[str, type], unit: str) -> Iterator[Chunk]:
@@ -92,9 +93,12 @@ def _request(line: bytes, kinds: Mapping[str, type]) -> tuple[list[Any], np.ndar
         raise BadRecord(f"expected one JSON object, found {line[:80]!r} ({error})") from None
     if not isinstance(record, dict):
         raise BadRecord(f"expected a JSON object, found {line[:80]!r}")
-    ids = record.get("hash_ids")
-    if not isinstance(ids, list) or not all(type(k) is int and -(2**63) <= k < 2**63 for k in ids):
-        raise BadRecord("expected hash_ids, a list of 64-bit integers")
+    return request_of(record, kinds)
+
+
+def request_of(record: Mapping[str, Any], kinds: Mapping[str, type]) -> tuple[list[Any], np.ndarray]:
+    """Return the values of ``kinds``, in their order, and the blocks of one request; raises ``BadRecord``."""
+    ids = block_ids("hash_ids", record)
     row = []
     for name, kind in kinds.items():
         value = record.get(name, 0 if kind is not str else "")
@@ -103,8 +107,18 @@ def _request(line: bytes, kinds: Mapping[str, type]) -> tuple[list[Any], np.ndar
         else:
             fits = type(value) in (int, float) and abs(value) < 2**62 and (kind is float or value == int(value))
         count = name in ("input_length", "output_length")
-        if not fits or (name not in record and (count or name == "timestamp")) or (count and value < 0):
+        required = count or name == "timestamp"
+        if not fits or (required and name not in record) or (count and value < 0):
             kind_of = "a text" if kind is str else "a whole number, at least 0" if count else "a number"
-            raise BadRecord(f"expected {name}, {kind_of}, found {record.get(name)!r:.80}")
+            found = f"found {record[name]!r:.80}" if name in record else "which is missing"
+            raise BadRecord(f"expected {name}, {kind_of}, {found}")
         row.append(value)
-    return row, np.array(ids, np.int64)
+    return row, ids
+
+
+def block_ids(name: str, record: Mapping[str, Any]) -> np.ndarray:
+    """Return the field ``name`` of a record, a list of block ids, as int64; raises ``BadRecord``."""
+    ids = record.get(name)
+    if not isinstance(ids, list) or not all(type(k) is int and -(2**63) <= k < 2**63 for k in ids):
+        raise BadRecord(f"expected {name}, a list of 64-bit integers")
+    return np.array(ids, np.int64)

@@ -13,6 +13,8 @@ from kvpredict.trace.readers._source import Source
 
 __all__ = ["Mooncake"]
 
+KINDS = {"timestamp": float, "input_length": int, "output_length": int}
+
 
 class Mooncake(Format):
     """Prompts of an LLM service, as KV blocks."""
@@ -24,5 +26,4 @@ class Mooncake(Format):
         return 0.9 if looks_like_requests(head) else 0.0
 
     def read(self, source: Source, options: Options) -> Iterator[Chunk]:
-        kinds = {"timestamp": float, "input_length": int, "output_length": int}
-        yield from read_requests(source, kinds, options.time_unit or "ms")
+        yield from read_requests(source, KINDS, options.time_unit or "ms")
