@@ -1,8 +1,8 @@
 """Logs of chat requests, as the APIs of OpenAI and Anthropic take them: texts to block ids, and what the answer tells.
 
-A line is the request itself, or holds it under ``request``, ``body`` (OpenAI's batches) or ``params`` (Anthropic's), one
-within the other where need be; the answer may stand beside it or under ``response``, whole or as its ``body``. What is
-looked for is taken from the outermost object that has it.
+A line is the request itself, or holds it under ``request``, ``body`` (OpenAI's batches) or ``params`` (Anthropic's),
+one within the other where need be; the answer may stand beside it or under ``response``, whole or as its ``body``. What
+is looked for is taken from the outermost object that has it.
 """
 
 import json
@@ -112,7 +112,7 @@ def _path(line: Object) -> list[Object]:
 def _answer(line: Object) -> list[Object]:
     """Return what tells of the answer: it, its body, and its first choice."""
     given = line.get("response")  # a text alone tells nothing
-    parts = [given] if isinstance(given, dict) else []
+    parts: list[Object] = [given] if isinstance(given, dict) else []
     parts += [object_in(part, "body") for part in parts]
     for part in [line, *parts]:
         choices = part.get("choices")
@@ -153,7 +153,9 @@ def _clean(text: str) -> str:
 def _content(content: Any) -> str:
     """Return the text of a message, whose content may be a list of parts; one that is no text is given as JSON."""
     if isinstance(content, list):
-        return "".join(str(part["text"]) if isinstance(part, dict) and "text" in part else _json(part) for part in content)
+        return "".join(
+            str(part["text"]) if isinstance(part, dict) and "text" in part else _json(part) for part in content
+        )
     return "" if content is None else str(content)
 
 

@@ -2,7 +2,7 @@
 
 Hashed word pairs, lengths and the request's other hints go through a logistic regression, trained on earlier requests
 of which it is known. It needs no vocabulary, so it can be fitted where text must not be stored. With it the text itself
-stays on the server's front end; the cache is told a number.
+stays on the server's front end; the cache is told a number. ``with_continuation`` does all this for a trace.
 
 Learned Prefix Caching (NeurIPS 2025) predicts continuation from text as well, by a sentence encoder.
 """
@@ -17,7 +17,7 @@ from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.llm.hints import FINISH
 from kvpredict.llm.requests import RequestTrace
 
-__all__ = ["Continuation", "fit_continuation"]
+__all__ = ["Continuation", "fit_continuation", "with_continuation"]
 
 BUCKETS = 2**14
 
@@ -44,10 +44,50 @@ class Continuation:
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(scores, -30, 30))))
 
     def hinted(self, trace: RequestTrace) -> RequestTrace:
-        """Return the trace with the hint ``continues`` predicted from its texts."""
-        if trace.texts is None:
-            raise KvpredictError(f"{trace.name} carries no text: give read_requests(continues=…) while it reads it")
-        return trace.with_hints(continues=self.predict(trace.texts, trace.hints.get("finish")))
+        """Return the trace with the hint ``continues`` predicted from its texts, where no request says one itself."""
+        predicted = self.predict(_texts(trace), trace.hints.get("finish"))
+        given = trace.hints.get("continues", np.full(len(trace), np.nan))
+        return trace.with_hints(continues=np.where(np.isnan(given), predicted, given))
+
+
+def with_continuation(trace: RequestTrace, cut: int) -> tuple[RequestTrace, int]:
+    """Train a predictor on the requests before ``cut`` and return the trace with its hints, and how many taught it.
+
+    Whether a session goes on is told by those requests alone, and only of requests old enough that nearly every next
+    turn (95 in 100 of those seen) would have come before ``cut``: where the next turn is yet to come, none has ended.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        With ``texts``: generated, or a chat log read with ``texts=True``.
+    cut : int
+        A number of requests.
+
+    Raises
+    ------
+    KvpredictError
+        On a trace without texts, and where too few requests are old enough, or all of them go on or none.
+    """
+    texts = _texts(trace)
+    past = trace.head(cut)
+    if not len(past):
+        raise KvpredictError(
+            f"{trace.name}: no request comes before {cut}, so there is nothing to train the predictor on"
+        )
+    waits = past.next_turn
+    known = past.times + np.quantile(waits[np.isfinite(waits)], 0.95) if past.continued.any() else past.times
+    old = np.flatnonzero(known <= past.times[-1]).tolist()
+    finish = past.hints.get("finish")
+    model = fit_continuation([texts[i] for i in old], past.continued[old], None if finish is None else finish[old])
+    return model.hinted(trace), len(old)
+
+
+def _texts(trace: RequestTrace) -> Sequence[str]:
+    if trace.texts is None:
+        raise KvpredictError(
+            f"{trace.name} carries no text: chat logs do, read with read_requests(texts=True), and generated requests"
+        )
+    return trace.texts
 
 
 def fit_continuation(

@@ -7,7 +7,7 @@ Every trace, policy and host takes the same few hints, each a float a request (n
 - ``priority``: -1 evict before all others, 0 usual, 1 keep longer than those, and so on;
 - ``ttl``: seconds after the request's end from which its blocks go first;
 - ``pin_tokens``, ``pin_seconds``: the first so many tokens are evicted last for so long;
-- ``template``: the prompt template or tool; ``kind``: the operation or tenant; numbers, or texts that are hashed to one.
+- ``template``: the prompt template or tool; ``kind``: the operation or tenant; a number, or a text, which is hashed.
 
 The session's id is a column of the trace itself. ``hints_of`` reads them from a request's free dictionary, such as
 vLLM's ``kv_transfer_params``; ``said`` from a line of a log, whatever its format.
@@ -134,7 +134,7 @@ def said(*records: Mapping[str, Any]) -> tuple[int | None, dict[str, float]]:
 
 
 def hint_number(name: str, value: Any) -> float | None:
-    """Return the value of a hint as a float; None for a reason to finish that is not known, an error for any mistake."""
+    """Return the value of a hint as a float; None for a reason to finish that is not known; raises for a mistake."""
     if name == "finish" and isinstance(value, str):
         return _reason(value)
     if name in _NAMED and isinstance(value, str):

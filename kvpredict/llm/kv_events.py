@@ -2,8 +2,8 @@
 
 The engines publish batches over ZMQ as msgpack. A batch is an array of time, events and rank, or an object; an event is
 an object with its ``type``, or, in older versions, an array with it in front. A line of JSON may hold any of these.
-Events leave out what was hit and, before vLLM 0.32, who asked. Hashes are numbers, or bytes in hex or base64; of bytes the
-last 64 bits count, as where vLLM publishes numbers.
+Events leave out what was hit and, in older versions, who asked. Hashes are numbers, or bytes in hex or base64; of bytes
+the last 64 bits count, as where vLLM publishes numbers.
 
 Fields: vllm/distributed/kv_events.py, read at 0.32.
 """

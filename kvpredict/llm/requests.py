@@ -15,8 +15,10 @@ import numpy as np
 from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.llm.hints import HINTS
+from kvpredict.trace.trace import is_share
 
 __all__ = ["RequestTrace"]
+
 
 @dataclass(frozen=True, eq=False)
 class RequestTrace:
@@ -191,18 +193,18 @@ class RequestTrace:
         return following
 
     @cached_property
-    def continued(self) -> np.ndarray:
-        """Return whether each request's session sends another one in this trace, bool ``[n]``.
+    def next_turn(self) -> np.ndarray:
+        """Return the seconds until each request's session sends its next one in this trace, float64 ``[n]``; else inf.
 
         Where sessions are not known, a request goes on from the one that last used its deepest known block, if that
         block belonged to few (its known prefix is longer than a prompt template's single shared block).
         """
-        out = np.zeros(len(self), bool)
+        out = np.full(len(self), np.inf)
         before: dict[int, int] = {}
         if self.sessions is not None and (self.sessions >= 0).any():
             for i, session in enumerate(self.sessions.tolist()):
                 if session >= 0 and session in before:
-                    out[before[session]] = True
+                    out[before[session]] = self.times[i] - self.times[before[session]]
                 before[session] = i
             return out
         ids, starts = self.ids, self.starts
@@ -211,15 +213,29 @@ class RequestTrace:
             chain = ids[starts[i] : starts[i + 1]]
             known = int((last[chain] >= 0).sum())
             if known > 1:
-                out[last[chain[known - 1]]] = True
+                before_it = last[chain[known - 1]]
+                out[before_it] = min(out[before_it], self.times[i] - self.times[before_it])
             last[chain] = i
         return out
 
+    @property
+    def continued(self) -> np.ndarray:
+        """Return whether each request's session sends another one in this trace, bool ``[n]``; see ``next_turn``."""
+        return np.isfinite(self.next_turn)
+
     def head(self, part: float) -> "RequestTrace":
-        """Return the first requests: a fraction (float up to 1) or a count."""
-        share = isinstance(part, float) and part <= 1
-        count = round(real_number("part", part, least=0) * len(self)) if share else whole_number("part", part, least=0)
-        return self.part(0, count)
+        """Return the first requests: a share (float below 1) or a count."""
+        return self.part(0, self.position(part))
+
+    def position(self, at: float) -> int:
+        """Return how many requests come before ``at``, a share (float below 1) or a count.
+
+        Raises
+        ------
+        TraceError
+            On 1.0, which could mean all or one, and on what is no such number.
+        """
+        return round(at * len(self)) if is_share(at) else min(len(self), int(at))
 
     def part(self, start: int, stop: int) -> "RequestTrace":
         """Return the requests ``start … stop - 1``."""

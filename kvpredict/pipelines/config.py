@@ -93,6 +93,8 @@ class Ingest:
 @dataclass
 class Inspect:
     name: str = "inspect"
+    tokenizer: str | None = None
+    block_size: int | None = None
 
 
 @dataclass
@@ -103,6 +105,7 @@ class PrefixTrain:
     every: float = 120.0
     host: float = 0.0
     hint_accuracy: float | None = None
+    hint_from_text: bool = False
     tokenizer: str | None = None
     block_size: int | None = None
     mix: str = "mixed"
@@ -118,6 +121,7 @@ class PrefixSimulate:
     policy: str | None = None
     host: float = 0.0
     hint_accuracy: float | None = None
+    hint_from_text: bool = False
     tokenizer: str | None = None
     block_size: int | None = None
     mix: str = "mixed"
@@ -408,6 +412,8 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"pipeline.register=true: {kind} policies cannot be registered; the policy is among the run's artifacts"
         )
+    if getattr(config.pipeline, "hint_from_text", False) and config.pipeline.hint_accuracy is not None:
+        raise ConfigError("pipeline.hint_from_text and pipeline.hint_accuracy both make the hint continues: give one")
     if not 0 < config.capacity.fraction <= 1:
         raise ConfigError(f"capacity.fraction={config.capacity.fraction}: expected a number above 0 and at most 1")
     if config.capacity.count is not None and config.capacity.count < 1:

@@ -5,12 +5,14 @@ prefix-hit ratio is the object miss ratio, and report, sweeps and tracking work 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.continuation import with_continuation
 from kvpredict.llm.hints import degraded
 from kvpredict.llm.prefix import PrefixResult, prefix_policy, prefix_policy_names, simulate_prefix
 from kvpredict.llm.prefix.policies import prefix_policy_class
@@ -20,7 +22,7 @@ from kvpredict.llm.workloads import generate_requests
 from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.progress import track
 
-__all__ = ["chosen", "compare", "load_requests", "replayed", "request_facts", "tiers"]
+__all__ = ["chosen", "compare", "load_requests", "predicted", "read_file", "replayed", "request_facts", "tiers"]
 
 EXTRA = ("prefix_hit_ratio", "token_hit_ratio", "tokens_saved", "flops_saved", "host_hits", "ttft_p50", "ttft_p90",
          "ttft_p99")  # fmt: skip
@@ -29,27 +31,50 @@ LEARNED = "learned"
 
 def load_requests(config: Config, start: Path) -> RequestTrace:
     """Return the run's requests: the file's, or generated ones where none is given."""
-    path = getattr(config.trace, "path", None)
     settings = config.pipeline
-    if path is None:
+    if getattr(config.trace, "path", None) is None:
         trace = generate_requests(settings.mix, requests=settings.requests, seed=config.seed)
     else:
-        tokenize = None
-        if settings.tokenizer is not None:
-            from kvpredict.llm.models import load_tokenizer
-
-            tokenize = load_tokenizer(settings.tokenizer).encode
-        found = (start / Path(path).expanduser()).resolve()
-        trace = read_requests(
-            found,
-            block_size=settings.block_size,
-            tokenize=tokenize,
-            time_unit=config.trace.time_unit,
-            on_error=config.trace.on_error,
-        )
+        trace = read_file(config, start, texts=settings.hint_from_text)
     if not len(trace):
         raise KvpredictError(f"{trace.name} has no requests: nothing to do")
     return trace if settings.hint_accuracy is None else degraded(trace, settings.hint_accuracy, config.seed)
+
+
+def read_file(config: Config, start: Path, *, texts: bool = False) -> RequestTrace:
+    """Return the requests in the run's file."""
+    settings = config.pipeline
+    tokenize = None
+    if settings.tokenizer is not None:
+        from kvpredict.llm.models import load_tokenizer
+
+        tokenize = load_tokenizer(settings.tokenizer).encode
+    return read_requests(
+        (start / Path(config.trace.path).expanduser()).resolve(),
+        block_size=settings.block_size,
+        tokenize=tokenize,
+        texts=texts,
+        time_unit=config.trace.time_unit,
+        on_error=config.trace.on_error,
+    )
+
+
+def predicted(config: Config, trace: RequestTrace, cut: int) -> tuple[RequestTrace, dict[str, Any]]:
+    """Return the trace, where ``pipeline.hint_from_text`` says so with hints learned before ``cut``, and figures.
+
+    These are how many requests taught the predictor, and the share of those after ``cut`` of which it tells rightly
+    whether this trace goes on with their session (``right``), beside that of always the commoner answer (``commoner``).
+    """
+    if not config.pipeline.hint_from_text:
+        return trace, {}
+    hinted, taught = with_continuation(trace, cut)
+    truth, guess = trace.continued[cut:], hinted.hints["continues"][cut:] > 0.5
+    figures = {
+        "taught": taught,
+        "right": float((truth == guess).mean()),
+        "commoner": float(max(truth.mean(), 1 - truth.mean())),
+    }
+    return replace(hinted, texts=None), {"continuation": figures}
 
 
 def tiers(config: Config, trace: RequestTrace) -> tuple[int, int]:
@@ -109,6 +134,10 @@ def compare(config: Config, trace: RequestTrace, results: Mapping[str, PrefixRes
 
 def request_facts(trace: RequestTrace) -> dict[str, Any]:
     """Return what a trace of requests is, and what its reader noted."""
+    seen = np.ones(len(trace.blocks), bool)
+    seen[np.unique(trace.ids, return_index=True)[1]] = False
+    place = np.arange(len(trace.blocks)) - np.repeat(trace.starts[:-1], np.diff(trace.starts))
+    again = seen & (place < np.repeat(trace.prompts, np.diff(trace.starts)))
     noted = {k: v for k, v in trace.info.items() if isinstance(v, str | int | float | None)}
     return noted | {
         "name": trace.name,
@@ -120,6 +149,9 @@ def request_facts(trace: RequestTrace) -> dict[str, Any]:
         "input_tokens": int(trace.input_tokens.sum()),
         "output_tokens": int(trace.output_tokens.sum()),
         "span_seconds": float(trace.times[-1] - trace.times[0]),
+        # Of the prompts' blocks, those that came before: what a cache without bounds would find.
+        "prefix_hit_ratio_unbounded": float(again.sum() / max(1, trace.prompts.sum())),
+        "sessions": None if trace.sessions is None else len(np.unique(trace.sessions[trace.sessions >= 0])),
         "sessions_go_on": float(trace.continued.mean()),
         "hints": sorted(trace.hints),
         "footprint_bytes": None,

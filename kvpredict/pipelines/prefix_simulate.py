@@ -5,7 +5,16 @@ from typing import Any
 
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.pipelines.config import Config
-from kvpredict.pipelines.prefix import LEARNED, chosen, compare, load_requests, replayed, request_facts, tiers
+from kvpredict.pipelines.prefix import (
+    LEARNED,
+    chosen,
+    compare,
+    load_requests,
+    predicted,
+    replayed,
+    request_facts,
+    tiers,
+)
 
 __all__ = ["run"]
 
@@ -13,8 +22,8 @@ __all__ = ["run"]
 def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     """Run the pipeline; nothing is saved but the result."""
     trace = load_requests(config, start)
-    warmup = config.pipeline.warmup
-    cut = round(warmup * len(trace)) if warmup < 1 else int(warmup)
+    cut = trace.position(config.pipeline.warmup)
+    trace, figures = predicted(config, trace, cut)
     policies: dict[str, Any] = dict.fromkeys(chosen(config, learned=True))
     if config.pipeline.policy is not None:
         policies[LEARNED] = Learned.load((start / Path(config.pipeline.policy).expanduser()).resolve())
@@ -24,5 +33,6 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
         "capacity": {"count": tiers(config, trace)[0], "unit": "objects"},
         "split": {"at": cut, "trained_on": 0, "compared_on": len(trace) - cut},
         **compare(config, trace, results),
+        **figures,
         "learned": None,
     }

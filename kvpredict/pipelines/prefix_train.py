@@ -10,7 +10,16 @@ from typing import Any
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.prefix import fit_prefix
 from kvpredict.pipelines.config import Config
-from kvpredict.pipelines.prefix import LEARNED, chosen, compare, load_requests, replayed, request_facts, tiers
+from kvpredict.pipelines.prefix import (
+    LEARNED,
+    chosen,
+    compare,
+    load_requests,
+    predicted,
+    replayed,
+    request_facts,
+    tiers,
+)
 
 __all__ = ["run"]
 
@@ -18,12 +27,13 @@ __all__ = ["run"]
 def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     """Run the pipeline; the learned policy is saved in ``folder / "policy"``."""
     trace = load_requests(config, start)
-    split = config.pipeline.split
-    cut = round(split * len(trace)) if split < 1 else int(split)
+    cut = trace.position(config.pipeline.split)
     if not 0 < cut < len(trace):
         raise KvpredictError(
-            f"pipeline.split={split} leaves {cut} of {len(trace)} requests to train on; both parts need some"
+            f"pipeline.split={config.pipeline.split} leaves {cut} of {len(trace)} requests to train on; both parts "
+            "need some"
         )
+    trace, figures = predicted(config, trace, cut)
     device, host = tiers(config, trace)
     policies: dict[str, Any] = dict.fromkeys(chosen(config, learned=True))
     learned = fit_prefix(trace.head(cut), device + host, seed=config.seed, every=config.pipeline.every)
@@ -37,6 +47,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
         "capacity": {"count": device, "unit": "objects"},
         "split": {"at": cut, "trained_on": cut, "compared_on": len(trace) - cut},
         **compare(config, trace, results),
+        **figures,
         "learned": {
             "metrics": {"reuses_a_example": metadata["reuses"] / max(1, metadata["examples"])},
             "calibration": {},

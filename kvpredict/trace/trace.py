@@ -14,7 +14,7 @@ import numpy as np
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.trace.dense import dense_ids, next_uses
 
-__all__ = ["Trace", "hash_keys", "hash_texts"]
+__all__ = ["Trace", "hash_keys", "hash_texts", "is_share"]
 
 
 class Trace:
@@ -168,18 +168,14 @@ class Trace:
         """Return the index of the request at which ``split(at, by=by)`` cuts."""
         if by not in ("count", "time"):
             raise unknown_name("way to split", by, ["count", "time"])
-        number = _is_number(at)
-        # 1.0 could mean all or one; 2.5 requests mean nothing.
-        unclear = number and by == "count" and isinstance(at, float) and (at == 1.0 or (at > 1 and at % 1 > 0))
-        if not number or not at >= 0 or unclear:
-            raise TraceError(f"cannot split at {at!r}: give a fraction in [0, 1), or a whole count of requests")
+        share = is_share(at, whole=by == "count")
         if by == "count":
-            return min(len(self), int(len(self) * at) if isinstance(at, float) and at < 1 else int(at))
+            return min(len(self), int(len(self) * at) if share else int(at))
         if self.times is None:
             raise TraceError(f"{self.name} has no times: split by count")
         if not len(self):
             return 0
-        seconds = (self.times[-1] - self.times[0]) * at if isinstance(at, float) and at < 1 else at
+        seconds = (self.times[-1] - self.times[0]) * at if share else at
         return int(np.searchsorted(self.times, self.times[0] + seconds))
 
     def _slice(self, part: slice) -> "Trace":
@@ -195,6 +191,21 @@ class Trace:
     def _all_columns(self) -> dict[str, np.ndarray]:
         named = {"keys": self.keys, "times": self.times, "sizes": self.sizes}
         return {**{k: v for k, v in named.items() if v is not None}, **self.columns}
+
+
+def is_share(at: Any, *, whole: bool = True) -> bool:
+    """Tell whether a place to cut at is a share of the whole, a float below 1, or else a count of requests.
+
+    Raises ``TraceError`` for anything that is neither; where counts are not ``whole`` they are seconds.
+    """
+    fits = _is_number(at) and 0 <= at < float("inf")
+    share = fits and isinstance(at, float | np.floating) and at < 1
+    # 1.0 could mean all or one; 2.5 requests mean nothing.
+    if not fits or (whole and not share and isinstance(at, float | np.floating) and (at == 1.0 or at % 1 > 0)):
+        raise TraceError(
+            f"cannot split at {at!r}: give a share in [0, 1), or a whole count of requests (1.0 could mean all or one)"
+        )
+    return bool(share)
 
 
 def _is_number(given: Any) -> bool:

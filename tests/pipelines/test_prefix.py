@@ -63,6 +63,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     for override, message in (
         ("pipeline.policies=[lruu]", "Did you mean 'lru'"),
         ("pipeline.split=9999", "both parts need some"),
+        ("pipeline.split=1.0", r"cannot split at 1.0: give a share in \[0, 1\), or a whole count"),
+        ("pipeline.split=2.5", "cannot split at 2.5"),
         ("pipeline.mix=chats", "Did you mean 'chat'"),
         ("pipeline.hint_accuracy=0.2", "between 0.5"),
         ("pipeline.register=true", "cannot be registered"),

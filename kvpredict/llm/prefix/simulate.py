@@ -73,13 +73,8 @@ def simulate_prefix(
     if store not in ("arrival", "end"):
         raise unknown_name("store", store, ("arrival", "end"))
     n = len(trace)
-    whole = (isinstance(warmup, int | np.integer) and not isinstance(warmup, bool)) or (
-        isinstance(warmup, float) and warmup >= 2 and warmup.is_integer()
-    )
-    if not whole and not (isinstance(warmup, float) and 0 <= warmup < 1):  # nan too
-        raise KvpredictError(f"warmup must be a share of the requests below 1, or a count of them, got {warmup!r}")
-    cut = int(warmup) if whole else round(warmup * n)
-    if not 0 <= cut < n:
+    cut = trace.position(warmup)
+    if cut >= n:
         raise KvpredictError(f"warmup must leave some of the trace's {n} requests to count, got {warmup}")
     traits = policy.traits
     tiers = 2 if host_capacity else 1
