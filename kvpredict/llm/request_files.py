@@ -43,10 +43,10 @@ def read_requests(
 
     A line of a chat log has ``messages`` (objects with ``role`` and ``content``), itself or under ``request``, ``body``
     or ``params``, and a time: ``timestamp``, ``time``, ``created`` or ``created_at``, a number (see ``time_unit``) or
-    an ISO 8601 text. If the first line has none, no line may, and requests are taken a second apart. Of the answer it may
-    have ``usage.completion_tokens`` and ``finish_reason``, where the APIs put them or under ``response``. Mooncake's
-    lines have ``timestamp``, ``input_length``, ``output_length`` and ``hash_ids``; one whose ``hash_ids`` is empty is a
-    request without blocks. In every format a line may name its session and hints (``hints.said``).
+    an ISO 8601 text. If the first line has none, no line may, and requests are taken a second apart. Of the answer it
+    may have ``usage.completion_tokens`` and ``finish_reason``, where the APIs put them or under ``response``.
+    Mooncake's lines have ``timestamp``, ``input_length``, ``output_length`` and ``hash_ids``; one whose ``hash_ids`` is
+    empty is a request without blocks. In every format a line may name its session and hints (``hints.said``).
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def read_requests(
             "requests": len(rows),
             **counts,
         }
-        return as_trace(source.path, rows, block_size, source.head.name.partition(".")[0], info)
+        return as_trace(source.path, rows, block_size, source.stem, info)
 
 
 class RequestLog:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,12 +144,6 @@ def read_trace(
         found.pop("size", None),
         found,
         categories=categories,
-        name=name or _name(source),
+        name=name or source.stem,
         info=info,
     )
-
-
-def _name(source: Source) -> str:
-    """Return the file's name without the suffixes of compression and format."""
-    stem = Path(source.path).name[: len(source.head.name)]
-    return Path(stem).stem or stem

@@ -124,6 +124,12 @@ class Source:
             self._progress.close()
 
     @property
+    def stem(self) -> str:
+        """The file's name without folder and the suffixes of compression and format."""
+        name = Path(self.path).name[: len(self.head.name)]
+        return Path(name).stem or name
+
+    @property
     def share(self) -> float:
         """About how much of the file is read, in (0, 1]; 1 when its size is not known."""
         return min(1.0, self._read / self._size) if self._size and self._read else 1.0
