@@ -48,7 +48,8 @@ def read_file(config: Config, start: Path, *, texts: bool = False) -> RequestTra
     if settings.tokenizer is not None:
         from kvpredict.llm.models import load_tokenizer
 
-        tokenize = load_tokenizer(settings.tokenizer).encode
+        local = start / Path(settings.tokenizer).expanduser()
+        tokenize = load_tokenizer(str(local) if local.is_dir() else settings.tokenizer).encode
     return read_requests(
         (start / Path(config.trace.path).expanduser()).resolve(),
         block_size=settings.block_size,

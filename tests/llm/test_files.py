@@ -1,14 +1,18 @@
 """Readers of requests: what comes out of each kind of file, and what is said of a bad one."""
 
+import base64
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import kvpredict as kvp
 from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.llm.blocks import block_hashes
-from kvpredict.llm.hints import session_of
+from kvpredict.llm.hints import FINISH, said, session_of
 from kvpredict.llm.prefix import simulate_prefix
 from kvpredict.llm.request_files import RequestLog, read_requests
 from kvpredict.llm.requests import RequestTrace
@@ -340,3 +344,220 @@ def test_columns_may_be_lists() -> None:
     assert trace.sessions is not None
     assert (trace.sessions.dtype, trace.sessions.tolist()) == (np.int64, [4, -1])
     assert trace.hints["continues"].tolist() == [0.5, 1.0]
+
+
+TELLS = {"continues": 0.25, "priority": 1, "ttl": 60, "pin_tokens": 32, "pin_seconds": 9, "template": 5, "kind": 3}
+
+
+def lines_of(kind: str) -> list[dict[str, object]]:
+    """Return two lines of a format that tell nothing but what they must."""
+    return {
+        "mooncake": [moon(k, 600, [1, 2]) for k in range(2)],
+        "bailian": [
+            {"chat_id": k, "parent_chat_id": -1, "timestamp": k, "input_length": 9, "output_length": 1, "hash_ids": [1]}
+            for k in range(2)
+        ],
+        "request_log": [record(), record()],
+        "chat": [chat(1), chat(2)],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["mooncake", "bailian", "request_log", "chat"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"session_id": "a81", "finish_reason": "length", "hints": TELLS},
+        {"user": "a81", "hints": TELLS | {"finish": "length"}},
+        {"kv_transfer_params": {"kvpredict": {"session": "a81", "finish": "length", **TELLS}}},
+        {"kv_transfer_params": {"session": "a81", "finish": "length", **TELLS}},
+        {"session": "a81", "finish": 1, **{name: value for name, value in TELLS.items() if name != "priority"},
+         "hints": {"priority": 1}},
+    ],
+)  # fmt: skip
+def test_lines_of_every_format_tell_the_same(tmp_path: Path, kind: str, told: dict[str, object]) -> None:
+    first, second = lines_of(kind)
+    trace = read_requests(write(tmp_path / "log.jsonl", first | told, second), tokenize=str.encode)
+    assert trace.info["format"] == kind
+    assert trace.sessions is not None
+    assert trace.sessions.tolist() == [session_of({"session": "a81"}), -1]
+    assert {name: column[0] for name, column in trace.hints.items()} == TELLS | {"finish": 1.0}
+    assert [name for name, column in trace.hints.items() if not np.isnan(column[1])] in ([], ["kind"])
+
+
+def test_beside_messages_priority_is_the_servers(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", chat(1, priority=9), {"priority": -1, "time": 2, "request": chat(2)})
+    hint = read_requests(path, tokenize=str.encode).hints["priority"]
+    assert hint.tolist() == pytest.approx([np.nan, -1], nan_ok=True)
+
+
+def test_bailians_sessions_are_chats_unless_lines_name_others(tmp_path: Path) -> None:
+    lines = (FIXTURES / "bailian.jsonl").read_text().splitlines()
+    path = write(tmp_path / "b.jsonl", *(json.loads(line) | {"session": 5} for line in lines))
+    assert read_requests(path).sessions.tolist() == [5, 5, 5]
+
+
+def test_a_session_is_named_before_a_user() -> None:
+    assert said({"user": "u"}, {"session_id": 4})[0] == 4
+    assert said({"user": None, "metadata": {"user_id": 8}})[0] == 8
+    assert said({"session": -1, "prompt_cache_key": "k", "safety_identifier": "s"})[0] == session_of({"session": "s"})
+    assert said({"session": ""}, {}) == (None, {})
+    with pytest.raises(KvpredictError, match="a session must be a whole number or a text, got True"):
+        said({"session": True})
+
+
+@pytest.mark.parametrize(
+    ("reasons", "code"),
+    [
+        (("stop", "end_turn", "stop_sequence", "STOP"), "stop"),
+        (("length", "max_tokens", "MAX_TOKENS", "model_context_window_exceeded"), "length"),
+        (("tool_calls", "function_call", "tool_use", "pause_turn"), "tool_calls"),
+        (("abort", "error", "content_filter", "refusal", "repetition"), "abort"),
+        (("a reason of tomorrow", 17), None),
+    ],
+)
+def test_reasons_to_finish(tmp_path: Path, reasons: tuple[str, ...], code: str | None) -> None:
+    for reason in reasons:
+        replies = [{"finish_reason": reason}, {"response": {"stop_reason": reason}},
+                   {"response": {"choices": [{"finish_reason": reason, "stop_reason": None}]}}]  # fmt: skip
+        path = write(tmp_path / "log.jsonl", *(chat(1) | reply for reply in replies))
+        hints = read_requests(path, tokenize=str.encode).hints
+        assert code is None or hints["finish"].tolist() == [FINISH.index(code)] * 3
+        assert code is not None or "finish" not in hints
+
+
+ASKED = {"messages": [{"role": "user", "content": "a question"}], "user": "u"}
+REPLY = {"created": 7, "usage": {"completion_tokens": 3}, "choices": [{"finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ASKED | REPLY,
+        ASKED | REPLY | {"timestamp": None, "time": None},
+        {"request": ASKED, "response": REPLY},
+        {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": ASKED, "response": {"body": REPLY}},
+        {"request": {"body": ASKED}, "response": {"status_code": 200, "body": REPLY}, "error": None},
+        {"custom_id": "1", "params": ASKED, "created_at": "1970-01-01T00:00:07Z",
+         "response": {"stop_reason": "end_turn", "usage": {"output_tokens": 3}}},
+    ],
+)  # fmt: skip
+def test_where_logs_put_request_and_answer(tmp_path: Path, line: dict[str, object]) -> None:
+    trace = read_requests(write(tmp_path / "log.jsonl", line, line), tokenize=str.encode)
+    assert (trace.times.tolist(), trace.output_tokens.tolist()) == ([7, 7], [3, 3])
+    assert trace.hints["finish"].tolist() == [0, 0]
+    assert trace.sessions.tolist() == [session_of({"session": "u"})] * 2
+    assert (
+        trace.blocks == read_requests(write(tmp_path / "plain.jsonl", chat(1), chat(1)), tokenize=str.encode).blocks
+    ).all()
+
+
+def test_batches_without_times_keep_their_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    batch = [{"custom_id": str(k), "method": "POST", "url": "/v1/chat/completions", "body": ASKED} for k in range(3)]
+    trace = read_requests(write(tmp_path / "log.jsonl", *batch), tokenize=str.encode)
+    assert trace.times.tolist() == [0, 1, 2]
+    assert "its first request has no time" in caplog.text
+    with pytest.raises(TraceError, match=r"line 4: .*it has a time, and the first request of the file has none"):
+        read_requests(write(tmp_path / "log.jsonl", *batch, chat(5)), tokenize=str.encode)
+
+
+def test_a_system_prompt_beside_the_messages_parts_prompts(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", *(chat(1, system=text * 30) for text in "ab"))
+    blocks = read_requests(path, tokenize=str.encode).blocks
+    assert len(set(blocks.tolist())) == len(blocks)
+
+
+def test_texts_are_kept_only_where_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", chat(2), chat(1, messages=[{"role": "user", "content": "earlier"}]))
+    assert read_requests(path, tokenize=str.encode).texts is None
+    assert list(read_requests(path, tokenize=str.encode, texts=True).texts) == ["earlier", "a question"]
+
+
+def test_kv_events_in_the_engines_wire_form(tmp_path: Path) -> None:
+    raw = [bytes([k]) * 32 for k in (1, 2, 3)]
+    number = [int.from_bytes(h[-8:], "big", signed=True) for h in raw]
+    b64 = [base64.b64encode(h).decode() for h in raw]
+    urlsafe = base64.urlsafe_b64encode(b"\xff" * 8).decode()
+    path = write(
+        tmp_path / "events.jsonl",
+        [1.0, [["BlockStored", b64[:2], None, [5] * 32, 16, None, "GPU", None]], 0],
+        [2.0, [["BlockRemoved", [b64[0]]], ["AllBlocksCleared"], ["BlockStored", [raw[2].hex()], b64[1], [], 16]]],
+        [3.0, [stored(raw[1].hex(), 2**64 - 2) | {"session_id": "a", "medium": "GPU", "group_idx": 0}], None],
+        {"ts": 4.0, "events": [["BlockStored", [urlsafe], None, [5] * 16, 16, None, None]]},
+        [5.0, [["BlockStored", [b64[0]], None, [], 0, None, "CPU", None], stored(None, 9) | {"group_idx": 1}], 0],
+    )  # fmt: skip
+    trace = read_requests(path)
+    ends = [trace.blocks[a:b].tolist() for a, b in zip(trace.starts[:-1], trace.starts[1:], strict=True)]
+    assert ends == [number[:2], number, [*number[:2], -2], [-1]]
+    assert trace.times.tolist() == [1, 2, 3, 4]
+    assert trace.sessions.tolist() == [-1, -1, session_of({"session": "a"}), -1]
+    assert trace.block_size == 16
+
+
+def test_one_event_that_does_not_fit_costs_only_itself(tmp_path: Path) -> None:
+    events = [stored(None, 1), stored(None, "no hash"), 7, ["BlockStored"], stored(1, 2)]
+    trace = read_requests(write(tmp_path / "e.jsonl", [1.0, events, 0]), on_error="skip")
+    assert trace.blocks.tolist() == [1, 1, 2]
+    assert trace.info["skipped"] == 3
+
+
+def test_a_missing_field_of_mooncake_is_named(tmp_path: Path) -> None:
+    for name in ("timestamp", "input_length", "output_length"):
+        line = {field: value for field, value in moon(0, 600, [1, 2]).items() if field != name}
+        path = write(tmp_path / "moon.jsonl", line)
+        for read in (read_requests, kvp.read_trace):
+            with pytest.raises(TraceError, match=rf"moon.jsonl, line 1: .*expected {name}, .*which is missing"):
+                read(path)
+
+
+ODD = [None, True, 1.5, -1, 10**30, 1e300, float("nan"), float("inf"), "", "text", "\ud800", [], [None], [[1]], ["a"],
+       {}, {"a": 1}, {"role": 1}, [{}], [{"role": None}], 0, "2026-13-01", "0001-01-01T00:00+23:59"]  # fmt: skip
+WHOLE = {
+    "mooncake": moon(1, 600, [1, 2]) | {"session": "s", "hints": {"ttl": 1}, "kv_transfer_params": {"kvpredict": {}}}
+    | {"finish_reason": "stop", "metadata": {}, "user": "u", "priority": 1},
+    "bailian": json.loads((FIXTURES / "bailian.jsonl").read_text().splitlines()[0]),
+    "request_log": record(session=1, hints={"continues": 0.5}, block_size=16),
+    "chat": chat(1, request={}, response={"body": REPLY}, usage={"completion_tokens": 1}, tools=[], system="s",
+                 session_id="s", finish_reason="stop", choices=[{"finish_reason": "stop"}], metadata={"user_id": 1}),
+    "kv_events": {"ts": 1, "events": [stored(5, 6) | {"medium": "GPU", "group_idx": 0, "session_id": "s"}]},
+}  # fmt: skip
+PYTHONS_OWN = re.compile(
+    r"object (is not|has no|of type)|'(int|str|float|list|dict|bool|NoneType)'|cannot convert|too large to|argument|"
+    r"must be (real|a string|str)|Error\b|invalid literal|unhashable|not iterable|subscriptable|indices|codec"
+)
+
+
+def places(value: object, path: tuple = ()) -> Iterator[tuple]:
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in inside:
+        yield from places(inner, (*path, name))
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_odd_values_in_any_place_are_read_or_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.jsonl"
+    good = WHOLE[kind]
+    seen = 0
+    for place in places(json.loads(json.dumps(good))):
+        for odd in ODD if place else ():
+            line = json.loads(json.dumps(good))
+            inner = line
+            for name in place[:-1]:
+                inner = inner[name]
+            inner[place[-1]] = odd
+            write(path, good, line)
+            error = refusal(path)
+            if error is not None:
+                assert "line 2" in error, f"{place} = {odd!r}: {error}"
+                assert not PYTHONS_OWN.search(error), f"{place} = {odd!r}: {error}"
+                seen += 1
+    assert seen > 20
+
+
+def refusal(path: Path) -> str | None:
+    """Return what is said of a file that cannot be read; any other error than one of kvpredict's is a fault."""
+    try:
+        read_requests(path, tokenize=str.encode)
+    except KvpredictError as error:
+        return str(error)
+    return None

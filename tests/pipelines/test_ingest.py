@@ -72,6 +72,33 @@ def test_ingest_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "fingerprint" in capsys.readouterr().out
 
 
+def test_inspect_shows_requests_as_the_prefix_pipelines_read_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"input_length": 1000, "output_length": 1}
+    rows = [line | {"timestamp": 1000 * k, "hash_ids": [1, 2 + k % 2], "session_id": "ab"[k % 2]} for k in range(4)]
+    rows.append({"timestamp": 4000, "input_length": 5, "output_length": 1, "hash_ids": []})
+    (tmp_path / "moon.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = run_pipeline(config("pipeline=inspect", "trace.path=moon.jsonl"), folder=tmp_path, start=tmp_path)["trace"]
+    expected = {
+        "format": "mooncake", "requests": 5, "unique": 3, "block_uses": 8, "block_size": 512, "sessions": 2,
+        "span_seconds": 4, "empty": 1, "prefix_hit_ratio_unbounded": 5 / 8, "sessions_go_on": 0.4,
+    }  # fmt: skip
+    assert {name: facts[name] for name in expected} == expected
+    assert "prefix hit ratio unbounded" in capsys.readouterr().out
+    for override, found in (("trace.limit=2", ("requests", 2)), ("trace.format=mooncake", ("requests_per_key", 8 / 3))):
+        settings = config("pipeline=inspect", "trace.path=moon.jsonl", override)
+        assert run_pipeline(settings, folder=tmp_path, start=tmp_path)["trace"][found[0]] == found[1]
+    (tmp_path / "chat.jsonl").write_text('{"created": 1, "messages": [{"role": "user", "content": "a"}]}\n')
+    with pytest.raises(KvpredictError, match=r"chat.jsonl holds chat requests: .*pipeline.tokenizer="):
+        run_pipeline(config("pipeline=inspect", "trace.path=chat.jsonl"), folder=tmp_path, start=tmp_path)
+    (tmp_path / "keys.csv").write_text("key\n1\n2\n")
+    with pytest.raises(ConfigError, match=r"pipeline.block_size has no effect: it is for files of LLM requests"):
+        run_pipeline(
+            config("pipeline=inspect", "trace.path=keys.csv", "pipeline.block_size=9"), folder=tmp_path, start=tmp_path
+        )
+
+
 def test_an_unknown_suffix_is_refused_before_reading(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pipeline\.out=t\.xlsx: expected .*\.parquet"):
         run_pipeline(

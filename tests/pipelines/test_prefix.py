@@ -10,6 +10,7 @@ from kvpredict.core.errors import KvpredictError
 from kvpredict.load import load_policy
 from kvpredict.pipelines.config import ConfigError
 from kvpredict.pipelines.run import run_pipeline
+from tests.llm.test_continuation import chat_log
 from tests.pipelines.composed import config
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "traces"
@@ -114,6 +115,29 @@ def test_a_file_is_read_as_told(tmp_path: Path) -> None:
     result = run_pipeline(config(*run, *told), folder=tmp_path, start=tmp_path)
     found = {name: result["trace"][name] for name in ("block_size", "span_seconds", "requests", "skipped")}
     assert found == {"block_size": 16, "span_seconds": 2, "requests": 3, "skipped": 1}
+
+
+def test_hints_from_text(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "thanks": 1, "question": 2}, "[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "tokenizer")
+    chat_log(tmp_path / "chat.jsonl")
+    run = ("trace.path=chat.jsonl", "pipeline.tokenizer=tokenizer", "pipeline.block_size=4", "capacity.count=40",
+           "pipeline.policies=[lru,learned]", "tracking=none", "report.html=false",
+           "pipeline.hint_from_text=true")  # fmt: skip
+    for pipeline in ("prefix_train", "prefix_simulate"):
+        result = run_pipeline(config(f"pipeline={pipeline}", *run), folder=tmp_path, start=tmp_path)
+        assert result["trace"]["hints"] == ["continues"]
+        found = result["continuation"]
+        assert found["right"] > 0.97 > found["commoner"]
+        assert 0 < found["taught"] < result["split"]["at"]
+    with pytest.raises(ConfigError, match="both make the hint continues: give one"):
+        config("pipeline=prefix_train", *run, "pipeline.hint_accuracy=0.8")
+    moon = config("pipeline=prefix_train", f"trace.path={FIXTURES / 'mooncake.jsonl'}", "pipeline.hint_from_text=true")
+    with pytest.raises(KvpredictError, match="mooncake carries no text"):
+        run_pipeline(moon, folder=tmp_path, start=tmp_path)
 
 
 @pytest.mark.slow
