@@ -103,6 +103,11 @@ def print_prefixes(result: Mapping[str, Any]) -> None:
             style=style,
         )
     _print(table)
+    if found := result.get("continuation"):
+        print(
+            f"hints from text: learned from {found['taught']:,} requests, right of {found['right']:.1%} of those after; "
+            f"the commoner answer alone: {found['commoner']:.1%}"
+        )
 
 
 def print_decoding(result: Mapping[str, Any]) -> None:

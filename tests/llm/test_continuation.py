@@ -1,6 +1,7 @@
 """Hints from text: learned from what came before, and from nothing else."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +76,13 @@ def test_traces_that_cannot_teach() -> None:
         with_continuation(replace(trace, texts=None), 50)
     with pytest.raises(KvpredictError, match="nothing to train the predictor on"):
         with_continuation(trace, 0)
+
+
+def test_what_the_docs_show_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "prefix_cache.md").read_text()
+    (block,) = (found for found in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "with_continuation" in found)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert re.match(r"learned from \d+ requests, right of (100|9\d)\.", capsys.readouterr().out)

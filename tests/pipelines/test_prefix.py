@@ -117,7 +117,7 @@ def test_a_file_is_read_as_told(tmp_path: Path) -> None:
     assert found == {"block_size": 16, "span_seconds": 2, "requests": 3, "skipped": 1}
 
 
-def test_hints_from_text(tmp_path: Path) -> None:
+def test_hints_from_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "thanks": 1, "question": 2}, "[UNK]"))
@@ -133,6 +133,7 @@ def test_hints_from_text(tmp_path: Path) -> None:
         found = result["continuation"]
         assert found["right"] > 0.97 > found["commoner"]
         assert 0 < found["taught"] < result["split"]["at"]
+        assert f"hints from text: learned from {found['taught']} requests" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="both make the hint continues: give one"):
         config("pipeline=prefix_train", *run, "pipeline.hint_accuracy=0.8")
     moon = config("pipeline=prefix_train", f"trace.path={FIXTURES / 'mooncake.jsonl'}", "pipeline.hint_from_text=true")
