@@ -138,7 +138,7 @@ def test_hints_pin_expire_and_rank() -> None:
         ({"capacity": 2, "host_capacity": -1}, "at least 0"),
         ({"capacity": 2, "warmup": 5}, "leave some of the trace's 1 requests"),
         ({"capacity": 2, "warmup": 1}, "leave some"),
-        ({"capacity": 2, "warmup": 1.0}, "a share of the requests below 1"),
+        ({"capacity": 2, "warmup": 1.0}, r"cannot split at 1.0: give a share in \[0, 1\)"),
         ({"capacity": 2, "policy": "lruu"}, "Did you mean 'lru'"),
     ],
 )
