@@ -115,8 +115,8 @@ def read_requests(
         if not rows:
             first_fault = f"; the first fault is at {source.faults.first}" if source.faults.first else ""
             raise TraceError(f"{source.path} holds no request{first_fault}")
-        if "chat" in rows[0] and all(row["session"] is None for row in rows):
-            rows = [row | {"session": row["chat"]} for row in rows]
+        if kind == "bailian" and all(row["session"] is None for row in rows):
+            _name_by_chat(rows)
         info = {
             "path": source.path,
             "format": kind,
@@ -182,10 +182,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def request_format(head: Head) -> str | None:
-    """Return which of the kinds of files a file's beginning is of; None for none of them.
-
-    Told by the first line of JSON that is not empty, so that a table of texts that look like it is none.
-    """
+    """Return which kind of request file it is, told by its first line of JSON; None for none of ``KINDS``."""
     first = next((record for record in first_records(head) if record), None)
     return next((kind for kind, fits in KINDS.items() if fits(first)), None)
 
@@ -205,7 +202,6 @@ def _expected(source: Source) -> str:
 
 def _hashed(kinds: Mapping[str, type], times: RequestTimes, block_size: int, counts: dict[str, Any]) -> Parse:
     """Return a parser of Mooncake's and Bailian's lines; ``kinds`` are the fields that their readers know."""
-    roots: dict[int, int] = {}
     types: dict[str, int] = {}
 
     def parse(record: Mapping[str, Any]) -> Row:
@@ -228,14 +224,21 @@ def _hashed(kinds: Mapping[str, type], times: RequestTimes, block_size: int, cou
             "session": session,
             "hints": hints,
         }
-        if "chat_id" in known:  # all turns of a chat have the number of its first
-            own, before = int(known["chat_id"]), int(known["parent_chat_id"])
-            row["chat"] = roots[own] = roots.get(before, own)
+        if "chat_id" in known:
+            row["chat"] = int(known["chat_id"]), int(known["parent_chat_id"])
             hints.setdefault("kind", float(types.setdefault(known["type"], len(types))))
         counts["empty"] += not held
         return row
 
     return parse
+
+
+def _name_by_chat(rows: Sequence[Row]) -> None:
+    """Give all turns of a chat the number of its first as session."""
+    roots: dict[int, int] = {}
+    for row in sorted(rows, key=lambda row: row["time"]):
+        own, before = row["chat"]
+        row["session"] = roots[own] = roots.get(before, own)
 
 
 def _logged(times: RequestTimes) -> Parse:

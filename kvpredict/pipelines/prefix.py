@@ -72,8 +72,8 @@ def predicted(config: Config, trace: RequestTrace, cut: int) -> tuple[RequestTra
     truth, guess = trace.continued[cut:], hinted.hints["continues"][cut:] > 0.5
     figures = {
         "taught": taught,
-        "right": float((truth == guess).mean()),
-        "commoner": float(max(truth.mean(), 1 - truth.mean())),
+        "right": float((truth == guess).sum() / max(1, len(truth))),
+        "commoner": float(max(truth.sum(), (~truth).sum()) / max(1, len(truth))),
     }
     return replace(hinted, texts=None), {"continuation": figures}
 

@@ -394,6 +394,8 @@ def test_bailians_sessions_are_chats_unless_lines_name_others(tmp_path: Path) ->
     lines = (FIXTURES / "bailian.jsonl").read_text().splitlines()
     path = write(tmp_path / "b.jsonl", *(json.loads(line) | {"session": 5} for line in lines))
     assert read_requests(path).sessions.tolist() == [5, 5, 5]
+    path.write_text("\n".join(reversed(lines)))  # a turn may stand before the one that it goes on from
+    assert read_requests(path).sessions.tolist() == [159, 160, 159]
 
 
 def test_a_session_is_named_before_a_user() -> None:
