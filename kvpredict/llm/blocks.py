@@ -22,8 +22,8 @@ def token_ids(name: str, given: Any) -> list[int]:
     """Return a sequence of whole numbers as a list of ints; ``name`` is for the error about any other."""
     try:
         return [operator.index(token) for token in given]
-    except (TypeError, ValueError) as error:
-        raise KvpredictError(f"{name} must be a sequence of whole token ids: {error}") from None
+    except (TypeError, ValueError):
+        raise KvpredictError(f"{name} must be a sequence of whole token ids, got {given!r:.60}") from None
 
 
 def block_hashes(

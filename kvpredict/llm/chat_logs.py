@@ -35,7 +35,10 @@ def holds_messages(record: Any) -> bool:
 
 def check_tokenize(tokenize: Tokenize) -> None:
     """Raise unless ``tokenize`` gives token ids."""
-    found = tokenize("What is a KV cache?") if callable(tokenize) else tokenize
+    try:
+        found = tokenize("What is a KV cache?") if callable(tokenize) else tokenize
+    except Exception as error:  # the caller's, of whatever class
+        raise TraceError(f"tokenize fails on a text ({type(error).__name__}: {error})") from error
     try:
         [operator.index(t) for t in found]
     except TypeError:

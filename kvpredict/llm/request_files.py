@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kvpredict.cache.arguments import plain_function
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.llm.chat_logs import Tokenize, chats, check_tokenize, holds_messages
 from kvpredict.llm.hints import said
@@ -110,6 +111,8 @@ def read_requests(
             )
         else:
             check_tokenize(tokenize)
+            if continues is not None:
+                plain_function("continues", continues)
             parse = chats(source.path, times, tokenize, block_size or 16, continues, texts)
         rows = read_rows(source, batched_events(source) if kind == "kv_events" else records(source), parse)
         if not rows:

@@ -105,8 +105,8 @@ def print_prefixes(result: Mapping[str, Any]) -> None:
     _print(table)
     if found := result.get("continuation"):
         print(
-            f"hints from text: learned from {found['taught']:,} requests, right of {found['right']:.1%} of those "
-            f"after; the commoner answer alone: {found['commoner']:.1%}"
+            f"hints from text: learned from {found['taught']:,} requests"
+            + ("" if found["auc"] is None else f"; AUC of those after {found['auc']:.3f} (0.5 tells nothing)")
         )
 
 

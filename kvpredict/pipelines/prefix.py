@@ -63,19 +63,17 @@ def read_file(config: Config, start: Path, *, texts: bool = False) -> RequestTra
 def predicted(config: Config, trace: RequestTrace, cut: int) -> tuple[RequestTrace, dict[str, Any]]:
     """Return the trace, where ``pipeline.hint_from_text`` says so with hints learned before ``cut``, and figures.
 
-    These are how many requests taught the predictor, and the share of those after ``cut`` of which it tells rightly
-    whether this trace goes on with their session (``right``), beside that of always the commoner answer (``commoner``).
+    These are how many requests taught the predictor, and its AUC after ``cut``: the probability that a request whose
+    session goes on in this trace is given a higher hint than one whose session does not; 0.5 tells nothing.
     """
     if not config.pipeline.hint_from_text:
         return trace, {}
     hinted, taught = with_continuation(trace, cut)
-    truth, guess = trace.continued[cut:], hinted.hints["continues"][cut:] > 0.5
-    figures = {
-        "taught": taught,
-        "right": float((truth == guess).sum() / max(1, len(truth))),
-        "commoner": float(max(truth.sum(), (~truth).sum()) / max(1, len(truth))),
-    }
-    return replace(hinted, texts=None), {"continuation": figures}
+    goes_on, hint = trace.continued[cut:], hinted.hints["continues"][cut:]
+    low, high = np.sort(hint[~goes_on]), hint[goes_on]
+    below = (np.searchsorted(low, high) + np.searchsorted(low, high, "right")).sum() / 2  # a tie counts half
+    auc = float(below / (len(low) * len(high))) if len(low) and len(high) else None
+    return replace(hinted, texts=None), {"continuation": {"taught": taught, "auc": auc}}
 
 
 def tiers(config: Config, trace: RequestTrace) -> tuple[int, int]:

@@ -74,6 +74,28 @@ def test_a_tokenizer_that_gives_no_ids_is_named(tmp_path: Path, gives: object) -
         read_requests(path, tokenize=lambda _: gives, on_error="skip")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tokenize": lambda _: 1 / 0}, r"tokenize fails on a text \(ZeroDivisionError"),
+        ({"tokenize": lambda t: [1] if "KV" in t else 1 / 0}, r"line 1: .*tokenize fails on a message \(ZeroDiv"),
+        (
+            {"tokenize": lambda t: [1] if "KV" in t else ["a"]},
+            r"line 1: .*must be a sequence of whole token ids, got \['a'",
+        ),
+        ({"tokenize": str.encode, "continues": lambda _: "soon"}, "line 1: .*hint 'continues' must be a number"),
+        (
+            {"tokenize": str.encode, "continues": lambda _: 7},
+            "line 1: .*hint 'continues' must be between 0 and 1, got 7",
+        ),
+        ({"tokenize": str.encode, "continues": 5}, "continues must be callable, got int"),
+    ],
+)
+def test_functions_of_the_caller_that_fail_are_named(tmp_path: Path, given: dict, message: str) -> None:
+    with pytest.raises(KvpredictError, match=message):
+        read_requests(write(tmp_path / "log.jsonl", chat(1)), **given)
+
+
 @pytest.mark.parametrize("size", [0, 1.5, "16", True])
 def test_a_block_size_is_a_whole_number(size: object) -> None:
     with pytest.raises(TraceError, match="block_size must be a whole number"):

@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.workloads import generate_requests
 from kvpredict.load import load_policy
 from kvpredict.pipelines.config import ConfigError
+from kvpredict.pipelines.prefix import predicted
 from kvpredict.pipelines.run import run_pipeline
 from tests.llm.test_continuation import chat_log
 from tests.pipelines.composed import config
@@ -131,14 +134,25 @@ def test_hints_from_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         result = run_pipeline(config(f"pipeline={pipeline}", *run), folder=tmp_path, start=tmp_path)
         assert result["trace"]["hints"] == ["continues"]
         found = result["continuation"]
-        assert found["right"] > 0.97 > found["commoner"]
+        assert found["auc"] > 0.97
         assert 0 < found["taught"] < result["split"]["at"]
-        assert f"hints from text: learned from {found['taught']} requests" in capsys.readouterr().out
+        assert f"hints from text: learned from {found['taught']} requests; AUC" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="both make the hint continues: give one"):
         config("pipeline=prefix_train", *run, "pipeline.hint_accuracy=0.8")
     moon = config("pipeline=prefix_train", f"trace.path={FIXTURES / 'mooncake.jsonl'}", "pipeline.hint_from_text=true")
     with pytest.raises(KvpredictError, match="mooncake carries no text"):
         run_pipeline(moon, folder=tmp_path, start=tmp_path)
+
+
+def test_the_auc_of_hints_from_text() -> None:
+    settings = config("pipeline=prefix_train", "pipeline.hint_from_text=true")
+    trace = generate_requests("chat", requests=600, seed=2)
+    found, figures = predicted(settings, trace, 300)
+    assert found.texts is None
+    expected = roc_auc_score(trace.continued[300:], found.hints["continues"][300:])
+    assert 0.55 < expected < 0.9
+    assert figures["continuation"]["auc"] == pytest.approx(expected)
+    assert predicted(settings, trace, 600)[1]["continuation"]["auc"] is None
 
 
 @pytest.mark.slow
