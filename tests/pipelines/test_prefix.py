@@ -150,7 +150,6 @@ def test_the_auc_of_hints_from_text() -> None:
     found, figures = predicted(settings, trace, 300)
     assert found.texts is None
     expected = roc_auc_score(trace.continued[300:], found.hints["continues"][300:])
-    assert 0.55 < expected < 0.9
     assert figures["continuation"]["auc"] == pytest.approx(expected)
     assert predicted(settings, trace, 600)[1]["continuation"]["auc"] is None
 
