@@ -64,7 +64,8 @@ def predicted(config: Config, trace: RequestTrace, cut: int) -> tuple[RequestTra
     """Return the trace, where ``pipeline.hint_from_text`` says so with hints learned before ``cut``, and figures.
 
     These are how many requests taught the predictor, and its AUC after ``cut``: the probability that a request whose
-    session goes on in this trace is given a higher hint than one whose session does not (0.5 tells nothing; None where there are not both).
+    session goes on in this trace is given a higher hint than one whose session does not. 0.5 tells nothing; None where
+    there are not both.
     """
     if not config.pipeline.hint_from_text:
         return trace, {}
