@@ -139,6 +139,22 @@ class PrefixIndex:
         above = self._node.get(int(parent), -1) if parent is not None else -1
         return self._number([block], above)[0]
 
+    def knows(self, block: int) -> bool:
+        """Return whether a block has a number, held or not."""
+        return int(block) in self._node
+
+    def before(self, block: int) -> int | None:
+        """Return the hash of the block that a known one follows; None for a first block and for an unknown one."""
+        node = self._node.get(int(block), -1)
+        above = self._links[0][node] if node >= 0 else -1
+        return self.hash[above] if above >= 0 else None
+
+    def resize(self, capacity: int) -> None:
+        """Have the shadows hold as much as an engine turns out to, which stores its blocks itself."""
+        self.capacity = whole_number("capacity", capacity, most=MOST)
+        self.pool.capacity[0] = self.capacity
+        self.pool.capacity[self.tiers :] = self.capacity + self.host_capacity
+
     def begin(
         self,
         blocks: Sequence[int],
@@ -399,7 +415,7 @@ class PrefixIndex:
 
     def _number(self, blocks: Sequence[int], above: int) -> list[int]:
         """Return the numbers of blocks that follow each other and node ``above``; the new ones get theirs here."""
-        if not (-(2**63) <= min(blocks) and max(blocks) < 2**63):
+        if not (min(blocks) >= -(2**63) and max(blocks) < 2**63):
             wrong = next(block for block in blocks if not -(2**63) <= block < 2**63)
             raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {wrong}")
         known, free, hashes = self._node, self._free, self.hash
