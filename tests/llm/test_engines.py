@@ -329,8 +329,9 @@ def check_chunks(backend: ChunkBackend) -> None:
     offered = {number for number, key in policy._offered.items() if key not in backend.hot_cache}
     assert set(policy._keys) - offered == set(map(hash, backend.hot_cache))
     assert set(policy.index.held()) == set(policy._keys) - set(policy._offered)
-    assert sorted(policy._pinned + policy._unpinned) == sorted(policy._chain)
-    assert (policy.index.pool.running > 0).sum() == len(policy._pinned)
+    assert sorted(policy._members) == sorted(policy._chain)
+    pinned = [node for node in policy.index.pool.running.nonzero()[0]]
+    assert pinned == ([] if policy._pinned is None else [policy.index.node(policy._pinned)])
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -53,8 +53,8 @@ class KvpredictCachePolicy(_Base):
         self.index: PrefixIndex | None = self.safely(lambda: PrefixIndex(capacity, policy or policy_from_environment()))
         self._chain: deque[int] = deque()  # of the request in progress, first chunk first
         self._members: set[int] = set()  # of these
-        self._unpinned: list[int] = []  # of these, those that an eviction may still take
-        self._pinned: list[int] = []
+        self._above: int | None = None  # what the first of these follows
+        self._pinned: int | None = None  # the last of these, which keeps those before it, once something had to go
         self._keys: dict[int, Any] = {}  # number to key, of the chunks held, as far as is known
         self._offered: dict[int, Any] = {}  # of these, those that LMCache may have evicted
         self._most = 0  # chunks held at once, when something had to go
@@ -66,8 +66,10 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_hit(self, key: Any, cache_dict: MutableMapping[Any, Any]) -> None:
         """Note a use."""
-        if isinstance(cache_dict, OrderedDict) and key in cache_dict:
-            cache_dict.move_to_end(key)
+        try:
+            cache_dict.move_to_end(key)  # type: ignore[attr-defined]
+        except (AttributeError, KeyError):  # a mapping of another's, or a chunk that has gone meanwhile
+            pass
         self.safely(self._hit, key)
 
     def update_on_put(self, key: Any) -> None:
@@ -102,50 +104,50 @@ class KvpredictCachePolicy(_Base):
         if number not in self._keys or self._offered.pop(number, None) is not None:
             self._keys[number] = key
             self.index.put(number)
-        chain = self._chain
-        goes_on = self._goes_on()
+        now = self._goes_on()
         if number in self._members:  # found before, and read now
             return
-        if chain and goes_on:
-            if self.index.before(chain[0]) == number:
-                chain.appendleft(number)
-                self._join(number)
-                return
-            if self.index.before(number) != chain[-1]:
+        before = self.index.before(number)
+        if number == self._above:
+            self._chain.appendleft(number)
+        else:
+            if self._chain and before != self._chain[-1]:
                 self._flush()
-        chain.append(number)
-        self._join(number)
+            self._chain.append(number)
+        if self._chain[0] == number:
+            self._above = before
+        self._join(number, now)
 
     def _put(self, key: Any) -> None:
         assert self.index is not None
         number = hash(key)
         self._keys[number] = key
         self._offered.pop(number, None)
-        chain = self._chain
-        last = chain[-1] if self._goes_on() and chain else None
+        now = self._goes_on()
+        last = self._chain[-1] if self._chain else None
         if number not in self._members:
-            if self.index.knows(number) and self.index.before(number) != last:
+            if last is not None and self.index.knows(number) and self.index.before(number) != last:
                 self._flush()
-            chain.append(number)
-            self._join(number)
-        self.index.put(number, last)
+            self._chain.append(number)
+            self._join(number, now)
+        self.index.put(number, last, now)
 
-    def _goes_on(self) -> bool:
-        """Return whether the request in progress still is, and end it otherwise."""
+    def _goes_on(self) -> float:
+        """End the request in progress if it does not go on; return the time."""
         assert self.index is not None
-        if self.index.clock() - self._seen <= PAUSE and len(self._members) < LEAST + self.index.capacity // SHARE:
-            return True
-        self._flush()
-        return False
+        now = float(self.index.clock())
+        if self._chain and (
+            now - self._seen > PAUSE or len(self._members) >= LEAST + self.index.capacity // SHARE
+        ):
+            self._flush()
+        return now
 
-    def _join(self, number: int) -> None:
+    def _join(self, number: int, now: float) -> None:
         """Note a chunk as one of the request in progress."""
-        assert self.index is not None
-        self._seen = self.index.clock()
         if not self._members:
-            self._begun = self._seen
+            self._begun = now
+        self._seen = now
         self._members.add(number)
-        self._unpinned.append(number)
 
     def _flush(self) -> None:
         """Note that the request in progress has ended."""
@@ -153,18 +155,21 @@ class KvpredictCachePolicy(_Base):
         chain = list(self._chain)
         self._chain.clear()
         self._members.clear()
-        self._unpin()
-        self._unpinned.clear()
+        self._above = None
+        self._pin(None)
         if chain:
             tokens = (len(chain) * self.chunk_tokens, 0)
             self.index.used(chain, len(chain), tokens, times=(self._begun, self._seen))
 
-    def _unpin(self) -> None:
+    def _pin(self, number: int | None) -> None:
+        """Keep a chunk and those before it, and no other."""
         assert self.index is not None
-        for number in self._pinned:
-            self.index.unpin(number)
-        self._unpinned += self._pinned
-        self._pinned.clear()
+        if number != self._pinned:
+            if self._pinned is not None:
+                self.index.unpin(self._pinned)
+            if number is not None:
+                self.index.pin(number)
+            self._pinned = number
 
     def _drop(self, key: Any) -> None:
         assert self.index is not None
@@ -178,10 +183,8 @@ class KvpredictCachePolicy(_Base):
         index, keys = self.index, self._keys
         self._settle(held)
         self._goes_on()
-        for number in self._unpinned:  # the request in progress keeps its chunks while others can go
-            index.pin(number)
-        self._pinned += self._unpinned
-        self._unpinned.clear()
+        if self._chain:  # the request in progress keeps its chunks while others can go
+            self._pin(self._chain[-1])
         strays: set[int] = set()
 
         def usable(number: int) -> bool:
@@ -192,7 +195,7 @@ class KvpredictCachePolicy(_Base):
 
         numbers = index.pop_some(count, usable)
         if len(numbers) < count:
-            self._unpin()
+            self._pin(None)
             numbers += index.pop_some(count - len(numbers), usable)
         for number in strays:  # gone without a word, or not written yet
             del keys[number]

@@ -11,7 +11,6 @@ the plugin chooses unless ``$SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND`` says other
 
 import logging
 import os
-import time
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,7 +100,7 @@ class KvpredictStrategy(_Base):
             (prompt_tokens, len(tokens) // 8 - prompt_tokens),
             session=session,
             hints=hints,
-            times=(begun, time.monotonic()),
+            times=(begun, None),
         )
 
     def _worth(self, node: Any) -> float | None:

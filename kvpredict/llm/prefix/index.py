@@ -19,6 +19,7 @@ import numpy as np
 from numba import types
 
 from kvpredict.cache.arguments import whole_number
+from kvpredict.cache.keys import HIGHEST, LOWEST
 from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted
@@ -291,7 +292,7 @@ class PrefixIndex:
         node = self._node.get(int(block), -1)
         if node < 0:
             return None
-        return self._act(RANK, node, now)
+        return self._serve(self._handle, RANK, node, float(self.clock() if now is None else now), self.tiers)  # type: ignore[no-any-return]
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
@@ -424,6 +425,8 @@ class PrefixIndex:
         for block in blocks:
             node = known.get(block, -1)
             if node < 0:
+                if not LOWEST <= block <= HIGHEST:
+                    raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {block}")
                 if not free:
                     self._recycle(above)
                 node = free.pop()
