@@ -4,12 +4,13 @@
 
 A generated mix, seed 0, 1,500 requests, caches of 10 % and of 1 % of the distinct blocks, where most blocks served are
 found or most are stored and evicted, through the calls that each engine's published source makes
-(``tests/llm/published.py``): vLLM's manager of the CPU offload tier, SGLang's radix cache, LMCache's CPU backend. ``all``
-is a block served, whatever that takes, with the engine's own cost in it; then the policy's part apart: ``touch`` is what
-it is told of requests, a block served (of LMCache, which tells of chunks found, of those); ``store`` a block stored;
-``evict`` a block evicted. SGLang asks for the priority of every leaf whenever something must go: ``asked`` is one of
-these answers, of which there are ``asks`` for each block evicted. "LRU" is what the engine's own LRU policy does. Each is
-the least processor time of three runs in this process, compilation and the clock's own cost left out.
+(``tests/llm/published.py``): vLLM's manager of the CPU offload tier, SGLang's radix cache, LMCache's CPU backend.
+
+``all`` is a block served, whatever that takes, with the engine's own cost in it; then the policy's part apart:
+``touch`` is what it is told of requests and makes of that, a block served; ``store`` a block stored; ``evict`` a block
+evicted. SGLang asks for the priority of every leaf when something must go: ``asked`` is one answer, ``asks`` how many
+there are for each block evicted. "LRU" is what the engine's own LRU policy does. Each is the least processor time of
+three runs in this process, compilation and the clock's own cost left out.
 """
 
 import argparse
@@ -99,29 +100,32 @@ class StrategyLRU(LRUStrategy):
 
 
 class Costs:
-    """Processor time of an object's methods, and how many blocks they were for."""
+    """Processor time of methods, less that of watched methods which they call, and how many blocks they were for."""
+
+    own = 0.0  # seconds that the clock takes
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+        self._inside = 0.0
 
     def watch(self, owner: Any, name: str, what: str, blocks: Callable[[Any], int]) -> None:
         """Count the method's time as ``what``, for ``blocks(answer)`` blocks."""
         call = getattr(owner, name)
         self.seconds.setdefault(what, 0.0)
         self.counts.setdefault(what, 0)
-        clock, seconds, counts, own = time.process_time, self.seconds, self.counts, self.own
 
         def run(*args: Any, **named: Any) -> Any:
-            began = clock()
+            before, self._inside = self._inside, 0.0
+            began = time.process_time()
             answer = call(*args, **named)
-            seconds[what] += clock() - began - own
-            counts[what] += blocks(answer)
+            spent = time.process_time() - began
+            self.seconds[what] += spent - self._inside - self.own
+            self.counts[what] += blocks(answer)
+            self._inside = before + spent
             return answer
 
         setattr(owner, name, run)
-
-    own = 0.0  # seconds that the clock takes
 
 
 def clock_cost() -> float:
@@ -139,7 +143,7 @@ def clock_cost() -> float:
 
 
 class Host:
-    """An engine with a policy in it: ``serve`` takes a request, as ``prepare`` made it, and returns the blocks found."""
+    """An engine with a policy in it: ``serve`` takes a request as ``prepare`` made it, and returns the blocks found."""
 
     adapter: Any = None
 
@@ -217,7 +221,9 @@ class Chunks(Host):
         return self.backend.serve(keys)
 
     def watch(self, costs: Costs) -> None:
-        costs.watch(self.backend.policy, "update_on_hit", "touch", lambda _: 1)
+        if self.adapter is not None:
+            costs.watch(self.adapter.index, "used", "touch", lambda _: 0)
+        costs.watch(self.backend.policy, "update_on_hit", "touch", lambda _: 0)
         costs.watch(self.backend.policy, "update_on_put", "store", lambda _: 1)
         costs.watch(self.backend.policy, "get_evict_candidates", "evict", len)
 
@@ -226,7 +232,7 @@ HOSTS: dict[str, Any] = {"vLLM's offload tier": Offload, "SGLang": Radix, "LMCac
 
 
 def serve(host: Any, requests: list[list[int]], times: list[float], costs: Costs | None = None) -> dict[str, float]:
-    """Serve all requests; return microseconds a block, apart where there are ``costs``, and the share of blocks found."""
+    """Serve all requests; return microseconds a block, apart where there are ``costs``, else the share found too."""
     if costs is not None:
         host.watch(costs)
     now, found, blocks = 0.0, 0, sum(map(len, requests))

@@ -330,7 +330,7 @@ def check_chunks(backend: ChunkBackend) -> None:
     assert set(policy._keys) - offered == set(map(hash, backend.hot_cache))
     assert set(policy.index.held()) == set(policy._keys) - set(policy._offered)
     assert sorted(policy._members) == sorted(policy._chain)
-    pinned = [node for node in policy.index.pool.running.nonzero()[0]]
+    pinned = list(policy.index.pool.running.nonzero()[0])
     assert pinned == ([] if policy._pinned is None else [policy.index.node(policy._pinned)])
 
 

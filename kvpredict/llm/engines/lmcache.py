@@ -12,6 +12,7 @@ Most backends do not say which of the chunks that they were offered they took; t
 
 from collections import OrderedDict, deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -66,10 +67,8 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_hit(self, key: Any, cache_dict: MutableMapping[Any, Any]) -> None:
         """Note a use."""
-        try:
+        with suppress(AttributeError, KeyError):  # another's mapping, or a chunk that has gone meanwhile
             cache_dict.move_to_end(key)  # type: ignore[attr-defined]
-        except (AttributeError, KeyError):  # a mapping of another's, or a chunk that has gone meanwhile
-            pass
         self.safely(self._hit, key)
 
     def update_on_put(self, key: Any) -> None:
@@ -101,29 +100,35 @@ class KvpredictCachePolicy(_Base):
     def _hit(self, key: Any) -> None:
         assert self.index is not None
         number = hash(key)
-        if number not in self._keys or self._offered.pop(number, None) is not None:
+        if number not in self._keys or (self._offered and self._offered.pop(number, None) is not None):
             self._keys[number] = key
             self.index.put(number)
-        now = self._goes_on()
+        now = self.index.clock()
+        if now - self._seen > PAUSE:
+            self._flush()
         if number in self._members:  # found before, and read now
             return
-        before = self.index.before(number)
         if number == self._above:
+            self._above = self.index.before(number)
             self._chain.appendleft(number)
         else:
+            before = self.index.before(number)
             if self._chain and before != self._chain[-1]:
                 self._flush()
+            if not self._chain:
+                self._above = before
             self._chain.append(number)
-        if self._chain[0] == number:
-            self._above = before
         self._join(number, now)
 
     def _put(self, key: Any) -> None:
         assert self.index is not None
         number = hash(key)
         self._keys[number] = key
-        self._offered.pop(number, None)
-        now = self._goes_on()
+        if self._offered:
+            self._offered.pop(number, None)
+        now = self.index.clock()
+        if now - self._seen > PAUSE:
+            self._flush()
         last = self._chain[-1] if self._chain else None
         if number not in self._members:
             if last is not None and self.index.knows(number) and self.index.before(number) != last:
@@ -132,34 +137,28 @@ class KvpredictCachePolicy(_Base):
             self._join(number, now)
         self.index.put(number, last, now)
 
-    def _goes_on(self) -> float:
-        """End the request in progress if it does not go on; return the time."""
-        assert self.index is not None
-        now = float(self.index.clock())
-        if self._chain and (
-            now - self._seen > PAUSE or len(self._members) >= LEAST + self.index.capacity // SHARE
-        ):
-            self._flush()
-        return now
-
     def _join(self, number: int, now: float) -> None:
         """Note a chunk as one of the request in progress."""
+        assert self.index is not None
         if not self._members:
             self._begun = now
         self._seen = now
         self._members.add(number)
+        if len(self._members) >= LEAST + self.index.capacity // SHARE:
+            self._flush()
 
     def _flush(self) -> None:
         """Note that the request in progress has ended."""
         assert self.index is not None
+        if not self._chain:
+            return
         chain = list(self._chain)
         self._chain.clear()
         self._members.clear()
         self._above = None
         self._pin(None)
-        if chain:
-            tokens = (len(chain) * self.chunk_tokens, 0)
-            self.index.used(chain, len(chain), tokens, times=(self._begun, self._seen))
+        tokens = (len(chain) * self.chunk_tokens, 0)
+        self.index.used(chain, len(chain), tokens, times=(self._begun, self._seen))
 
     def _pin(self, number: int | None) -> None:
         """Keep a chunk and those before it, and no other."""
@@ -182,7 +181,8 @@ class KvpredictCachePolicy(_Base):
         assert self.index is not None
         index, keys = self.index, self._keys
         self._settle(held)
-        self._goes_on()
+        if index.clock() - self._seen > PAUSE:
+            self._flush()
         if self._chain:  # the request in progress keeps its chunks while others can go
             self._pin(self._chain[-1])
         strays: set[int] = set()

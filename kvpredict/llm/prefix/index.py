@@ -142,11 +142,11 @@ class PrefixIndex:
 
     def knows(self, block: int) -> bool:
         """Return whether a block has a number, held or not."""
-        return int(block) in self._node
+        return block in self._node
 
     def before(self, block: int) -> int | None:
         """Return the hash of the block that a known one follows; None for a first block and for an unknown one."""
-        node = self._node.get(int(block), -1)
+        node = self._node.get(block, -1)
         above = self._links[0][node] if node >= 0 else -1
         return self.hash[above] if above >= 0 else None
 
