@@ -17,9 +17,12 @@ import argparse
 import json
 import os
 import platform
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from kvpredict.llm.engines import lmcache, sglang
+from kvpredict.llm.engines import lmcache, sglang, vllm_prefix
+from kvpredict.llm.engines.guard import POLICY
 from kvpredict.llm.engines.vllm_offload import KvpredictPolicy
 from kvpredict.llm.prefix import fit_prefix
 from kvpredict.llm.requests import RequestTrace
@@ -228,7 +232,67 @@ class Chunks(Host):
         costs.watch(self.backend.policy, "get_evict_candidates", "evict", len)
 
 
+class Prefix(Host):
+    """vLLM's own: its cache manager, block pool and requests, without a model."""
+
+    size = 16  # tokens a block
+
+    def __init__(self, capacity: int, policy: Any) -> None:
+        import torch
+        from vllm.sampling_params import SamplingParams
+        from vllm.utils.hashing import sha256
+        from vllm.v1.core import block_pool, kv_cache_manager
+        from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+        from vllm.v1.request import Request, RequestStatus
+
+        if policy is not None:
+            folder = tempfile.TemporaryDirectory()
+            named = policy if isinstance(policy, str) else str(policy.save(Path(folder.name) / "policy"))
+            os.environ[POLICY] = named
+            vllm_prefix._install(block_pool, kv_cache_manager)
+        init_none_hash(sha256)
+        spec = FullAttentionSpec(block_size=self.size, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        config = KVCacheConfig(capacity + 1, [], [KVCacheGroupSpec(["layer"], spec)])
+        self.manager = kv_cache_manager.KVCacheManager(config, 2**20, self.size, self.size)
+        self.queue = self.manager.block_pool.free_block_queue
+        self.adapter = None if policy is None else self.queue.books
+        self._make = partial(
+            Request, sampling_params=SamplingParams(max_tokens=1), pooling_params=None,
+            block_hasher=get_request_block_hasher(self.size, sha256),
+        )  # fmt: skip
+        self._over = RequestStatus.FINISHED_STOPPED
+
+    def prepare(self, blocks: list[int]) -> list[int]:
+        return [token for b in blocks for token in [b % 2**31] * self.size]
+
+    def serve(self, tokens: list[int], number: int, now: float) -> int:
+        request = self._make(str(number), tokens)
+        blocks, found, *_ = self.manager.get_computed_blocks(request)
+        if self.manager.allocate_slots(request, len(tokens) - found, found, blocks) is not None:
+            request.num_computed_tokens = len(tokens)
+            request.status = self._over
+            self.manager.free(request)
+        return int(found) // self.size
+
+    def at(self, clock: Callable[[], float]) -> None:
+        super().at(clock)
+        if self.adapter is not None:
+            self.adapter.clock = clock
+
+    def watch(self, costs: Costs) -> None:
+        for name in ("remove", "append", "append_n"):
+            costs.watch(self.queue, name, "touch", lambda _: 0)
+        costs.watch(self.queue, "popleft_n", "evict", len)
+        if self.adapter is not None:
+            costs.watch(self.adapter, "ended", "touch", lambda _: 0)
+            costs.watch(self.adapter, "full", "touch", lambda _: 0)
+            costs.watch(self.adapter, "cached", "store", lambda _: 1)
+
+
 HOSTS: dict[str, Any] = {"vLLM's offload tier": Offload, "SGLang": Radix, "LMCache": Chunks}
+if find_spec("vllm") is not None:  # the environment of ``make test-vllm``
+    HOSTS = {"vLLM's prefix cache": Prefix}
 
 
 def serve(host: Any, requests: list[list[int]], times: list[float], costs: Costs | None = None) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """What adapters meet in engines that are not installed here: the calls of their published interfaces.
 
-Written from vLLM 0.32 and 0.33 (``v1/kv_offload/cpu/policies/base.py``), SGLang 0.5.23 (``mem_cache/radix_cache.py``,
-``mem_cache/evict_policy.py``) and LMCache 0.5.6 (``cache_policy/base_policy.py``, ``local_cpu_backend.py``): names and
-order of arguments, and what the callers do between the calls.
+Written from vLLM 0.32 and 0.33 (``v1/kv_offload/cpu/policies/base.py``, ``v1/core/block_pool.py``), SGLang 0.5.23
+(``mem_cache/radix_cache.py``, ``mem_cache/evict_policy.py``) and LMCache 0.5.6 (``cache_policy/base_policy.py``,
+``local_cpu_backend.py``): names and order of arguments, and what the callers do between the calls.
 """
 
 import heapq
@@ -77,6 +77,130 @@ class OffloadManager:
         assert self.used <= self.capacity
         policy.on_request_finished(((*loaded, *offered),), set(missing), {*loaded, *found}, context)
         return len(loaded)
+
+
+class CacheBlock:
+    """vLLM's ``KVCacheBlock``."""
+
+    def __init__(self, block_id: int) -> None:
+        self.block_id, self.ref_cnt, self.block_hash = block_id, 0, None
+        self.prev_free_block: Any = None
+        self.next_free_block: Any = None
+
+
+class FreeKVCacheBlockQueue:
+    """vLLM's queue of free blocks, doubly linked between two that are none."""
+
+    def __init__(self, blocks: list[CacheBlock]) -> None:
+        self.fake_free_list_head, self.fake_free_list_tail = CacheBlock(-1), CacheBlock(-1)
+        self.fake_free_list_head.next_free_block = self.fake_free_list_tail
+        self.fake_free_list_tail.prev_free_block = self.fake_free_list_head
+        self.num_free_blocks = 0
+        FreeKVCacheBlockQueue.append_n(self, blocks)
+
+    def popleft(self) -> CacheBlock:
+        block = self.fake_free_list_head.next_free_block
+        FreeKVCacheBlockQueue.remove(self, block)
+        return block  # type: ignore[no-any-return]
+
+    def popleft_n(self, n: int) -> list[CacheBlock]:
+        return [FreeKVCacheBlockQueue.popleft(self) for _ in range(n)]
+
+    def remove(self, block: CacheBlock) -> None:
+        assert block.prev_free_block is not None
+        block.prev_free_block.next_free_block = block.next_free_block
+        block.next_free_block.prev_free_block = block.prev_free_block
+        block.prev_free_block = block.next_free_block = None
+        self.num_free_blocks -= 1
+
+    def append(self, block: CacheBlock) -> None:
+        FreeKVCacheBlockQueue.append_n(self, [block])
+
+    def append_n(self, blocks: list[CacheBlock]) -> None:
+        for block in blocks:
+            last = self.fake_free_list_tail.prev_free_block
+            last.next_free_block, block.prev_free_block = block, last
+            block.next_free_block, self.fake_free_list_tail.prev_free_block = self.fake_free_list_tail, block
+            self.num_free_blocks += 1
+
+
+def prefix_cache() -> SimpleNamespace:
+    """Return vLLM's modules ``block_pool`` and ``kv_cache_manager``, as far as the plugin changes them, for one use."""
+    block_pool = SimpleNamespace(FreeKVCacheBlockQueue=FreeKVCacheBlockQueue)
+
+    class BlockPool:
+        hash_block_size = 16
+
+        def __init__(self, blocks: int) -> None:
+            self.blocks = [CacheBlock(k) for k in range(blocks)]
+            self.free_block_queue = block_pool.FreeKVCacheBlockQueue(self.blocks)
+            self.cached: dict[Any, dict[int, CacheBlock]] = {}
+
+        def cache_full_blocks(
+            self, request: Any, blocks: list[CacheBlock], *, num_cached_blocks: int, num_full_blocks: int,
+            block_size: int, kv_cache_group_id: int = 0,
+        ) -> None:  # fmt: skip
+            for k in range(num_cached_blocks, num_full_blocks):
+                blocks[k].block_hash = request.block_hashes[k]
+                self.cached.setdefault(request.block_hashes[k], {})[blocks[k].block_id] = blocks[k]
+
+        def get_new_blocks(self, n: int) -> list[CacheBlock]:
+            blocks = self.free_block_queue.popleft_n(n)
+            for block in blocks:
+                assert block.ref_cnt == 0
+                block.ref_cnt = 1
+                if block.block_hash is not None:
+                    held = self.cached[block.block_hash]
+                    del held[block.block_id]
+                    if not held:
+                        del self.cached[block.block_hash]
+                    block.block_hash = None
+            return blocks  # type: ignore[no-any-return]
+
+    class KVCacheManager:
+        kv_cache_config = SimpleNamespace(
+            kv_cache_groups=[SimpleNamespace(kv_cache_spec=SimpleNamespace(block_size=16))]
+        )
+
+        def __init__(self, blocks: int) -> None:
+            self.block_pool = BlockPool(blocks)
+            self.held: dict[str, list[CacheBlock]] = {}
+
+        def begin(self, request: Any) -> int | None:
+            """Return how many blocks of a request were found, and give it all; None where there are not as many."""
+            pool, found = self.block_pool, []
+            for block_hash in request.block_hashes:
+                if block_hash not in pool.cached:
+                    break
+                found.append(next(iter(pool.cached[block_hash].values())))
+            more = len(request.block_hashes) - len(found)
+            if more > pool.free_block_queue.num_free_blocks - sum(block.ref_cnt == 0 for block in found):
+                return None
+            for block in found:
+                if block.ref_cnt == 0:
+                    pool.free_block_queue.remove(block)
+                block.ref_cnt += 1
+            self.held[request.request_id] = found + pool.get_new_blocks(more)
+            return len(found)
+
+        def computed(self, request: Any, first: int) -> None:
+            """Note that all blocks of a request from ``first`` on are complete."""
+            blocks = self.held[request.request_id]
+            if first < len(blocks):
+                self.block_pool.cache_full_blocks(
+                    request, blocks, num_cached_blocks=first, num_full_blocks=len(blocks), block_size=16
+                )
+
+        def free(self, request: Any) -> None:
+            free = []
+            for block in reversed(self.held.pop(request.request_id)):
+                block.ref_cnt -= 1
+                if block.ref_cnt == 0:
+                    free.append(block)
+            self.block_pool.free_block_queue.append_n(free)
+
+    block_pool.BlockPool = BlockPool
+    return SimpleNamespace(block_pool=block_pool, manager=SimpleNamespace(KVCacheManager=KVCacheManager))
 
 
 class RadixKey:

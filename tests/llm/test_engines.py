@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import subprocess
 import sys
 from array import array
@@ -26,12 +27,14 @@ from tests.llm.published import (
     ChunkBackend,
     ChunkKey,
     Context,
+    FreeKVCacheBlockQueue,
     Memory,
     OffloadManager,
     RadixCache,
     RadixKey,
     Request,
     TreeNode,
+    prefix_cache,
 )
 
 
@@ -298,6 +301,29 @@ def test_sglang_trees_of_another_language_keep_their_policy(
     assert "set SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND=python" in caplog.text
 
 
+@pytest.mark.parametrize("tree", [None, "rust"])
+@pytest.mark.parametrize("unified", [True, False])
+def test_sglang_plugin_goes_into_both_caches(tree: str | None, unified: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unified(RadixCache): ...
+
+    class Cache(RadixCache): ...
+
+    def module(name: str) -> Any:
+        if name.endswith("unified_radix_cache") and not unified:
+            raise MissingExtra("an earlier version")
+        return SimpleNamespace(RadixCache=Cache, UnifiedRadixCache=Unified)
+
+    monkeypatch.setenv(POLICY, "lru")
+    monkeypatch.setenv(sglang.TREE, tree or "")
+    if tree is None:
+        monkeypatch.delenv(sglang.TREE)
+    monkeypatch.setattr(sglang, "engine_module", module)
+    sglang.register()
+    assert isinstance(Cache(640).eviction_strategy, sglang.KvpredictStrategy)
+    assert isinstance(Unified(640).eviction_strategy, sglang.KvpredictStrategy) == unified
+    assert os.environ.get(sglang.TREE) == (tree or ("python" if unified else None))
+
+
 def test_sglang_evicts_what_is_worth_least(plugin: Callable[[str], type[RadixCache]]) -> None:
     def hits(cache: RadixCache) -> int:
         return sum(cache.serve(request, float(now)) for now, request in enumerate(radix_scans()))
@@ -532,6 +558,42 @@ def test_the_log_outlives_the_policy(when: str, tmp_path: Path, monkeypatch: pyt
     assert len(trace) == 3
     assert len(trace.blocks) == 6
     assert not books.requests
+
+
+def test_vllm_blocks_that_are_doubles_go_in_the_order_of_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    vllm = prefix_cache()
+    vllm_prefix._install(vllm.block_pool, vllm.manager)
+    manager = vllm.manager.KVCacheManager(4)
+
+    def request(name: str, *blocks: int) -> Any:
+        hashes = [bytes([block] * 32) for block in blocks]
+        return SimpleNamespace(request_id=name, block_hashes=hashes, is_finished=lambda: True)
+
+    twins, other, large = [request("a", 1), request("b", 1)], request("c", 2), request("d", 3, 4, 5)
+    for one in twins:  # both compute the block
+        manager.begin(one)
+    for one in twins:
+        manager.computed(one, 0)
+        manager.free(one)
+    manager.begin(other)
+    manager.computed(other, 0)
+    manager.free(other)
+    manager.begin(large)
+    assert set(manager.block_pool.cached) == {other.block_hashes[0]}
+    assert manager.block_pool.free_block_queue.books.safely.works
+
+
+def test_vllm_pools_of_another_queue_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    vllm = prefix_cache()
+    vllm_prefix._install(vllm.block_pool, vllm.manager)
+    manager = vllm.manager.KVCacheManager(4)
+    manager.block_pool.free_block_queue = FreeKVCacheBlockQueue(manager.block_pool.blocks)
+    request = SimpleNamespace(request_id="a", block_hashes=[b"1"], is_finished=lambda: True)
+    assert manager.begin(request) == 0
+    manager.computed(request, 0)
+    manager.free(request)
 
 
 def test_a_log_without_a_policy_is_said_to_stay_empty(

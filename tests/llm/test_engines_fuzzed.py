@@ -2,16 +2,28 @@
 same books as the engine, and remember no more than the index can number."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvpredict.llm.engines import lmcache, sglang
+from kvpredict.llm.engines import lmcache, sglang, vllm_prefix
+from kvpredict.llm.engines.guard import key_number
 from kvpredict.llm.engines.vllm_offload import KvpredictPolicy
 from kvpredict.llm.prefix.policies.learned import Learned
-from tests.llm.published import ChunkBackend, ChunkKey, Context, OffloadManager, RadixCache, Request
+from kvpredict.llm.prefix.simulate import as_prefix_policy as prefix_policy
+from tests.llm.published import (
+    CacheBlock,
+    ChunkBackend,
+    ChunkKey,
+    Context,
+    OffloadManager,
+    RadixCache,
+    Request,
+    prefix_cache,
+)
 from tests.llm.test_engines import check_chunks, tokens
 from tests.llm.test_simulate import check_pool
 
@@ -158,7 +170,67 @@ class Radix:
         assert all(self.policy.get_priority(node)[0] in (0, 1) for node in nodes)
 
 
-@pytest.mark.parametrize("engine", [Offload, Chunks, Radix])
+class Blocks:
+    """vLLM's own prefix cache."""
+
+    def __init__(self, policy: Any) -> None:
+        vllm = prefix_cache()
+        vllm_prefix._install(vllm.block_pool, vllm.manager)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(vllm_prefix, "policy_from_environment", lambda: prefix_policy(policy))
+            self.manager = vllm.manager.KVCacheManager(8)
+        self.pool = self.manager.block_pool
+        self.policy = self.pool.free_block_queue.books
+        self.open: dict[str, Any] = {}
+        self.rules = [self.begin, self.end, self.preempt, self.odd]
+
+    def begin(self, prompt: list[int], name: int) -> None:
+        if str(name) in self.open:
+            self.end(prompt, name)
+        request = SimpleNamespace(request_id=str(name), block_hashes=[b"%16d" % block for block in prompt])
+        request.is_finished = lambda: request.over
+        request.over, request.found = False, self.manager.begin(request)
+        if request.found is not None:
+            self.open[str(name)] = request
+
+    def end(self, prompt: list[int], name: int) -> None:
+        request = self.open.pop(str(name), None)
+        if request is not None:
+            self.manager.computed(request, request.found)
+            request.over = True
+            self.manager.free(request)
+
+    def preempt(self, prompt: list[int], name: int) -> None:
+        request = self.open.pop(str(name), None)
+        if request is not None:
+            self.manager.computed(request, request.found)
+            self.manager.free(request)
+            request.over = True
+            self.policy.ended(request, 16)  # it never comes back
+
+    def odd(self, prompt: list[int], name: int) -> None:
+        stranger = CacheBlock(99)
+        self.policy.freed(stranger)
+        self.policy.taken(stranger)
+        self.policy.forget(stranger)
+        self.policy.ended(SimpleNamespace(request_id="stranger"), 16)
+
+    def check(self) -> None:
+        books, pool = self.policy, self.pool
+        assert books.following.works
+        assert set(books.requests) <= set(self.open)
+        assert {number: block.block_id for number, block in books.by_hash.items()} == {
+            number: k for k, number in books.number.items()
+        }
+        assert sorted(books.index.held()) == sorted(books.by_hash)
+        assert {key_number(h) for h in pool.cached} >= set(books.by_hash)
+        for number, block in books.by_hash.items():
+            assert key_number(block.block_hash) == number
+            assert (books.index.pool.running[books.index.node(number)] > 0) == (block.ref_cnt > 0)
+        assert pool.free_block_queue.num_free_blocks == sum(block.ref_cnt == 0 for block in pool.blocks)
+
+
+@pytest.mark.parametrize("engine", [Offload, Blocks, Chunks, Radix])
 @settings(max_examples=60, deadline=None)
 @given(
     policy=POLICIES,

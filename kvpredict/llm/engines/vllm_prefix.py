@@ -47,6 +47,7 @@ class Books:
             "vLLM prefix cache", "requests cannot be followed: the policy learns of none, none is logged"
         )
         self.writing = Safely("vLLM prefix cache", f"${LOG} cannot be written; no request is logged from now on")
+        self.clock = time.monotonic
         self.by_hash: dict[int, Any] = {}
         self.number: dict[int, int] = {}  # block id to hash
         # Arrival, and hashes in order by how many of vLLM's hashes make a block of theirs.
@@ -71,10 +72,8 @@ class Books:
     def freed(self, *blocks: Any) -> None:
         """Note that no request uses these blocks any more."""
         assert self.index is not None
-        for block in blocks:
-            number = self.number.get(block.block_id)
-            if number is not None:
-                self.index.unpin(number)
+        known = self.number
+        self.index.unpin(*(known[block.block_id] for block in blocks if block.block_id in known))
 
     def taken(self, block: Any) -> None:
         """Note that a request uses a free block again."""
@@ -103,7 +102,7 @@ class Books:
 
     def full(self, request: Any, blocks: Any, first: int, count: int | None, ratio: int) -> None:
         """Note blocks ``first … count - 1`` of a request in progress, which are complete from now on."""
-        _, chains = self.requests.setdefault(request.request_id, (time.monotonic(), {}))
+        _, chains = self.requests.setdefault(request.request_id, (self.clock(), {}))
         chain = chains.setdefault(ratio, [])
         hashes = request.block_hashes
         count = len(hashes) // ratio if count is None else min(count, len(hashes) // ratio)
@@ -117,7 +116,7 @@ class Books:
 
     def ended(self, request: Any, block_size: int) -> None:
         """Note a request's end: the index learns of its use, and the log gets a line."""
-        begun, chains = self.requests.pop(request.request_id, (time.monotonic(), {}))
+        begun, chains = self.requests.pop(request.request_id, (self.clock(), {}))
         if not chains:
             return
         chain = chains[min(chains)]
@@ -206,16 +205,18 @@ def _install(block_pool: Any, manager: Any) -> None:
 
     def noted_blocks(self: Any, request: Any, blocks: Any, *positional: Any, **named: Any) -> Any:
         result = cache_full_blocks(self, request, blocks, *positional, **named)
-        books = self.free_block_queue.books
-        books.following(_note_full, self, books, request, blocks, **named)
+        books = getattr(self.free_block_queue, "books", None)
+        if books is not None:
+            books.following(_note_full, self, books, request, blocks, **named)
         return result
 
     def noted_free(self: Any, request: Any, *positional: Any, **named: Any) -> Any:
         result = free(self, request, *positional, **named)
         if not request.is_finished():  # preempted: it will come back
             return result
-        books = self.block_pool.free_block_queue.books
-        books.following(_note_end, self, books, request)
+        books = getattr(self.block_pool.free_block_queue, "books", None)
+        if books is not None:
+            books.following(_note_end, self, books, request)
         return result
 
     block_pool.FreeKVCacheBlockQueue = LearnedQueue

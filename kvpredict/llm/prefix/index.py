@@ -111,7 +111,7 @@ class PrefixIndex:
         self.hash = [0] * nodes  # a list, since its items are read one by one
         self._below = np.zeros(nodes, np.int32)  # known children
         # Read and written one by one, which costs half as much through a view.
-        self._links = memoryview(self.pool.parent), memoryview(self.pool.depth), memoryview(self._below)
+        self._links = self.pool.parent.data, self.pool.depth.data, self._below.data
         self._free = list(range(nodes - 1, -1, -1))
         self._room = np.zeros(places, np.int64)
         self._top = 0
@@ -249,17 +249,20 @@ class PrefixIndex:
         if node >= 0:
             self._act(DROP, node, now)
 
-    def pin(self, block: int) -> None:
-        """Keep a block from eviction until ``unpin``; calls nest."""
-        node = self._node.get(int(block), -1)
-        if node >= 0:
-            self._act(PIN, node, 0.0)
+    def pin(self, *blocks: int) -> None:
+        """Keep blocks from eviction until ``unpin``; calls nest."""
+        for block in blocks:
+            node = self._node.get(block, -1)
+            if node >= 0:
+                self._serve(self._handle, PIN, node, 0.0, self.tiers)
 
-    def unpin(self, block: int, now: float | None = None) -> None:
-        """Undo one ``pin``."""
-        node = self._node.get(int(block), -1)
-        if node >= 0:
-            self._act(UNPIN, node, now)
+    def unpin(self, *blocks: int, now: float | None = None) -> None:
+        """Undo one ``pin`` of each."""
+        now = float(self.clock() if now is None else now)
+        for block in blocks:
+            node = self._node.get(block, -1)
+            if node >= 0:
+                self._serve(self._handle, UNPIN, node, now, self.tiers)
 
     def pop(self, now: float | None = None) -> int | None:
         """Choose a block to evict, and note that it is gone; None where everything is pinned."""
@@ -292,7 +295,7 @@ class PrefixIndex:
         node = self._node.get(int(block), -1)
         if node < 0:
             return None
-        return self._serve(self._handle, RANK, node, float(self.clock() if now is None else now), self.tiers)  # type: ignore[no-any-return]
+        return self._serve(self._handle, RANK, node, float(self.clock() if now is None else now), self.tiers)
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
