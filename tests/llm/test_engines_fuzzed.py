@@ -59,6 +59,7 @@ class Offload:
         policy.touch([key, key, "never seen"])
         policy.touch([])
         policy.on_store_miss([])
+        assert id(None) not in policy._open  # calls without a request, which nothing would end
         policy.mark_evictable(key)
         assert policy.evict(0, set()) == []
         assert policy.evict(1, set(policy.blocks)) is None
