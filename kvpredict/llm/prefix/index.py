@@ -35,6 +35,7 @@ from kvpredict.llm.prefix.engine import (
     PUT,
     RANK,
     RELIST,
+    SHRINK,
     UNPIN,
     Engine,
     bind,
@@ -150,11 +151,13 @@ class PrefixIndex:
         above = self._links[0][node] if node >= 0 else -1
         return self.hash[above] if above >= 0 else None
 
-    def resize(self, capacity: int) -> None:
+    def resize(self, capacity: int, now: float | None = None) -> None:
         """Have the shadows hold as much as an engine turns out to, which stores its blocks itself."""
         self.capacity = whole_number("capacity", capacity, most=MOST)
         self.pool.capacity[0] = self.capacity
         self.pool.capacity[self.tiers :] = self.capacity + self.host_capacity
+        for shadow in range(self.tiers, len(self.pool.used)):
+            self._act(SHRINK, shadow, now)
 
     def begin(
         self,
@@ -419,9 +422,6 @@ class PrefixIndex:
 
     def _number(self, blocks: Sequence[int], above: int) -> list[int]:
         """Return the numbers of blocks that follow each other and node ``above``; the new ones get theirs here."""
-        if not (min(blocks) >= -(2**63) and max(blocks) < 2**63):
-            wrong = next(block for block in blocks if not -(2**63) <= block < 2**63)
-            raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {wrong}")
         known, free, hashes = self._node, self._free, self.hash
         parent, depth, below = self._links
         nodes = []
