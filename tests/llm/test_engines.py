@@ -2,10 +2,13 @@
 
 import importlib
 import logging
+import os
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,21 @@ from kvpredict.llm.engines.vllm_offload import KvpredictPolicy
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.policies.lfu import LFU
-from tests.llm.published import Chunk, Context, OffloadManager, TreeNode
+from kvpredict.llm.request_files import read_requests
+from tests.llm.published import (
+    Chunk,
+    ChunkBackend,
+    ChunkKey,
+    Context,
+    FreeKVCacheBlockQueue,
+    Memory,
+    OffloadManager,
+    RadixCache,
+    RadixKey,
+    Request,
+    TreeNode,
+    prefix_cache,
+)
 
 
 def scans(rounds: int = 60) -> list[tuple[list[bytes], str]]:
@@ -151,6 +168,33 @@ def test_vllm_hints_reach_the_policy() -> None:
     assert manager.policy.safely.works
 
 
+def tokens(*names: int, size: int = 64) -> list[int]:
+    """Return blocks of tokens, each all of one name."""
+    return [name for name in names for _ in range(size)]
+
+
+def radix_scans() -> list[Request]:
+    return [
+        Request(tokens(*(hash(key) % 2**31 for key in keys[:-1])), tokens(hash(keys[-1]) % 2**31))
+        for keys, _ in scans()
+    ]
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], type[RadixCache]]:
+    """Return what makes SGLang's cache with the plugin in it."""
+
+    def make(policy: str) -> type[RadixCache]:
+        class Cache(RadixCache): ...
+
+        monkeypatch.setenv(POLICY, policy)
+        sglang._install(Cache)
+        sglang._install(Cache)  # once
+        return Cache
+
+    return make
+
+
 def test_sglang_priorities_rank_leaves() -> None:
     strategy = sglang.KvpredictStrategy("lfu", capacity=64, block_size=4)
     rng = np.random.default_rng(0)
@@ -158,18 +202,66 @@ def test_sglang_priorities_rank_leaves() -> None:
     for _ in range(3):
         strategy.observe(hot, 8)
     strategy.observe(cold, 8, {"continues": 0.2})
-    root = TreeNode(None, None, 0.0)
-    start = TreeNode(hot[:4], root, 1.0)
-    nodes = [TreeNode(hot[4:], start, 1.0), TreeNode(cold, root, 9.0), TreeNode([5, 5, 5, 5], root, 99.0)]
+    root = TreeNode(RadixKey([]), None, 0.0)
+    start = TreeNode(RadixKey(hot[:4]), root, 1.0)
+    nodes = [
+        TreeNode(RadixKey(hot[4:]), start, 1.0),
+        TreeNode(RadixKey(cold), root, 9.0),
+        TreeNode(RadixKey([5, 5, 5, 5]), root, 99.0),
+    ]
     often, once, unknown = (strategy.get_priority(node) for node in nodes)
     assert unknown < once < often
-    assert strategy.get_priority(TreeNode([1], root, 3.0)) == (0, 3.0)  # shorter than a block
+    assert strategy.get_priority(TreeNode(RadixKey([1]), root, 3.0)) == (0, 3.0)  # shorter than a block
+    assert strategy.get_priority(root) == (0, 0.0)
     strategy.index = None
     assert strategy.get_priority(nodes[0]) == (0, 1.0)  # SGLang's LRU
     assert strategy.safely.failures == 1
 
 
-def test_sglang_plugin_replaces_the_strategy_and_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sglang_nodes_are_known_by_all_their_tokens_however_they_are_cut() -> None:
+    strategy = sglang.KvpredictStrategy("lru", capacity=64, block_size=4)
+    strategy.observe(range(14), 14)
+    root, whole = TreeNode(RadixKey([]), None, 0.0), range(14)
+    leaf = TreeNode(RadixKey(whole), root, 0.0)
+    third = strategy.get_priority(leaf)
+    assert third[0] == 1
+    upper = TreeNode(RadixKey(whole[:6]), root, 0.0)  # SGLang splits: the old node keeps the tokens after
+    leaf.key, leaf.parent = RadixKey(whole[6:]), upper
+    assert strategy.get_priority(leaf) == third
+    assert strategy.get_priority(upper) != third
+    leaf.key = RadixKey(whole[6:9])  # or those before
+    assert strategy.get_priority(leaf) not in (third, strategy.get_priority(upper))
+    assert strategy.get_priority(TreeNode(RadixKey(whole[9:]), leaf, 0.0)) == third
+    pairs = TreeNode(RadixKey(whole[:9], is_bigram=True), root, 0.0)  # eight pairs
+    assert strategy.get_priority(TreeNode(RadixKey(whole[8:13], is_bigram=True), pairs, 0.0)) == third
+    other = TreeNode(RadixKey(whole, extra_key="adapter"), root, 0.0)
+    assert strategy.get_priority(other)[0] == 0
+
+
+def test_sglang_plugin_replaces_the_strategy_and_listens(plugin: Callable[[str], type[RadixCache]]) -> None:
+    cache = plugin("lfu")(6400)
+    strategy = cache.eviction_strategy
+    assert isinstance(strategy, sglang.KvpredictStrategy)
+    assert strategy.index.capacity == 100  # blocks of 64 tokens
+    request = Request(range(128), range(64), {"kvpredict": {"priority": 1.0}})
+    cache.checkpoint(request, up_to=128)  # on the way
+    assert int(strategy.index.pool.tally[0]) == 0
+    cache.serve(request, now=1.0)
+    assert int(strategy.index.pool.tally[0]) == 3  # blocks used once
+    assert strategy.index.pool.priority.max() == 1.0
+    cache.checkpoint(object.__new__(Odd), up_to=0)
+    assert strategy.safely.failures == 1  # a request that is not as expected
+
+
+class Odd:
+    origin_input_ids = output_ids = array("q")
+    extra_key = None
+
+    def finished(self) -> bool:
+        raise RuntimeError("unlike what was published")
+
+
+def test_sglang_earlier_versions_tell_of_requests_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     class Cache:
         def __init__(self, policy: str) -> None:
             self.eviction_strategy = policy
@@ -177,42 +269,181 @@ def test_sglang_plugin_replaces_the_strategy_and_listens(monkeypatch: pytest.Mon
         def cache_finished_req(self, req: Any, is_insert: bool = True) -> str:
             return f"inserted {is_insert}"
 
-    class Request:
+    class Past:
         origin_input_ids, output_ids, sampling_params = list(range(128)), list(range(64)), None
 
     monkeypatch.setenv(POLICY, "lfu")
     sglang._install(Cache)
-    sglang._install(Cache)  # once
     cache = Cache("lru")
-    assert cache.cache_finished_req(Request(), is_insert=False) == "inserted False"
+    assert cache.cache_finished_req(Past(), is_insert=False) == "inserted False"
     assert isinstance(cache.eviction_strategy, sglang.KvpredictStrategy)
-    assert int(cache.eviction_strategy.index.pool.tally[0]) == 3  # blocks of 64 tokens, used once
+    assert int(cache.eviction_strategy.index.pool.tally[0]) == 3
+    assert cache.eviction_strategy.index.capacity == 65536  # the default, where the cache does not say
 
 
-def test_lmcache_evicts_what_is_worth_least() -> None:
-    def serve(policy: lmcache.KvpredictCachePolicy) -> float:
-        held, hits, asked = policy.init_mutable_mapping(), 0, 0
-        for keys, _ in scans():
-            policy._seen = -10.0  # requests are seconds apart
-            found = 0
-            while found < len(keys) and keys[found] in held:
-                policy.update_on_hit(keys[found], held)
-                found += 1
-            for key in keys[found:]:
-                if key in held:
-                    continue
-                while len(held) >= 30:
-                    (victim,) = policy.get_evict_candidates(held, 1)
-                    del held[victim]
-                    policy.update_on_force_evict(victim)
-                held[key] = Chunk(0)
-                policy.update_on_put(key)
-            hits, asked = hits + found, asked + len(keys)
-        assert policy.safely.works
-        return hits / asked
+def test_sglang_trees_of_another_language_keep_their_policy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unified:
+        def __init__(self, tree: Any) -> None:
+            self.tree_core = tree
 
-    lru, lfu = (serve(lmcache.KvpredictCachePolicy(p, capacity=30)) for p in ("lru", "lfu"))
+        def checkpoint(self, req: Any, *, up_to: int) -> int:
+            return up_to
+
+    monkeypatch.setenv(POLICY, "lfu")
+    sglang._install(Unified)
+    python, rust = SimpleNamespace(eviction_strategy="lru"), SimpleNamespace()
+    assert Unified(python).checkpoint(Request(tokens(1, 2), []), up_to=7) == 7
+    assert isinstance(python.eviction_strategy, sglang.KvpredictStrategy)
+    assert not caplog.records
+    assert Unified(rust).checkpoint(Request(tokens(1, 2), []), up_to=7) == 7
+    assert "set SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND=python" in caplog.text
+
+
+@pytest.mark.parametrize("tree", [None, "rust"])
+@pytest.mark.parametrize("unified", [True, False])
+def test_sglang_plugin_goes_into_both_caches(tree: str | None, unified: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unified(RadixCache): ...
+
+    class Cache(RadixCache): ...
+
+    def module(name: str) -> Any:
+        if name.endswith("unified_radix_cache") and not unified:
+            raise MissingExtra("an earlier version")
+        return SimpleNamespace(RadixCache=Cache, UnifiedRadixCache=Unified)
+
+    monkeypatch.setenv(POLICY, "lru")
+    monkeypatch.setenv(sglang.TREE, tree or "")
+    if tree is None:
+        monkeypatch.delenv(sglang.TREE)
+    monkeypatch.setattr(sglang, "engine_module", module)
+    sglang.register()
+    assert isinstance(Cache(640).eviction_strategy, sglang.KvpredictStrategy)
+    assert isinstance(Unified(640).eviction_strategy, sglang.KvpredictStrategy) == unified
+    assert os.environ.get(sglang.TREE) == (tree or ("python" if unified else None))
+
+
+def test_sglang_evicts_what_is_worth_least(plugin: Callable[[str], type[RadixCache]]) -> None:
+    def hits(cache: RadixCache) -> int:
+        return sum(cache.serve(request, float(now)) for now, request in enumerate(radix_scans()))
+
+    stock, lru, lfu = RadixCache(30 * 64), plugin("lru")(30 * 64), plugin("lfu")(30 * 64)
+    found = [hits(cache) for cache in (stock, lru, lfu)]
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+    assert found[2] > 1.2 * found[1]
+    assert lru.eviction_strategy.safely.works
+    assert lfu.eviction_strategy.safely.works
+
+
+def chunk_scans(policy: lmcache.KvpredictCachePolicy, told: bool) -> float:
+    """Return the share of chunks found; requests are seconds apart."""
+    backend, hits, asked, now = ChunkBackend(30, policy, told), 0, 0, 0.0
+    policy.index.clock = lambda: now
+    for names, _ in scans():
+        now += 2.0
+        hits += backend.serve([ChunkKey(hash(name)) for name in names])
+        asked += len(names)
+        check_chunks(backend)
+    return hits / asked
+
+
+def check_chunks(backend: ChunkBackend) -> None:
+    """Check that the index holds what LMCache does, but for what it was offered last."""
+    policy = backend.policy
+    assert policy.safely.works
+    offered = {number for number, key in policy._offered.items() if key not in backend.hot_cache}
+    assert set(policy._keys) - offered == set(map(hash, backend.hot_cache))
+    assert set(policy.index.held()) == set(policy._keys) - set(policy._offered)
+    assert sorted(policy._members) == sorted(policy._chain)
+    pinned = list(policy.index.pool.running.nonzero()[0])
+    assert pinned == ([] if policy._pinned is None else [policy.index.node(policy._pinned)])
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_lmcache_evicts_what_is_worth_least(told: bool) -> None:
+    lru, lfu = (chunk_scans(lmcache.KvpredictCachePolicy(p, capacity=300), told) for p in ("lru", "lfu"))
     assert lfu > lru + 0.1
+
+
+def test_lmcache_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {}
+    monkeypatch.setattr(lmcache, "engine_module", lambda _: SimpleNamespace(POLICY_MAPPING=names))
+    lmcache.install()
+    monkeypatch.setenv(POLICY, "lru")
+    assert isinstance(names["kvpredict".upper()](), lmcache.KvpredictCachePolicy)  # as LMCache looks it up
+
+
+def test_lmcache_requests_stay_whole_over_look_ups_and_evictions() -> None:
+    policy = lmcache.KvpredictCachePolicy("lru", capacity=100)
+    backend, now = ChunkBackend(8, policy), 0.0
+    policy.index.clock = lambda: now
+    a, b = ([ChunkKey(10 * k + i) for i in range(6)] for k in (1, 2))
+    backend.serve(a[:4])
+    now = 5.0
+    backend.serve(b)  # evicts on the way
+    now = 10.0
+    assert backend.serve(a) < 4
+    now = 15.0
+    assert backend.serve([*a, ChunkKey(16)]) == 6
+    now = 20.0
+    backend.serve(b)
+    index = policy.index
+    for prompt in (a, b):
+        numbers = list(map(hash, prompt))
+        assert [index.before(number) for number in numbers] == [None, *numbers[:-1]]
+    assert index.capacity == 8  # as it turned out
+    assert index.pool.touches[index.node(hash(a[0]))] == 3
+    assert index.pool.touches[index.node(hash(a[5]))] == 2
+    check_chunks(backend)
+
+
+def test_lmcache_request_in_progress_keeps_its_chunks_while_others_can_go() -> None:
+    policy = lmcache.KvpredictCachePolicy("lru", capacity=100)
+    backend, now = ChunkBackend(6, policy), 0.0
+    policy.index.clock = lambda: now
+    a, b = ([ChunkKey(10 * k + i) for i in range(6)] for k in (1, 2))
+    backend.serve(a[:3])
+    now = 5.0
+    backend.serve(b[:3])
+    now = 10.0
+    found = backend.lookup(a[:3])
+    for key in a[:3]:  # read, and not in use any more
+        backend.hot_cache[key].pins = 0
+    assert found == 3
+    backend.store(a[3:])
+    assert set(backend.hot_cache) == set(a)
+
+
+def test_lmcache_chunks_that_came_unnoticed_are_found() -> None:
+    policy = lmcache.KvpredictCachePolicy("lru", capacity=100)
+    backend = ChunkBackend(40, policy)
+    for k in range(40):  # what an earlier process wrote
+        backend.hot_cache[ChunkKey(k)] = Memory()
+    assert backend.evict()
+    assert len(policy.index) == 39
+    check_chunks(backend)
+    lost = [ChunkKey(k) for k in (100, 101)]
+    for key in lost:  # never written
+        policy.update_on_put(key)
+    while backend.evict():
+        assert len(policy._keys) <= len(backend.hot_cache) + 3
+    assert not backend.hot_cache
+    policy.update_on_hit(ChunkKey(7), backend.hot_cache)  # of no such chunk
+    policy.update_on_force_evict(ChunkKey(8))
+    assert policy.get_evict_candidates(backend.hot_cache, 0) == []
+    assert policy.get_evict_candidates(backend.hot_cache, 5) == []
+    assert policy.safely.works
+
+
+def test_lmcache_request_without_end_does_not_hold_all() -> None:
+    policy = lmcache.KvpredictCachePolicy("lru", capacity=1000)
+    policy.index.clock = lambda: 0.0  # never a pause
+    backend = ChunkBackend(200, policy)
+    for k in range(1000):
+        backend.serve([ChunkKey(k)])
+    assert len(policy._members) < 100
+    check_chunks(backend)
 
 
 def test_lmcache_falls_back_to_lru() -> None:
@@ -288,6 +519,7 @@ class Ended:
     """A request of vLLM's that is over."""
 
     request_id, num_prompt_tokens, num_output_tokens = "a", 32, 0
+    block_hashes = tuple(bytes([k] * 32) for k in range(2))
 
 
 def test_a_log_that_cannot_be_written_costs_only_the_log(
@@ -297,12 +529,71 @@ def test_a_log_that_cannot_be_written_costs_only_the_log(
     monkeypatch.setenv(vllm_prefix.LOG, str(tmp_path / "missing" / "requests.jsonl"))
     books = vllm_prefix.Books(10)
     for _ in range(2):
-        books.seen(Ended, [1, 2])
-        books.safely(books.ended, Ended, 16)
+        books.full(Ended, [], 0, 2, 1)
+        books.ended(Ended, 16)
     assert [r.message for r in caplog.records] == [
         "vLLM prefix cache: $KVPREDICT_REQUEST_LOG cannot be written; no request is logged from now on"
     ]
     assert books.safely.works
+    assert int(books.index.pool.tally[0]) == 4
+
+
+@pytest.mark.parametrize("when", ["start", "later"])
+def test_the_log_outlives_the_policy(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("this policy is broken")
+
+    log = tmp_path / "requests.jsonl"
+    monkeypatch.setenv(vllm_prefix.LOG, str(log))
+    monkeypatch.setenv(POLICY, "no such policy" if when == "start" else "lru")
+    books = vllm_prefix.Books(10)
+    if when == "later":
+        monkeypatch.setattr(PrefixIndex, "used", failing)
+    for _ in range(3):
+        books.following(books.full, Ended, [], 0, None, 1)
+        books.following(books.ended, Ended, 16)
+    books.log.close()
+    assert books.safely.failures == 1
+    trace = read_requests(log)
+    assert len(trace) == 3
+    assert len(trace.blocks) == 6
+    assert not books.requests
+
+
+def test_vllm_blocks_that_are_doubles_go_in_the_order_of_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    vllm = prefix_cache()
+    vllm_prefix._install(vllm.block_pool, vllm.manager)
+    manager = vllm.manager.KVCacheManager(4)
+
+    def request(name: str, *blocks: int) -> Any:
+        hashes = [bytes([block] * 32) for block in blocks]
+        return SimpleNamespace(request_id=name, block_hashes=hashes, is_finished=lambda: True)
+
+    twins, other, large = [request("a", 1), request("b", 1)], request("c", 2), request("d", 3, 4, 5)
+    for one in twins:  # both compute the block
+        manager.begin(one)
+    for one in twins:
+        manager.computed(one, 0)
+        manager.free(one)
+    manager.begin(other)
+    manager.computed(other, 0)
+    manager.free(other)
+    manager.begin(large)
+    assert set(manager.block_pool.cached) == {other.block_hashes[0]}
+    assert manager.block_pool.free_block_queue.books.safely.works
+
+
+def test_vllm_pools_of_another_queue_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    vllm = prefix_cache()
+    vllm_prefix._install(vllm.block_pool, vllm.manager)
+    manager = vllm.manager.KVCacheManager(4)
+    manager.block_pool.free_block_queue = FreeKVCacheBlockQueue(manager.block_pool.blocks)
+    request = SimpleNamespace(request_id="a", block_hashes=[b"1"], is_finished=lambda: True)
+    assert manager.begin(request) == 0
+    manager.computed(request, 0)
+    manager.free(request)
 
 
 def test_a_log_without_a_policy_is_said_to_stay_empty(

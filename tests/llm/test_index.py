@@ -133,6 +133,17 @@ def test_engines_that_keep_their_own_books() -> None:
     assert HINTS[0] == "continues"
 
 
+def test_shadows_are_as_large_as_the_engine_turns_out_to_be() -> None:
+    index = PrefixIndex(100, prefix_policy("learned", every=0.0), requests=4)
+    shadows = slice(1, None)
+    for block in range(20):
+        index.used([block], 1, (16, 0), times=(1.0, 1.0))
+    assert (index.pool.used[shadows] == 20).all()
+    index.resize(4, now=2.0)
+    assert (index.pool.used[shadows] == 4).all()
+    check_pool(index.pool, 1)
+
+
 def test_oracles_and_empty_caches_are_refused() -> None:
     with pytest.raises(KvpredictError, match="needs the future"):
         PrefixIndex(4, "belady")

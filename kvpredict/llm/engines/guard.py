@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 POLICY = "KVPREDICT_PREFIX_POLICY"  # a policy's name, or the folder of a saved one
+DIGEST = 16  # bytes from which a key is taken to be a hash, whose parts are as good as the whole
 log = logging.getLogger("kvpredict.llm")
 _told: list[str] = []  # the first mistake in hints
 
@@ -59,9 +60,11 @@ class Safely:
 
 
 def key_number(key: Any) -> int:
-    """Return a 64-bit number for an engine's key, whatever its type."""
+    """Return a 64-bit number for an engine's key, whatever its type, the same in every process."""
     if isinstance(key, int) and -(2**63) <= key < 2**63:
         return key
+    if isinstance(key, bytes) and len(key) >= DIGEST:
+        return int.from_bytes(key[:8], "little", signed=True)
     data = key if isinstance(key, bytes | bytearray) else repr(key).encode()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 

@@ -1,18 +1,22 @@
 """LMCache: a ``BaseCachePolicy`` for its storage backends.
 
-``lmcache/v1/storage_backend/cache_policy/base_policy.py``. LMCache names chunks one by one and not by request; a
-prompt's chunks come in its order, so a chunk new to the policy follows the one seen before it within ``PAUSE`` seconds,
-and a pause, or a chunk that does not follow, ends a request. ``install`` puts the policy into LMCache's
-``POLICY_MAPPING`` under the name ``kvpredict``.
+``lmcache/v1/storage_backend/cache_policy/base_policy.py`` and what its backends do between the calls. LMCache names
+chunks one by one and not by request: a look-up tells of the chunks it found from the last to the first, a store of new
+ones in their order. So a chunk belongs to the request in progress if it comes before or after its others, as far as is
+known, within ``PAUSE`` seconds of the last; a new chunk follows the one before. Of requests that are stored at once one
+may be taken to go on from another.
+
+Most backends do not say which of the chunks that they were offered they took; that shows when they ask again.
+``install`` puts the policy into LMCache's ``POLICY_MAPPING``, to be chosen as ``kvpredict``.
 """
 
-import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from kvpredict.llm.engines.guard import Safely, engine_module, install_into, key_number, policy_from_environment
+from kvpredict.llm.engines.guard import Safely, engine_module, install_into, policy_from_environment
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
@@ -26,6 +30,8 @@ except ImportError:
 __all__ = ["KvpredictCachePolicy", "install"]
 
 PAUSE = 0.5  # seconds
+LEAST, SHARE = 64, 8  # a request has no more chunks than the least and this part of the cache
+NAME = "KVPREDICT"  # LMCache looks names up in capitals
 
 
 class KvpredictCachePolicy(_Base):
@@ -36,7 +42,7 @@ class KvpredictCachePolicy(_Base):
     policy : str or PrefixPolicy, optional
         Default: what ``$KVPREDICT_PREFIX_POLICY`` names.
     capacity : int, default 65536
-        Chunks that the policy's shadows hold.
+        Chunks that LMCache has room for, at most; how many there are shows when it first evicts.
     chunk_tokens : int, default 256
     """
 
@@ -44,11 +50,15 @@ class KvpredictCachePolicy(_Base):
         self, policy: str | PrefixPolicy | None = None, capacity: int = 65536, chunk_tokens: int = 256
     ) -> None:
         self.safely = Safely("LMCache")
-        self.chunk_tokens = chunk_tokens
+        self.capacity, self.chunk_tokens = capacity, chunk_tokens
         self.index: PrefixIndex | None = self.safely(lambda: PrefixIndex(capacity, policy or policy_from_environment()))
-        self._chain: list[int] = []
-        self._follows: dict[int, int | None] = {}
-        self._keys: dict[int, Any] = {}  # number to key, of the chunks put and not gone
+        self._chain: deque[int] = deque()  # of the request in progress, first chunk first
+        self._members: set[int] = set()  # of these
+        self._above: int | None = None  # what the first of these follows
+        self._pinned: int | None = None  # the last of these, which keeps those before it, once something had to go
+        self._keys: dict[int, Any] = {}  # number to key, of the chunks held, as far as is known
+        self._offered: dict[int, Any] = {}  # of these, those that LMCache may have evicted
+        self._most = 0  # chunks held at once, when something had to go
         self._seen = self._begun = 0.0
 
     def init_mutable_mapping(self) -> MutableMapping[Any, Any]:
@@ -57,13 +67,13 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_hit(self, key: Any, cache_dict: MutableMapping[Any, Any]) -> None:
         """Note a use."""
-        if isinstance(cache_dict, OrderedDict):
-            cache_dict.move_to_end(key)
-        self.safely(self._see, key_number(key), False)
+        with suppress(AttributeError, KeyError):  # another's mapping, or a chunk that has gone meanwhile
+            cache_dict.move_to_end(key)  # type: ignore[attr-defined]
+        self.safely(self._hit, key)
 
     def update_on_put(self, key: Any) -> None:
         """Note a new chunk."""
-        self.safely(self._see, key_number(key), True, key)
+        self.safely(self._put, key)
 
     def update_on_put_with_metadata(self, key: Any, cache_obj: Any = None, **metadata: Any) -> None:
         """Note a new chunk."""
@@ -78,60 +88,151 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_force_evict(self, key: Any) -> None:
         """Note that a chunk is gone."""
-        self.safely(self._drop, key_number(key))
+        self.safely(self._drop, key)
 
     def get_evict_candidates(self, cache_dict: MutableMapping[Any, Any], num_candidates: int = 1) -> list[Any]:
         """Return chunks to evict: those that LMCache may evict, lowest rank first."""
+        if num_candidates < 1:
+            return []
         chosen: list[Any] | None = self.safely(self._choose, cache_dict, num_candidates)
         return self._oldest(cache_dict, num_candidates) if chosen is None else chosen
 
-    def _see(self, number: int, stored: bool, key: Any = None) -> None:
+    def _hit(self, key: Any) -> None:
         assert self.index is not None
-        now = time.monotonic()
-        last = self._chain[-1] if self._chain else None
-        if number in self._follows:
-            follows = self._follows[number] == last
-        else:
-            follows = last is not None
-        if self._chain and (now - self._seen > PAUSE or not follows):
-            self._flush()
-            last = None
-        if not self._chain:
-            self._begun = now
-        self._follows.setdefault(number, last)
-        self._chain.append(number)
-        self._seen = now
-        if stored:
+        number = hash(key)
+        if number not in self._keys or (self._offered and self._offered.pop(number, None) is not None):
             self._keys[number] = key
-            self.index.put(number, self._follows[number])
+            self.index.put(number)
+        now = self.index.clock()
+        if now - self._seen > PAUSE:
+            self._flush()
+        if number in self._members:  # found before, and read now
+            return
+        if number == self._above:
+            self._above = self.index.before(number)
+            self._chain.appendleft(number)
+        else:
+            before = self.index.before(number)
+            if self._chain and before != self._chain[-1]:
+                self._flush()
+            if not self._chain:
+                self._above = before
+            self._chain.append(number)
+        self._join(number, now)
+
+    def _put(self, key: Any) -> None:
+        assert self.index is not None
+        number = hash(key)
+        self._keys[number] = key
+        if self._offered:
+            self._offered.pop(number, None)
+        now = self.index.clock()
+        if now - self._seen > PAUSE:
+            self._flush()
+        last = self._chain[-1] if self._chain else None
+        if number not in self._members:
+            if last is not None and self.index.knows(number) and self.index.before(number) != last:
+                self._flush()
+            self._chain.append(number)
+            self._join(number, now)
+        self.index.put(number, last, now)
+
+    def _join(self, number: int, now: float) -> None:
+        """Note a chunk as one of the request in progress."""
+        assert self.index is not None
+        if not self._members:
+            self._begun = now
+        self._seen = now
+        self._members.add(number)
+        if len(self._members) >= LEAST + self.index.capacity // SHARE:
+            self._flush()
 
     def _flush(self) -> None:
+        """Note that the request in progress has ended."""
         assert self.index is not None
-        chain, self._chain = self._chain, []
+        if not self._chain:
+            return
+        chain = list(self._chain)
+        self._chain.clear()
+        self._members.clear()
+        self._above = None
+        self._pin(None)
         tokens = (len(chain) * self.chunk_tokens, 0)
         self.index.used(chain, len(chain), tokens, times=(self._begun, self._seen))
-        if len(self._follows) > 16 * self.index.pool.capacity[0]:
-            self._follows.clear()
 
-    def _drop(self, number: int) -> None:
+    def _pin(self, number: int | None) -> None:
+        """Keep a chunk and those before it, and no other."""
         assert self.index is not None
-        self.index.drop(number)
-        self._follows.pop(number, None)
+        if number != self._pinned:
+            if self._pinned is not None:
+                self.index.unpin(self._pinned)
+            if number is not None:
+                self.index.pin(number)
+            self._pinned = number
+
+    def _drop(self, key: Any) -> None:
+        assert self.index is not None
+        number = hash(key)
         self._keys.pop(number, None)
+        self._offered.pop(number, None)
+        self.index.drop(number)
 
     def _choose(self, held: MutableMapping[Any, Any], count: int) -> list[Any]:
         assert self.index is not None
-        if self._chain:
+        index, keys = self.index, self._keys
+        self._settle(held)
+        if index.clock() - self._seen > PAUSE:
             self._flush()
-        keys = self._keys
-        numbers = self.index.pop_some(count, lambda n: n in keys and keys[n] in held and _free(held[keys[n]]))
+        if self._chain:  # the request in progress keeps its chunks while others can go
+            self._pin(self._chain[-1])
+        strays: set[int] = set()
+
+        def usable(number: int) -> bool:
+            chunk = held.get(keys[number])
+            if chunk is None:
+                strays.add(number)
+            return chunk is not None and _free(chunk)
+
+        numbers = index.pop_some(count, usable)
+        if len(numbers) < count:
+            self._pin(None)
+            numbers += index.pop_some(count - len(numbers), usable)
+        for number in strays:  # gone without a word, or not written yet
+            del keys[number]
+            index.drop(number)
         chosen = [keys[number] for number in numbers]
-        for number in reversed(numbers):
-            self.index.put(number)  # until LMCache says that it is gone
-        if len(chosen) < count:  # chunks that the index does not hold, and inner ones whose descendants are in use
+        if len(chosen) < count:  # inner chunks whose descendants are in use
             taken = set(chosen)
-            chosen += [key for key in self._oldest(held, 0) if key not in taken][: count - len(chosen)]
+            rest = [key for key in self._oldest(held, 0) if key not in taken][: count - len(chosen)]
+            for key in rest:
+                number = hash(key)
+                keys[number] = key
+                index.drop(number)
+                numbers.append(number)
+            chosen += rest
+        self._offered = dict(zip(numbers, chosen, strict=True))
         return chosen
+
+    def _settle(self, held: MutableMapping[Any, Any]) -> None:
+        """Bring the index into line with what LMCache holds."""
+        assert self.index is not None
+        index, keys = self.index, self._keys
+        for number, key in self._offered.items():
+            if key in held:  # LMCache has kept it
+                index.put(number)
+            else:
+                del keys[number]
+        self._offered.clear()
+        missed = len(held) - len(keys)
+        if missed > 16 + len(held) // 16:  # chunks that were there before, or that came late
+            for key in held:
+                number = hash(key)
+                if number not in keys:
+                    keys[number] = key
+                    index.put(number)
+        if len(held) > self._most:
+            self._most = len(held)
+            index.resize(min(self.capacity, self._most))
 
     @staticmethod
     def _oldest(held: MutableMapping[Any, Any], count: int) -> list[Any]:
@@ -148,7 +249,6 @@ def install() -> None:
     """Put the policy into LMCache under the name ``kvpredict``."""
 
     def add() -> None:
-        names = engine_module("lmcache.v1.storage_backend.cache_policy").POLICY_MAPPING
-        names["kvpredict"] = KvpredictCachePolicy
+        engine_module("lmcache.v1.storage_backend.cache_policy").POLICY_MAPPING[NAME] = KvpredictCachePolicy
 
     install_into("lmcache", add)

@@ -136,6 +136,8 @@ class KvpredictPolicy(_Base):
 
     def _note(self, keys: list[Any], context: Any) -> None:
         assert self.index is not None
+        if context is None:  # of a request that would never end
+            return
         name = _name(context)
         places = getattr(context, "_offload_key_positions", None)  # of all its keys; the public method needs the key
         request = self._open.get(name)

@@ -43,10 +43,15 @@ class Books:
 
     def __init__(self, blocks: int) -> None:
         self.safely = Safely("vLLM prefix cache")
+        self.following = Safely(
+            "vLLM prefix cache", "requests cannot be followed: the policy learns of none, none is logged"
+        )
         self.writing = Safely("vLLM prefix cache", f"${LOG} cannot be written; no request is logged from now on")
+        self.clock = time.monotonic
         self.by_hash: dict[int, Any] = {}
         self.number: dict[int, int] = {}  # block id to hash
-        self.requests: dict[str, tuple[float, list[int]]] = {}  # arrival, hashes in order
+        # Arrival, and hashes in order by how many of vLLM's hashes make a block of theirs.
+        self.requests: dict[str, tuple[float, dict[int, list[int]]]] = {}
         self.index: PrefixIndex | None = self.safely(
             lambda: PrefixIndex(blocks, policy_from_environment(), requests=4096)
         )
@@ -64,25 +69,26 @@ class Books:
         self.index.put(number, parent)
         self.index.pin(number)
 
-    def freed(self, block: Any) -> None:
-        """Note that no request uses a block any more."""
-        number = self.number.get(block.block_id)
-        if number is not None and self.index is not None:
-            self.index.unpin(number)
+    def freed(self, *blocks: Any) -> None:
+        """Note that no request uses these blocks any more."""
+        assert self.index is not None
+        known = self.number
+        self.index.unpin(*(known[block.block_id] for block in blocks if block.block_id in known))
 
     def taken(self, block: Any) -> None:
         """Note that a request uses a free block again."""
+        assert self.index is not None
         number = self.number.get(block.block_id)
-        if number is not None and self.index is not None:
+        if number is not None:
             self.index.pin(number)
 
     def forget(self, block: Any) -> None:
         """Note that a block has lost its content."""
+        assert self.index is not None
         number = self.number.pop(block.block_id, None)
         if number is not None:
             self.by_hash.pop(number, None)
-            if self.index is not None:
-                self.index.drop(number)
+            self.index.drop(number)
 
     def victim(self) -> Any:
         """Return the block that the policy would lose first; None where it knows none."""
@@ -94,17 +100,26 @@ class Books:
         del self.number[block.block_id]
         return block
 
-    def seen(self, request: Any, hashes: list[int]) -> None:
-        """Note the blocks of a request in progress."""
-        _, chain = self.requests.setdefault(request.request_id, (time.monotonic(), []))
-        if len(hashes) > len(chain):
-            chain[:] = hashes
+    def full(self, request: Any, blocks: Any, first: int, count: int | None, ratio: int) -> None:
+        """Note blocks ``first … count - 1`` of a request in progress, which are complete from now on."""
+        _, chains = self.requests.setdefault(request.request_id, (self.clock(), {}))
+        chain = chains.setdefault(ratio, [])
+        hashes = request.block_hashes
+        count = len(hashes) // ratio if count is None else min(count, len(hashes) // ratio)
+        chain += [key_number(hashes[ratio * k + ratio - 1]) for k in range(len(chain), count)]
+        self.safely(self._full, blocks[first:count], chain, first)
+
+    def _full(self, blocks: Any, chain: list[int], first: int) -> None:
+        for k, block in enumerate(blocks, first):
+            if block.block_hash is not None and block.block_id not in self.number:
+                self.cached(block, chain[k], chain[k - 1] if k else None)
 
     def ended(self, request: Any, block_size: int) -> None:
         """Note a request's end: the index learns of its use, and the log gets a line."""
-        begun, chain = self.requests.pop(request.request_id, (time.monotonic(), []))
-        if not chain:
+        begun, chains = self.requests.pop(request.request_id, (self.clock(), {}))
+        if not chains:
             return
+        chain = chains[min(chains)]
         inputs = int(getattr(request, "num_prompt_tokens", 0) or len(chain) * block_size)
         outputs = int(getattr(request, "num_output_tokens", 0))
         prompt = min(len(chain), inputs // block_size)
@@ -112,8 +127,11 @@ class Books:
         if os.environ.get(LOG):
             self.writing(self._write, block_size, begun, chain, prompt_blocks=prompt, input_tokens=inputs,
                          output_tokens=outputs, session=session, hints=hints)  # fmt: skip
-        if self.index is not None:
-            self.index.used(chain, prompt, (inputs, outputs), session=session, hints=hints, times=(begun, None))
+        self.safely(self._used, chain, prompt, (inputs, outputs), session=session, hints=hints, times=(begun, None))
+
+    def _used(self, *request: Any, **about: Any) -> None:
+        assert self.index is not None
+        self.index.used(*request, **about)
 
     def _write(self, block_size: int, *line: Any, **about: Any) -> None:
         if self.log is None:
@@ -162,7 +180,7 @@ def _install(block_pool: Any, manager: Any) -> None:
         def popleft(self) -> Any:
             head = self.fake_free_list_head.next_free_block
             books = self.books
-            if books.safely.works and head is not None and head.block_hash is not None:
+            if books.safely.works and head is not None and head.block_id in books.number:
                 chosen = books.safely(books.victim)
                 if chosen is not None and chosen.ref_cnt == 0 and chosen.prev_free_block is not None:
                     super().remove(chosen)
@@ -177,8 +195,7 @@ def _install(block_pool: Any, manager: Any) -> None:
 
         def append_n(self, blocks: list[Any]) -> None:
             super().append_n(blocks)
-            for block in blocks:
-                self.books.safely(self.books.freed, block)
+            self.books.safely(self.books.freed, *blocks)
 
         def remove(self, block: Any) -> None:
             super().remove(block)
@@ -188,18 +205,18 @@ def _install(block_pool: Any, manager: Any) -> None:
 
     def noted_blocks(self: Any, request: Any, blocks: Any, *positional: Any, **named: Any) -> Any:
         result = cache_full_blocks(self, request, blocks, *positional, **named)
-        books = self.free_block_queue.books
-        ratio = max(1, named.get("block_size", self.hash_block_size) // self.hash_block_size)
-        books.safely(_note_full, books, request, blocks, named.get("num_full_blocks"), ratio)
+        books = getattr(self.free_block_queue, "books", None)
+        if books is not None:
+            books.following(_note_full, self, books, request, blocks, **named)
         return result
 
     def noted_free(self: Any, request: Any, *positional: Any, **named: Any) -> Any:
         result = free(self, request, *positional, **named)
         if not request.is_finished():  # preempted: it will come back
             return result
-        books = self.block_pool.free_block_queue.books
-        size = next((g.kv_cache_spec.block_size for g in self.kv_cache_config.kv_cache_groups), 16)
-        books.safely(books.ended, request, size)
+        books = getattr(self.block_pool.free_block_queue, "books", None)
+        if books is not None:
+            books.following(_note_end, self, books, request)
         return result
 
     block_pool.FreeKVCacheBlockQueue = LearnedQueue
@@ -207,10 +224,11 @@ def _install(block_pool: Any, manager: Any) -> None:
     manager.KVCacheManager.free = noted_free
 
 
-def _note_full(books: Books, request: Any, blocks: Any, count: int | None, ratio: int) -> None:
-    hashes = [key_number(h) for h in request.block_hashes[ratio - 1 :: ratio]]
-    full = len(hashes) if count is None else min(count, len(hashes))
-    books.seen(request, hashes[:full])
-    for k, block in enumerate(blocks[:full]):
-        if block.block_hash is not None and block.block_id not in books.number:
-            books.cached(block, hashes[k], hashes[k - 1] if k else None)
+def _note_full(pool: Any, books: Books, request: Any, blocks: Any, *_: Any, **named: Any) -> None:
+    ratio = max(1, named.get("block_size", pool.hash_block_size) // pool.hash_block_size)
+    books.full(request, blocks, named.get("num_cached_blocks", 0), named.get("num_full_blocks"), ratio)
+
+
+def _note_end(manager: Any, books: Books, request: Any) -> None:
+    size = next((g.kv_cache_spec.block_size for g in manager.kv_cache_config.kv_cache_groups), 16)
+    books.ended(request, size)

@@ -21,8 +21,8 @@ from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
 from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
 __all__ = [
-    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "UNPIN", "Engine",
-    "bind",
+    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "SHRINK", "UNPIN",
+    "Engine", "bind",
 ]  # fmt: skip
 
 STRAY = LEVEL / 4  # a rank is within a tenth of LEVEL
@@ -31,8 +31,8 @@ EXTERN = 3  # tiers of a host that stores blocks itself
 # What ``live`` does. BEGIN: a request arrives, and its row of hits is filled. END: it is over. CANCEL: it is over and
 # nothing is noted of it. PUT: the host has stored the node, for which there is room. DROP: it has taken the node out.
 # EVICT: returns the node that goes, or -1. RELIST: rank everything in a cache anew. RANK: returns the node's rank in
-# the cache that serves.
-BEGIN, END, CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK = range(10)
+# the cache that serves. SHRINK: evict what a cache holds beyond its capacity.
+BEGIN, END, CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK, SHRINK = range(11)
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
 
@@ -40,7 +40,7 @@ PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "
 class Engine(NamedTuple):
     """Compiled functions over a pool ``p``, a policy's state ``s`` and requests ``r``."""
 
-    live: Any  # (what, s, p, r, i, now, tiers, hits, steer, shadows): see the codes; i: request, node or (RELIST) cache
+    live: Any  # (what, s, p, r, i, now, tiers, hits, steer, shadows): see the codes; i: request, node or cache
     rerank: Any  # (s, p, now): rank everything anew
     replay: Any
 
@@ -419,6 +419,9 @@ def _bind(kernels: Kernels) -> Engine:
             relist(s, p, i, now)
         elif what == RANK:
             return valued(s, p, 0, i, now)
+        elif what == SHRINK:
+            while p.used[i] > p.capacity[i] and evict(s, p, i, now) >= 0:
+                pass
         return 0.0
 
     @kernel

@@ -19,6 +19,7 @@ import numpy as np
 from numba import types
 
 from kvpredict.cache.arguments import whole_number
+from kvpredict.cache.keys import HIGHEST, LOWEST
 from kvpredict.cache.pinned import entry, open_pinned, pin
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted
@@ -34,6 +35,7 @@ from kvpredict.llm.prefix.engine import (
     PUT,
     RANK,
     RELIST,
+    SHRINK,
     UNPIN,
     Engine,
     bind,
@@ -109,6 +111,8 @@ class PrefixIndex:
         self._node: OrderedDict[int, int] = OrderedDict()  # hash to node, in the order of their last use
         self.hash = [0] * nodes  # a list, since its items are read one by one
         self._below = np.zeros(nodes, np.int32)  # known children
+        # Read and written one by one, which costs half as much through a view.
+        self._links = self.pool.parent.data, self.pool.depth.data, self._below.data
         self._free = list(range(nodes - 1, -1, -1))
         self._room = np.zeros(places, np.int64)
         self._top = 0
@@ -135,18 +139,25 @@ class PrefixIndex:
             self._node.move_to_end(block)
             return node
         above = self._node.get(int(parent), -1) if parent is not None else -1
-        if not -(2**63) <= block < 2**63:
-            raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {block}")
-        if not self._free:
-            self._recycle(above)
-        node = self._free.pop()
-        self._node[block] = node
-        self.hash[node] = block
-        self.pool.parent[node] = above
-        self.pool.depth[node] = self.pool.depth[above] + 1 if above >= 0 else 0
-        if above >= 0:
-            self._below[above] += 1
-        return node
+        return self._number([block], above)[0]
+
+    def knows(self, block: int) -> bool:
+        """Return whether a block has a number, held or not."""
+        return block in self._node
+
+    def before(self, block: int) -> int | None:
+        """Return the hash of the block that a known one follows; None for a first block and for an unknown one."""
+        node = self._node.get(block, -1)
+        above = self._links[0][node] if node >= 0 else -1
+        return self.hash[above] if above >= 0 else None
+
+    def resize(self, capacity: int, now: float | None = None) -> None:
+        """Have the shadows hold as much as an engine turns out to, which stores its blocks itself."""
+        self.capacity = whole_number("capacity", capacity, most=MOST)
+        self.pool.capacity[0] = self.capacity
+        self.pool.capacity[self.tiers :] = self.capacity + self.host_capacity
+        for shadow in range(self.tiers, len(self.pool.used)):
+            self._act(SHRINK, shadow, now)
 
     def begin(
         self,
@@ -241,17 +252,20 @@ class PrefixIndex:
         if node >= 0:
             self._act(DROP, node, now)
 
-    def pin(self, block: int) -> None:
-        """Keep a block from eviction until ``unpin``; calls nest."""
-        node = self._node.get(int(block), -1)
-        if node >= 0:
-            self._act(PIN, node, 0.0)
+    def pin(self, *blocks: int) -> None:
+        """Keep blocks from eviction until ``unpin``; calls nest."""
+        for block in blocks:
+            node = self._node.get(block, -1)
+            if node >= 0:
+                self._serve(self._handle, PIN, node, 0.0, self.tiers)
 
-    def unpin(self, block: int, now: float | None = None) -> None:
-        """Undo one ``pin``."""
-        node = self._node.get(int(block), -1)
-        if node >= 0:
-            self._act(UNPIN, node, now)
+    def unpin(self, *blocks: int, now: float | None = None) -> None:
+        """Undo one ``pin`` of each."""
+        now = float(self.clock() if now is None else now)
+        for block in blocks:
+            node = self._node.get(block, -1)
+            if node >= 0:
+                self._serve(self._handle, UNPIN, node, now, self.tiers)
 
     def pop(self, now: float | None = None) -> int | None:
         """Choose a block to evict, and note that it is gone; None where everything is pinned."""
@@ -284,7 +298,7 @@ class PrefixIndex:
         node = self._node.get(int(block), -1)
         if node < 0:
             return None
-        return self._act(RANK, node, now)
+        return self._serve(self._handle, RANK, node, float(self.clock() if now is None else now), self.tiers)
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
@@ -393,17 +407,43 @@ class PrefixIndex:
             hashes = [int(block) for block in blocks]
         except (TypeError, ValueError, OverflowError) as error:
             raise KvpredictError(f"a block's hash must be a whole number of 64 bits: {error}") from None
-        nodes = [self._node.get(block, -1) for block in hashes]
+        known = self._node
+        nodes = [known.get(block, -1) for block in hashes]
+        again = known.move_to_end
         for block, node in zip(hashes, nodes, strict=True):  # before any new one, which may cost an old one its number
             if node >= 0:
-                self._node.move_to_end(block)
+                again(block)
         if -1 in nodes:
-            known = nodes.index(-1)
-            above = hashes[known - 1] if known else self.hash[r.node[at - 1]] if held else None
-            parents = [above, *hashes[known:-1]]
-            nodes[known:] = [self.node(b, above) for b, above in zip(hashes[known:], parents, strict=True)]
+            first = nodes.index(-1)
+            above = nodes[first - 1] if first else int(r.node[at - 1]) if held else -1
+            nodes[first:] = self._number(hashes[first:], above)
         r.node[at : at + len(nodes)] = nodes
         r.stop[ticket] = at + len(nodes)
+
+    def _number(self, blocks: Sequence[int], above: int) -> list[int]:
+        """Return the numbers of blocks that follow each other and node ``above``; the new ones get theirs here."""
+        known, free, hashes = self._node, self._free, self.hash
+        parent, depth, below = self._links
+        nodes = []
+        for block in blocks:
+            node = known.get(block, -1)
+            if node < 0:
+                if not LOWEST <= block <= HIGHEST:
+                    raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {block}")
+                if not free:
+                    self._recycle(above)
+                node = free.pop()
+                known[block] = node
+                hashes[node] = block
+                parent[node] = above
+                if above >= 0:
+                    depth[node] = depth[above] + 1
+                    below[above] += 1
+                else:
+                    depth[node] = 0
+            nodes.append(node)
+            above = node
+        return nodes
 
     def _recycle(self, above: int) -> None:
         """Forget a sixteenth of all nodes: of what nothing holds the longest unused, and the ends of prompts first.
