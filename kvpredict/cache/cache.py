@@ -1,9 +1,9 @@
 """Cache: the in-process cache whose contents any policy, heuristic or learned, decides.
 
-A dict maps each key to its value and its ticket, the name of its stay in a slot; the policy ranks slots. A hit looks
-into the dict and notes the ticket, without a lock; the notes are handed to the policy in batches, at the latest by the
-next write. Everything else happens under one lock, and no code of the user runs there except the keys' own
-``__hash__`` and ``__eq__``. Where these raise, the cache is left as it was, or, if it was half changed, empty.
+A dict maps each key to its entry: the value, and the ticket that names its stay in a slot; the policy ranks slots. A
+hit looks into the dict and notes the entry, without a lock; the notes are handed to the policy in batches, at the
+latest by the next write. Everything else happens under one lock, and no code of the user runs there except the keys'
+own ``__hash__`` and ``__eq__``. Where these raise, the cache is left as it was, or, if it was half changed, empty.
 
 Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for the call into compiled code.
 """
@@ -11,6 +11,7 @@ Read-then-drain recording is Caffeine's idea; here a batch of 64 also pays for t
 import logging
 import random
 import time
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from os import PathLike
 from typing import Any, NoReturn, Protocol, TypeVar, overload
@@ -20,6 +21,7 @@ import numpy as np
 from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, units_of, whole_number
 from kvpredict.cache.background import run_every
 from kvpredict.cache.choice import choose_policy
+from kvpredict.cache.entry import Entry, Seen, make_entry, slot_of
 from kvpredict.cache.expiry import NEVER, Expiry, Held
 from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
@@ -143,7 +145,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         "_busy",
         "_clock",
         "_dated",
-        "_dates",
         "_deletions",
         "_draw",
         "_entries",
@@ -170,7 +171,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         "_removals",
         "_seed",
         "_tagged",
-        "_told",
         "_touches",
         "_tuner",
         "_unweighed",
@@ -229,16 +229,17 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         try:
             if slots > MOST_SLOTS:
                 raise MemoryError
-            self._ranking = Ranking(chosen, capacity, slots, self._seed, train_aside)
+            self._ranking = Ranking(chosen, capacity, slots, self._seed, train_aside, float(clock()))
         except MemoryError:
             raise KvpredictError(
                 f"a cache of {slots} entries does not fit; if capacity is in other units than entries, such as bytes, "
                 "give a weigher, or max_entries"
             ) from None
-        self._entries: dict[K, tuple[Any, float]] = {}  # key -> value, ticket
+        self._entries: dict[K, Entry] = {}
         self._key_in: list[Any] = [VACANT] * slots
-        self._noted: list[float] = []  # tickets of hits, and MISS for misses, that the policy does not know of yet
-        self._told = float(clock())  # the time up to which the policy knows of hits
+        self._noted: list[
+            float
+        ] = []  # entries that were hit, and MISS for misses, that the policy does not know of yet
         self._open_loading(Loads() if loads is None else loads, loader)
         # Re-entrant, because a finalizer or a signal handler may call the cache in the middle of a call; _busy then
         # says that the structure is in transition, and the call waits in _postponed.
@@ -248,11 +249,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._touches = 0  # updates that were noted like hits
         self._inserts = self._updates = self._evictions = self._rejections = self._deletions = 0
         self._expirations = self._negative_hits = self._outdated = 0
-        self._marks = Marks(self._told)
+        self._marks = Marks(self._ranking.told)
         # What a plain get need not care for: entries with dates, versions or tags, and a recorder.
         self._watchful = recorder is not None
         self._plain = self._all_plain()
-        self._dates = self._expiry.dates  # whether a put must look for dates
         self._dated = False  # whether there may be an entry that comes to be over
         self._hand = 0  # the next slot to be swept
         self._draw = random.Random(self._seed).random
@@ -279,14 +279,15 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def get(self, key: Any, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default``; a hit counts as a use."""
         try:
-            value, ticket = self._entries[key]
+            note: float = self._entries[key]
+            value = note.value  # type: ignore[attr-defined]
         except KeyError:
-            value, ticket = default, MISS
+            note, value = MISS, default
         # After the look, not before: an entry that needs care is only put in once this is set.
         if self._watchful:
             return self._get_watchfully(key, default)
         noted = self._noted
-        noted.append(ticket)
+        noted.append(note)
         if len(noted) >= self._limit:
             self._tell()
         return value
@@ -305,10 +306,16 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
         The token stands for this very put of this value: no later one has it, not even of an equal value.
         """
-        entry = self._entries.get(key)
-        if entry is None or self._bare(entry[0]) is VACANT:
-            return None, None
-        return self._bare(entry[0]), entry
+        with self._lock:
+            entry = self._entries.get(key)
+            value = VACANT if entry is None else self._bare(entry.value)
+            if entry is None or value is VACANT:
+                return None, None
+            if self._busy:
+                return value, object()  # what no put_if takes
+            if type(entry) is not Seen:
+                self._exclusively(self._mark_seen, key, entry)
+            return value, self._entries[key]
 
     def __contains__(self, key: object) -> bool:
         return self._now(key) is not VACANT  # type: ignore[arg-type]
@@ -320,8 +327,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         """Return the keys and values as of now, in no particular order."""
         entries = list(self._entries.items())
         if not self._watchful:
-            return [(key, value) for key, (value, _) in entries]
-        bare = [(key, self._bare(value)) for key, (value, _) in entries]
+            return [(key, entry.value) for key, entry in entries]
+        bare = [(key, self._bare(entry.value)) for key, entry in entries]
         return [(key, value) for key, value in bare if value is not VACANT]
 
     # --- Writing: under the lock ---
@@ -330,11 +337,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self,
         key: K,
         value: V,
-        *,
+        ttl: float | None = None,
         size: int | None = None,
         cost: float = ONE,
         extra: Mapping[str, float] | None = None,
-        ttl: float | None = None,
         tags: tuple[str, ...] = (),
         version: int | None = None,
     ) -> bool:
@@ -343,14 +349,14 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         Parameters
         ----------
         key, value
+        ttl : float, optional
+            Seconds that this value lives. Default: what the cache's ``Expiry`` says.
         size : int, optional
             Units it takes, at least 0 (0 counts as 1). Default: what the weigher says, or 1.
         cost : float, default 1.0
             Cost of a miss of this key; policies such as GDSF use it.
         extra : mapping of str to float, optional
             The extra columns that a learned policy may read; others are passed over.
-        ttl : float, optional
-            Seconds that this value lives. Default: what the cache's ``Expiry`` says.
         tags : tuple of str, optional
             What ``invalidate_tags`` knows the entry by.
         version : int, optional
@@ -362,27 +368,35 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             False where the object is larger than the cache or the policy did not admit it; an older value of the key
             is then gone all the same. False, too, where the cache holds a later version, which stays.
         """
-        if self._plain and size is None and cost is ONE and extra is None:  # what _prepare would return, in place
+        # What the other branch comes to, in place: it counts here, as does that arguments may be given by position.
+        if (
+            self._plain
+            and ttl is None
+            and size is None
+            and cost is ONE
+            and extra is None
+            and not tags
+            and version is None
+        ):
             name: Any = key
             number = name if type(key) is int and LOWEST <= name <= HIGHEST else key_number(key)
-            arguments: _Prepared = number, 1, ONE, None, self._clock()
+            units, now = 1, self._clock()
         else:
-            arguments = self._prepare(key, value, size, cost, extra)
-        if self._dates or ttl is not None or tags or version is not None:
-            value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
-        if self._known is not None:
-            self._make_known(key)
+            number, units, cost, extra, now = self._prepare(key, value, size, cost, extra)
+            value = self._hold(key, value, now, ttl, tags, version, 0.0)
+            if self._known is not None:
+                self._make_known(key)
         lock = self._lock
         try:
             # What a with statement and _exclusively do, in place: it counts here.
             if not lock.take(False):
                 lock.wait()
             if self._busy:
-                self._postponed.append((self._put, (key, value, arguments)))
+                self._postponed.append((self._put, (key, value, number, units, cost, extra, now)))
                 return True
             self._busy = True
             try:
-                taken, _garbage = self._put(key, value, arguments)
+                taken, _garbage = self._put(key, value, number, units, cost, extra, now)
                 if self._postponed:
                     self._catch_up()
             except KvpredictError:
@@ -398,7 +412,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             except RuntimeError:  # interrupted before it was acquired
                 pass
         if self._recorder is not None or self._removals is not None:
-            self._aftermath(key, arguments[1])
+            self._aftermath(key, units)
         return taken  # what was evicted is let go of only here, outside the lock: its finalizers are user code
 
     def put_if(
@@ -425,8 +439,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         (True, False, 2)
         """
         arguments = self._prepare(key, value, size, cost, extra)
-        if self._dates or ttl is not None or tags or version is not None:
-            value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
+        value = self._hold(key, value, arguments[4], ttl, tags, version, 0.0)
         with self._lock:
             if self._busy:
                 return False
@@ -439,7 +452,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def delete(self, key: K) -> bool:
         """Remove ``key``; tell whether it was there. A load of it under way is not cached."""
         entry = self._take_out(key, None)
-        return entry is not None and self._bare(entry[0]) is not VACANT
+        return entry is not None and self._bare(entry.value) is not VACANT
 
     def invalidate(self, key: K, *, before: int | None = None) -> bool:
         """Remove ``key``, or with ``before`` only a version of it that is older or unknown; tell whether it was there.
@@ -447,7 +460,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         A load of it under way is not cached.
         """
         entry = self._take_out(key, None if before is None else whole_number("before", before, least=None))
-        return entry is not None and self._bare(entry[0]) is not VACANT
+        return entry is not None and self._bare(entry.value) is not VACANT
 
     def invalidate_tags(self, *tags: str) -> int:
         """Remove all entries that have one of ``tags``; return how many. No load under way is cached.
@@ -472,7 +485,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def pop(self, key: Any, default: Any = VACANT) -> Any:
         """Remove ``key`` and return its value, or ``default``; KeyError where neither is there. No look-up."""
         entry = self._take_out(key, None)
-        value = VACANT if entry is None else self._bare(entry[0])
+        value = VACANT if entry is None else self._bare(entry.value)
         if value is not VACANT:
             return value
         if default is VACANT:
@@ -691,9 +704,9 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         live, generation = ranking.host.live, ranking.generation
         if len(key_in) != ranking.slots or int(live.sum()) != len(entries):
             return False
-        for key, (_, ticket) in entries.items():
-            slot = int(ticket) & SLOT_MASK
-            if key_in[slot] is not key or not live[slot] or generation[slot] != int(ticket) >> SLOT_BITS:
+        for key, entry in entries.items():
+            slot = slot_of(entry)
+            if key_in[slot] is not key or not live[slot] or generation[slot] != int(entry) >> SLOT_BITS:
                 return False
         return sum(held is not VACANT for held in key_in) == len(entries)
 
@@ -716,36 +729,39 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 self._start_over()
                 raise RecursionError("a key's __eq__ or a finalizer calls the cache again whenever it is called")
 
-    def _serve(self, op: int, now: float, number: int = 0, units: int = 0, cost: float = 0.0) -> float:
+    def _serve(self, op: int, now: float, number: int = 0) -> float:
         """Tell the policy what was noted, then do ``op`` (see ``ranking``)."""
-        told, noted, ranking = self._told, self._noted, self._ranking
-        if now < told:  # another thread read the clock later and came first
-            now = told
-        self._told = now
+        ranking = self._ranking
+        return ranking.serve(ranking.handle, op, self._hand_over(now), now, number, 0, 0.0)
+
+    def _hand_over(self, now: float) -> int:
+        """Write down for the policy what was noted; return how much that is. Put counts aside when it is time."""
+        noted, ranking = self._noted, self._ranking
         if now >= self._marks.due:
             self._marks.add(now, self._count())
         count = len(noted)  # readers append meanwhile: what follows these goes into the next batch
         while count > NOTES:
-            ranking.notes[:] = noted[:NOTES]
+            ranking.slip[:] = array("d", noted[:NOTES])
             del noted[:NOTES]
             count -= NOTES
-            ranking.serve(ranking.handle, DRAIN, NOTES, told, now, 0, 0, 0.0)
+            ranking.serve(ranking.handle, DRAIN, NOTES, now, 0, 0, 0.0)
         if count:
             if count < FEW:
                 for i in range(count):
                     ranking.slip[i] = noted[i]
             else:
-                ranking.notes[:count] = noted[:count]
+                ranking.slip[:count] = array("d", noted[:count])
             del noted[:count]
-        return ranking.serve(ranking.handle, op, count, told, now, number, units, cost)
+        return count
 
-    def _put(self, key: K, value: Any, arguments: _Prepared) -> tuple[bool, Any]:
+    def _put(
+        self, key: K, value: Any, number: int, units: int, cost: float, extra: Mapping[str, float] | None, now: float
+    ) -> tuple[bool, Any]:
         """Do what ``put`` says; also return what leaves the cache, for the caller to drop outside the lock."""
-        number, units, cost, extra, now = arguments
         ranking, entries = self._ranking, self._entries
         entry = entries.get(key)
         if type(value) is Held:
-            if value.version is not None and entry is not None and _later(entry[0], value.version):
+            if value.version is not None and entry is not None and _later(entry.value, value.version):
                 self._outdated += 1
                 return False, None
             for tag in value.tags:
@@ -758,64 +774,87 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         if entry is not None:
             self._updates += 1
             if self._noting:
-                self._left(key, entry[0], Cause.REPLACED, value)
-            ticket = entry[1]
-            slot = int(ticket) & SLOT_MASK
+                self._left(key, entry.value, Cause.REPLACED, value)
+            slot = int(entry) & SLOT_MASK
             if ranking.sizes[slot] == units:
                 ranking.hints[slot] = cost
                 if ranking.columns:
                     ranking.set_extra(ranking.host.extra[slot], extra)
-                entries[key] = (value, ticket)
+                left: Any = entry.value
+                if type(entry) is Seen:
+                    entries[key] = make_entry(entry, value)
+                else:
+                    entry.value = value
                 self._touches += 1
-                self._noted.append(ticket)
+                self._noted.append(entry)
                 if len(self._noted) >= self._limit:
                     self._serve(DRAIN, now)
-                return True, entry
+                return True, left
             self._remove(key, slot, now)
         if self._grows and ranking.room_without_slot(units):
             self._carry(ranking.policy, min(2 * ranking.slots, ranking.capacity), now)
             ranking = self._ranking
         if ranking.columns:
             ranking.set_extra(ranking.row[0], extra)
-        ticket = self._serve(PLACE, now, number, units, cost)
-        if ranking.due[0] == WANTED:
+        count = self._hand_over(now) if self._noted or now >= self._marks.due else 0
+        ticket = ranking.serve(ranking.handle, PLACE, count, now, number, units, cost)
+        if ranking.trainer is not None and ranking.due[0] == WANTED:
             train_soon(self, ranking.due)
         if ticket < 0:
             self._rejections += 1
             return False, entry
-        key_in = self._key_in
-        garbage: Any = None
-        count, i = ranking.counts[VICTIMS], 0
-        while i < count:  # a range costs more than the one turn that is usual
-            victim = ranking.victims[i]
-            i += 1
-            evicted, key_in[victim] = key_in[victim], VACANT
-            left = entries.pop(evicted)
-            garbage = (evicted, left, garbage)
+        key_in, slot = self._key_in, int(ticket) & SLOT_MASK
+        garbage: Any = entry
+        if units > 1:  # else one object made room at most, and the newcomer has its slot
+            for victim in ranking.victims[: ranking.counts[VICTIMS]]:
+                if victim != slot:
+                    garbage = self._evicted(victim, garbage)
+        gone = key_in[slot]
+        if gone is not VACANT:
+            # What _evicted does, in place.
+            left = entries.pop(gone)
+            garbage = (gone, left, garbage)
             self._evictions += 1
             if self._noting:
-                self._left(evicted, left[0], Cause.EVICTED)
-        key_in[int(ticket) & SLOT_MASK] = key
-        entries[key] = (value, ticket)
+                self._left(gone, left.value, Cause.EVICTED)
+        key_in[slot] = key
+        entries[key] = fresh = Entry(ticket)
+        fresh.value = value
         if entry is None:
             self._inserts += 1
-        return True, (entry, garbage)
+        return True, garbage
+
+    def _evicted(self, slot: int, garbage: Any) -> Any:
+        """Take out what was evicted from ``slot``; return it, linked to other ``garbage``."""
+        key, self._key_in[slot] = self._key_in[slot], VACANT
+        left = self._entries.pop(key)
+        self._evictions += 1
+        if self._noting:
+            self._left(key, left.value, Cause.EVICTED)
+        return key, left, garbage
+
+    def _mark_seen(self, key: K, entry: Entry) -> None:
+        """Exchange an entry for one that serves as a token."""
+        self._entries[key] = seen = Seen(entry)
+        seen.value = entry.value
 
     def _put_if(self, key: K, value: Any, arguments: _Prepared, token: Any) -> tuple[bool, Any]:
         entry = self._entries.get(key)
-        over = entry is not None and self._bare(entry[0]) is VACANT  # or a failure: nothing that anybody can have read
+        over = (
+            entry is not None and self._bare(entry.value) is VACANT
+        )  # or a failure: nothing that anybody can have read
         if (None if over else entry) is not token:
             return False, None
-        return self._put(key, value, arguments)
+        return self._put(key, value, *arguments)
 
     def _delete(self, key: K, now: float, before: int | None = None) -> Any:
         """Remove ``key``; return its entry, or None where there was none."""
         entry = self._entries.get(key)
-        if before is not None and entry is not None and _later(entry[0], before - 1):
+        if before is not None and entry is not None and _later(entry.value, before - 1):
             return None
         self._flights.detach(key)
         if entry is not None:
-            self._remove(key, int(entry[1]) & SLOT_MASK, now, Cause.DELETED)
+            self._remove(key, slot_of(entry), now, Cause.DELETED)
             self._deletions += 1
         return entry
 
@@ -825,11 +864,11 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         return [entry for key in keys if (entry := self._delete(key, now)) is not None]
 
     def _remove(self, key: K, slot: int, now: float, cause: Cause | None = None) -> None:
-        value, _ = self._entries.pop(key)
+        entry = self._entries.pop(key)
         self._key_in[slot] = VACANT
         self._serve(TAKE, now, slot)
         if self._noting and cause is not None:
-            self._left(key, value, cause)
+            self._left(key, entry.value, cause)
 
     def _left(self, key: K, value: Any, cause: Cause, successor: Any = None) -> None:
         """See to the tags and the listener of an entry that has left."""
@@ -852,18 +891,17 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._hand = (self._hand + 1) % len(key_in)
             key = key_in[self._hand]
             if key is not VACANT:
-                entry: Any = entries[key]
-                if type(entry[0]) is Held and entry[0].gone(now):
+                entry = entries[key]
+                if type(entry.value) is Held and entry.value.gone(now):
                     garbage.append(entry)
                     self._expire(key, entry, now)
         return garbage
 
-    def _expire(self, key: K, entry: Any, now: float) -> None:
+    def _expire(self, key: K, entry: Entry, now: float) -> None:
         """Take out an entry that is over, unless it has changed."""
-        ticket = entry[1]
-        if self._entries.get(key) is entry:
+        if self._entries.get(key) is entry and type(entry.value) is Held and entry.value.gone(now):
             self._expirations += 1
-            self._remove(key, int(ticket) & SLOT_MASK, now, Cause.EXPIRED)
+            self._remove(key, slot_of(entry), now, Cause.EXPIRED)
 
     def _clear(self) -> Any:
         self._deletions += len(self._entries)
@@ -879,7 +917,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._hand = 0
         self._tagged.clear()
         if self._removals is not None:
-            bare = [(key, value.value if type(value) is Held else value) for key, (value, _) in entries.items()]
+            held = [(key, entry.value) for key, entry in entries.items()]
+            bare = [(key, value.value if type(value) is Held else value) for key, value in held]
             self._removals.waiting.extend((k, v, Cause.DELETED) for k, v in bare if type(v) is not Failure)
         return entries
 
@@ -889,7 +928,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         garbage = []
         most = slots or len(self._key_in)
         if ranking.used > capacity or len(self._entries) > most:
-            for slot in ranking.eviction_order(self._told):
+            for slot in ranking.eviction_order(self._ranking.told):
                 if ranking.used <= capacity and len(self._entries) <= most:
                     break
                 key = self._key_in[slot]
@@ -905,7 +944,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _carry(self, policy: Policy, slots: int, now: float, capacity: int | None = None) -> None:
         """Exchange the policy, or widen the cache to ``slots``, with every entry in its slot."""
         self._serve(DRAIN, now)
-        self._ranking = self._ranking.carried_to(policy, slots, self._seed, self._told, capacity)
+        self._ranking = self._ranking.carried_to(policy, slots, self._seed, self._ranking.told, capacity)
         self._key_in.extend([VACANT] * (slots - len(self._key_in)))
         self._plain = self._all_plain()
 
@@ -914,14 +953,14 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _get_watchfully(self, key: K, default: Any) -> Any:
         """Do what ``get`` says, where entries may have dates or a recorder listens."""
         entry = self._entries.get(key)
-        ticket, bare = MISS, default
+        note, bare = MISS, default
         if entry is not None:
-            bare, ticket = entry
+            note, bare = entry, entry.value
             if type(bare) is Held:
-                held, bare, ticket = bare, default, MISS
+                held, bare, note = bare, default, MISS
                 now = self._clock()
                 if held.fresh(now):
-                    ticket = entry[1]
+                    note = entry
                     if held.idle:
                         held.rests_at = now + held.idle
                     if type(held.value) is Failure:
@@ -932,11 +971,11 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                             self._renew(key, self._loader, PLAIN)
                 elif held.gone(now):
                     self._lapse(key, entry, now)
-        self._noted.append(ticket)
+        self._noted.append(note)
         if len(self._noted) >= self._limit:
             self._tell()
-        if self._recorder is not None and ticket >= 0:
-            self._recorder.record(key, self._ranking.sizes[int(ticket) & SLOT_MASK], "get")
+        if self._recorder is not None and note >= 0:
+            self._recorder.record(key, self._ranking.sizes[slot_of(note)], "get")
         return bare
 
     def _lapse(self, key: K, entry: Any, now: float) -> None:
@@ -973,8 +1012,9 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         return VACANT if type(value.value) is Failure or not value.fresh(self._clock()) else value.value
 
     def _all_plain(self) -> bool:
-        """Tell whether objects have size 1 and keys their usual numbers, unless a put says otherwise."""
-        return self._weigher is None and self._key_hash is None and not self._ranking.columns
+        """Tell whether a put has nothing to look for but what its arguments say."""
+        usual = self._weigher is None and self._key_hash is None and not self._ranking.columns
+        return usual and not self._expiry.dates and self._known is None
 
     def _make_known(self, key: K) -> None:
         add = getattr(self._known, "add", None)
@@ -986,7 +1026,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     ) -> Any:
         """Return what the entry is to hold for ``value``: itself, or a ``Held``."""
         expiry = self._expiry
-        if not (self._dates or ttl is not None or tags or version is not None):
+        if not (expiry.dates or ttl is not None or tags or version is not None):
             return value
         held = Held(value)
         if type(value) is Failure:

@@ -16,10 +16,12 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from kvpredict.cache.arguments import is_coroutine_function, plain_result
 from kvpredict.cache.background import Background
+from kvpredict.cache.entry import Entry, make_entry
 from kvpredict.cache.errors import LoadTimeout, TooManyLoads, UnknownKey
 from kvpredict.cache.expiry import Expiry, Held, duration
 from kvpredict.cache.gate import Gate
 from kvpredict.cache.loads import Flight, Flights, Loaded, Loads
+from kvpredict.cache.ranking import MISS
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["VACANT", "Failure", "Loading", "plain_value"]
@@ -28,8 +30,8 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 VACANT: Any = object()  # no value
-NONE: Any = (None,)  # no entry
-NOTHING: Any = (VACANT,)
+NONE = make_entry(MISS, None)  # no entry
+NOTHING = make_entry(MISS, VACANT)
 
 log = logging.getLogger("kvpredict")
 
@@ -90,7 +92,7 @@ class Loading(Generic[K, V]):
 
     _lock: Any  # these are the cache's
     _clock: Callable[[], float]
-    _entries: dict[K, tuple[Any, float]]
+    _entries: dict[K, Entry]
     _busy: bool
     _watchful: bool
     _expiry: Expiry
@@ -265,7 +267,7 @@ class Loading(Generic[K, V]):
         if self._known is not None and key not in self._known:
             raise UnknownKey(f"key {key!r} is not among the known keys, so it was not loaded; add it to Loads(known=…)")
         if self._watchful:
-            held = self._entries.get(key, NONE)[0]
+            held = self._entries.get(key, NONE).value
             if type(held) is Held:
                 now = self._clock()
                 if type(held.value) is Failure:
@@ -293,14 +295,14 @@ class Loading(Generic[K, V]):
 
     def _now(self, key: K) -> Any:
         """Return the value of ``key`` if it is there and fresh, without counting it as a use."""
-        value = self._entries.get(key, NOTHING)[0]
+        value = self._entries.get(key, NOTHING).value
         if type(value) is Held:
             return VACANT if type(value.value) is Failure or not value.fresh(self._clock()) else value.value
         return value
 
     def _stale(self, key: K) -> Any:
         """Return the value of ``key`` if it is still of use, fresh or not."""
-        held = self._entries.get(key, NOTHING)[0]
+        held = self._entries.get(key, NOTHING).value
         if type(held) is not Held:
             return held
         return VACANT if type(held.value) is Failure or held.gone(self._clock()) else held.value
@@ -379,8 +381,8 @@ class Loading(Generic[K, V]):
             held = self._hold(key, Failure(error), arguments[4], config.negative_ttl, (), None, 0.0)
             return VACANT, (held, arguments)
         entry = self._entries.get(key) if self._watchful else None
-        if entry is not None and type(entry[0]) is Held:
-            entry[0].retry_at = self._clock() + self._expiry.retry
+        if entry is not None and type(entry.value) is Held:
+            entry.value.retry_at = self._clock() + self._expiry.retry
         value = self._stale(key) if lenient else VACANT
         if value is not VACANT:
             flight.error, flight.value = None, value
@@ -403,7 +405,7 @@ class Loading(Generic[K, V]):
         put = False
         try:
             if landing and self._flights.attached(key, flight):
-                self._put(key, *landing)
+                self._put(key, landing[0], *landing[1])
                 put = True
         finally:
             self._flights.land(key, flight)
@@ -411,7 +413,7 @@ class Loading(Generic[K, V]):
 
     def _renew(self, key: K, loader: Any, terms: Terms) -> None:
         """Have ``key`` loaded in the background if its time to refresh has come."""
-        held = self._entries.get(key, NONE)[0]
+        held = self._entries.get(key, NONE).value
         if type(held) is not Held or loader is None or self._clock() < held.refresh_at:
             return
         loop: asyncio.AbstractEventLoop | None = None

@@ -23,9 +23,9 @@ from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted, kernel
 from kvpredict.core.policy import Event, Kernels, Policy
 
-__all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTES", "PLACE", "SLOT_MASK", "TAKE", "Ranking"]
+__all__ = ["DRAIN", "HITS", "MISS", "MISSES", "NOTES", "PLACE", "SLOT_BITS", "SLOT_MASK", "TAKE", "Ranking"]
 
-DRAIN, PLACE, TAKE = 0, 1, 2
+DRAIN, PLACE, TAKE = range(3)
 HITS, MISSES = 0, 1  # indices into Ranking.tally
 
 SLOT_BITS = 30
@@ -49,25 +49,28 @@ class Ranking:
     seed : int
     aside : bool, default False
         Whether the owner trains the policy (``trainer``), which else trains itself when it places an object.
+    now : float, default 0.0
+        The time up to which hits are known, at first.
     """
 
-    def __init__(self, policy: Policy, capacity: int, slots: int, seed: int, aside: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, capacity: int, slots: int, seed: int, aside: bool = False, now: float = 0.0
+    ) -> None:
         self.aside = aside
         host = make_host(capacity, slots, len(policy.extra))
         state = policy.state(capacity, seed, slots)
-        self._assemble(policy, state, host, np.zeros(slots, np.int32), np.zeros(2, np.int64), untapped())
+        self.tally = np.zeros(2, np.int64)  # hits and misses
+        self.clock = np.full(1, now)  # float64, the time up to which the policy knows of hits
+        self._assemble(policy, state, host, np.zeros(slots, np.int32), untapped())
 
-    def _assemble(
-        self, policy: Policy, state: Any, host: Host, generation: np.ndarray, tally: np.ndarray, tap: np.ndarray
-    ) -> None:
+    def _assemble(self, policy: Policy, state: Any, host: Host, generation: np.ndarray, tap: np.ndarray) -> None:
         self.policy, self.state, self.host = policy, state, host
         self.generation = generation  # int32 [slots], counts the tenants of each slot
-        self.tally = tally  # int64 [2], hits and misses
         self.tap = tap  # see ``cache.tap``
         self.notes = np.zeros(NOTES, np.float64)  # tickets on their way to ``serve``; handing over an array costs more
         self.columns = policy.extra
         self.row = np.zeros((1, len(policy.extra)), np.float64)  # extra columns of the object to be placed
-        self._pinned = pin((state, host, generation, self.row, tally, tap, self.notes))
+        self._pinned = pin((state, host, generation, self.row, self.tally, self.clock, tap, self.notes))
         self.handle = self._pinned.handle
         kind = None if interpreted() else numba.typeof(self._pinned.value)
         self.serve = _serve(bind(policy), kind)
@@ -93,13 +96,18 @@ class Ranking:
         return int(self.counts[CAPACITY])
 
     @property
+    def told(self) -> float:
+        """The time up to which the policy knows of hits."""
+        return float(self.clock[0])
+
+    @property
     def used(self) -> int:
         """Units in use."""
         return int(self.counts[USED])
 
     def tapped(self, tap: np.ndarray) -> None:
         """Write the accesses that the policy sees into ``tap`` from now on."""
-        self._assemble(self.policy, self.state, self.host, self.generation, self.tally, tap)
+        self._assemble(self.policy, self.state, self.host, self.generation, tap)
 
     def room_without_slot(self, size: int) -> bool:
         """Tell whether an object of ``size`` units fits and only a slot is missing for it."""
@@ -107,11 +115,10 @@ class Ranking:
 
     def empty(self, seed: int) -> "Ranking":
         """Return a ranking with nothing in it; tickets of this one stay invalid in it."""
-        fresh = object.__new__(Ranking)
-        fresh.aside = self.aside
+        fresh = self._heir()
         policy, host = self.policy, make_host(self.capacity, self.slots, len(self.policy.extra))
         state = policy.state(self.capacity, seed, self.slots)
-        fresh._assemble(policy, state, host, self.generation.copy(), self.tally, self.tap)
+        fresh._assemble(policy, state, host, self.generation.copy(), self.tap)
         return fresh
 
     def carried_to(self, policy: Policy, slots: int, seed: int, time: float, capacity: int | None = None) -> "Ranking":
@@ -127,13 +134,18 @@ class Ranking:
         host.counts[CAPACITY] = capacity
         generation = np.zeros(slots, np.int32)
         generation[: self.generation.size] = self.generation
-        carried = object.__new__(Ranking)
-        carried.aside = self.aside
-        carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tally, self.tap)
+        carried = self._heir()
+        carried._assemble(policy, policy.state(capacity, seed, slots), host, generation, self.tap)
         _filler(policy.kernels(), len(policy.extra))(carried.state, host, self.eviction_order(time), time)
         if policy == self.policy:
             policy.inherit(carried.state, self.state)
         return carried
+
+    def _heir(self) -> "Ranking":
+        """Return a ranking without a policy that goes on with this one's counts and time."""
+        heir = object.__new__(Ranking)
+        heir.aside, heir.tally, heir.clock = self.aside, self.tally, self.clock
+        return heir
 
     def eviction_order(self, time: float) -> np.ndarray:
         """Return the slots in use, int32 ``[n]``, first to go first."""
@@ -188,12 +200,12 @@ def _widened(host: Host, slots: int, extra: np.ndarray) -> Host:
 
 @lru_cache(maxsize=256)
 def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
-    """Return ``serve(handle, op, count, start, end, key, size, cost) -> float`` for one type of state.
+    """Return ``serve(handle, op, count, now, key, size, cost) -> float`` for one type of state.
 
-    Counts the first ``count`` of ``notes``, taken between ``start`` and ``end``, and applies the hits, spread evenly
-    and the last one at ``end``. Then it does ``op``: ``PLACE`` admits an object at ``end`` and returns its ticket, or
-    -1 if it was refused (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does
-    nothing more.
+    Counts the first ``count`` of ``notes``, taken since the last call, and applies the hits, spread evenly and the last
+    one at ``now``. Then it does ``op``: ``PLACE`` admits an object at ``now`` and returns its ticket, or -1 if it
+    was refused (``host.victims`` holds the slots evicted for it); ``TAKE`` frees slot ``key``; ``DRAIN`` does nothing
+    more.
 
     One function for all three, because each would compile the policy again. It keeps the GIL, because a cache calls it
     under its lock, and a thread that lets go of the GIL for a microsecond may wait 5 ms to get it back.
@@ -201,8 +213,11 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     opened = open_pinned(kind)
     engine_place, engine_drain, engine_take = engine.place, engine.drain, engine.take
 
-    def serve(handle, op, n, start, end, key, size, cost):
-        s, h, generation, row, tally, tap, notes = opened(handle)
+    def serve(handle, op, n, now, key, size, cost):
+        s, h, generation, row, tally, clock, tap, notes = opened(handle)
+        start = clock[0]
+        end = max(start, now)  # another thread may have read its clock later and come first
+        clock[0] = end
         if n > 0:
             slots = np.empty(n, np.int32)
             times = np.empty(n, np.float64)
@@ -235,7 +250,7 @@ def _serve(engine: Engine, kind: types.Type | None) -> Callable[..., float]:
     if kind is None:
         return serve
     i8, f8 = types.int64, types.float64
-    return entry(serve, f8(i8, i8, i8, f8, f8, i8, i8, f8))
+    return entry(serve, f8(i8, i8, i8, f8, i8, i8, f8))
 
 
 @lru_cache(maxsize=256)

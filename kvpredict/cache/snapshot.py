@@ -20,10 +20,11 @@ import numpy as np
 
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.codec import Codec
+from kvpredict.cache.entry import make_entry
 from kvpredict.cache.errors import CodecError, SnapshotError
 from kvpredict.cache.expiry import NEVER, Held
 from kvpredict.cache.loading import Failure
-from kvpredict.cache.ranking import DRAIN, SLOT_BITS, SLOT_MASK, TAKE
+from kvpredict.cache.ranking import DRAIN, SLOT_BITS, TAKE
 from kvpredict.cache.stats import Marks
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.place import file_place
@@ -62,9 +63,9 @@ def save_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
     path = Path(path)
     copied = _copy(cache)
     rows = []
-    for key, value, ticket, dates in copied.pop("entries"):
+    for key, value, slot, dates in copied.pop("entries"):
         with contextlib.suppress(CodecError):
-            rows.append((codec.encode_key(key), codec.encode(value), int(ticket) & SLOT_MASK, *dates))
+            rows.append((codec.encode_key(key), codec.encode(value), slot, *dates))
     data = codec.encode({**copied, "version": VERSION, "rows": rows})
     partial = None
     try:
@@ -133,12 +134,14 @@ def _copy(cache: Cache[Any, Any]) -> dict[str, Any]:
         if cache._busy:
             raise KvpredictError("a snapshot was asked for from within another call of the cache")
         cache._exclusively(cache._serve, DRAIN, now)
-        ranking, now = cache._ranking, cache._told
+        ranking = cache._ranking
+        now = ranking.told
         order = ranking.eviction_order(now)
         entries = []
         for slot in order.tolist():
             key = cache._key_in[slot]
-            value, ticket = cache._entries[key]
+            entry = cache._entries[key]
+            value = entry.value
             dates: tuple[Any, ...] = (NEVER, NEVER, NEVER, 0.0, None, ())
             if type(value) is Held:
                 if type(value.value) is Failure or value.gone(now):
@@ -148,7 +151,7 @@ def _copy(cache: Cache[Any, Any]) -> dict[str, Any]:
                     *(value.idle, value.version, value.tags),
                 )
                 value = value.value
-            entries.append((key, value, ticket, dates))
+            entries.append((key, value, slot, dates))
         return {
             "entries": entries,
             "policy": ranking.policy.name,
@@ -171,7 +174,7 @@ def _misfit(cache: Cache[Any, Any], kept: dict[str, Any], rows: list[Any]) -> st
     if kept["capacity"] != ranking.capacity:
         return f"its capacity is {kept['capacity']}, not {ranking.capacity}"
     if cache._grows and kept["slots"] > ranking.slots:
-        cache._exclusively(cache._carry, ranking.policy, kept["slots"], cache._told)
+        cache._exclusively(cache._carry, ranking.policy, kept["slots"], cache._ranking.told)
         ranking = cache._ranking
     if kept["slots"] != ranking.slots:
         return f"it has {kept['slots']} slots, not {ranking.slots}"
@@ -194,7 +197,7 @@ def _put_back(cache: Cache[Any, Any], kept: dict[str, Any], rows: list[Any], awa
     ranking.retrain()
     base, shift = cache._clock, kept["clock"] + away - float(cache._clock())
     cache._clock = lambda: base() + shift
-    cache._told = now = kept["clock"] + away
+    ranking.clock[0] = now = kept["clock"] + away
     cache._marks = Marks(now)
     empty = set(np.flatnonzero(ranking.host.live).tolist())
     for row in rows:
@@ -202,7 +205,7 @@ def _put_back(cache: Cache[Any, Any], kept: dict[str, Any], rows: list[Any], awa
         empty.discard(slot)
         ticket = float((int(ranking.generation[slot]) << SLOT_BITS) | slot)
         held = _held(cache, value, row[3:], now, away)
-        cache._entries[key] = (held, ticket)
+        cache._entries[key] = make_entry(ticket, held)
         cache._key_in[slot] = key
         if type(held) is Held:
             for tag in held.tags:
@@ -221,7 +224,7 @@ def _put_in(cache: Cache[Any, Any], kept: dict[str, Any], rows: list[Any], away:
         arguments = cache._prepare(key, value, int(sizes[slot]), float(costs[slot]), extra)
         held = _held(cache, value, row[3:], now, away)
         with cache._lock:
-            cache._exclusively(cache._put, key, held, arguments)
+            cache._exclusively(cache._put, key, held, *arguments)
     cache._aftermath(None, None)
 
 

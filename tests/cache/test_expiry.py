@@ -50,12 +50,23 @@ def test_a_put_starts_the_time_anew() -> None:
     assert cache.get("a") == 2
 
 
+def test_what_was_put_in_meanwhile_is_not_over() -> None:
+    clock = Clock()
+    cache: Cache[str, int] = Cache(10, "lru", ttl=60, clock=clock)
+    cache["a"] = 1
+    seen = cache._entries["a"]  # by a reader that is then kept waiting
+    clock.now += 61
+    cache["a"] = 2
+    cache._lapse("a", seen, clock.now)
+    assert cache.get("a") == 2
+
+
 def test_an_entrys_own_ttl_goes_first() -> None:
     clock = Clock()
     cache: Cache[str, int] = Cache(10, "lru", clock=clock)
     get = cache.get  # taken before the cache has anything that expires
     cache.put("plain", 0)
-    cache.put("short", 1, ttl=5)
+    cache.put("short", 1, 5)  # by position, as in other caches
     cache.get_or_load("loaded", lambda key: Loaded(2, ttl=7))
     clock.now += 5
     assert (get("plain"), get("short"), get("loaded")) == (0, None, 2)

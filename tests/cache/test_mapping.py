@@ -91,7 +91,11 @@ def test_a_token_is_of_one_put_only() -> None:
     cache.delete("a")
     cache["a"] = 1  # an equal value of a later put
     assert not cache.put_if("a", 2, token)
+    value, token = cache.read("a")
+    cache["a"] = value  # this very object, put in anew
+    assert not cache.put_if("a", 2, token)
     _, token = cache.read("a")
+    assert cache.read("a")[1] is token  # of the same put
     cache.get("a")
     cache.swap_policy("sieve")
     cache.resize(20)
@@ -168,8 +172,8 @@ def test_the_index_of_tags_holds_what_the_cache_holds() -> None:
         else:
             cache.clear()
     expected: dict[str, set[int]] = {}
-    for key, (held, _) in cache._entries.items():
-        for tag in getattr(held, "tags", ()):
+    for key, entry in cache._entries.items():
+        for tag in getattr(entry.value, "tags", ()):
             expected.setdefault(tag, set()).add(key)
     assert cache._tagged == expected
     cache.validate()

@@ -176,7 +176,7 @@ class WithDates(RuleBasedStateMachine):
     def put(self, key: object, ttl: float | None, version: int | None, tags: tuple[str, ...]) -> None:
         self.value += 1
         entry = self.cache._entries.get(key)
-        held_version = getattr(entry[0], "version", None) if entry is not None else None
+        held_version = getattr(entry.value, "version", None) if entry is not None else None
         taken = self.cache.put(key, self.value, ttl=ttl, version=version, tags=tags)
         if version is not None and held_version is not None and held_version > version:
             assert not taken
@@ -253,12 +253,12 @@ class WithDates(RuleBasedStateMachine):
             assert value == self.truth[key][0]
         assert len(self.cache) <= self.capacity
         tagged: dict[str, set[object]] = {}
-        for key, (held, _) in self.cache._entries.items():
-            for tag in getattr(held, "tags", ()):
+        for key, entry in self.cache._entries.items():
+            for tag in getattr(entry.value, "tags", ()):
                 tagged.setdefault(tag, set()).add(key)
         assert self.cache._tagged == tagged
         # Whatever was put in is there, or its removal was told, once.
-        inside = [(key, getattr(held, "value", held)) for key, (held, _) in self.cache._entries.items()]
+        inside = [(key, getattr(e.value, "value", e.value)) for key, e in self.cache._entries.items()]
         assert sorted(map(repr, [*self.gone, *inside])) == sorted(map(repr, self.put_in))
 
 

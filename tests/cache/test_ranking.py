@@ -20,16 +20,16 @@ POLICIES = [name for name in policy_names() if not policy_class(name).traits.ora
 
 def place(ranking: Ranking, key: int, size: int = 1, notes: Sequence[float] = (), time: float = 0.0) -> float:
     ranking.notes[: len(notes)] = notes
-    return ranking.serve(ranking.handle, PLACE, len(notes), time, time, key, size, 1.0)
+    return ranking.serve(ranking.handle, PLACE, len(notes), time, key, size, 1.0)
 
 
 def take(ranking: Ranking, ticket: float) -> None:
-    ranking.serve(ranking.handle, TAKE, 0, 0.0, 0.0, int(ticket) & SLOT_MASK, 0, 0.0)
+    ranking.serve(ranking.handle, TAKE, 0, 0.0, int(ticket) & SLOT_MASK, 0, 0.0)
 
 
 def drain(ranking: Ranking, *notes: float) -> None:
     ranking.notes[: len(notes)] = notes
-    ranking.serve(ranking.handle, DRAIN, len(notes), 0.0, 1.0, 0, 0, 0.0)
+    ranking.serve(ranking.handle, DRAIN, len(notes), 1.0, 0, 0, 0.0)
 
 
 def test_a_hit_on_what_left_is_not_credited_to_the_next_tenant() -> None:
@@ -155,7 +155,7 @@ def test_a_call_keeps_the_gil() -> None:
     try:
         before = turns[0]
         for _ in range(5000):
-            ranking.serve(ranking.handle, DRAIN, NOTES, 0.0, 1.0, 0, 0, 0.0)
+            ranking.serve(ranking.handle, DRAIN, NOTES, 1.0, 0, 0, 0.0)
         after = turns[0]
     finally:
         stop.set()
