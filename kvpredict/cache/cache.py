@@ -237,9 +237,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             ) from None
         self._entries: dict[K, Entry] = {}
         self._key_in: list[Any] = [VACANT] * slots
-        self._noted: list[
-            float
-        ] = []  # entries that were hit, and MISS for misses, that the policy does not know of yet
+        self._noted: list[float] = []  # entries hit, and MISS for misses, that the policy does not know of yet
         self._open_loading(Loads() if loads is None else loads, loader)
         # Re-entrant, because a finalizer or a signal handler may call the cache in the middle of a call; _busy then
         # says that the structure is in transition, and the call waits in _postponed.
@@ -313,9 +311,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 return None, None
             if self._busy:
                 return value, object()  # what no put_if takes
-            if type(entry) is not Seen:
-                self._exclusively(self._mark_seen, key, entry)
-            return value, self._entries[key]
+            return value, entry if type(entry) is Seen else self._exclusively(self._mark_seen, key, entry)
 
     def __contains__(self, key: object) -> bool:
         return self._now(key) is not VACANT  # type: ignore[arg-type]
@@ -833,10 +829,11 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._left(key, left.value, Cause.EVICTED)
         return key, left, garbage
 
-    def _mark_seen(self, key: K, entry: Entry) -> None:
-        """Exchange an entry for one that serves as a token."""
+    def _mark_seen(self, key: K, entry: Entry) -> Seen:
+        """Exchange an entry for one that serves as a token, and return that."""
         self._entries[key] = seen = Seen(entry)
         seen.value = entry.value
+        return seen
 
     def _put_if(self, key: K, value: Any, arguments: _Prepared, token: Any) -> tuple[bool, Any]:
         entry = self._entries.get(key)
