@@ -59,9 +59,9 @@ class KVPool:
         """Return a slot."""
         self.free[tier].append(slot)
 
-    def write(self, slot: int, values: Sequence[Any]) -> None:
-        """Fill a slot of the device with one tensor for each shape."""
-        for pool, value in zip(self.device, values, strict=True):
+    def write(self, tier: int, slot: int, values: Sequence[Any]) -> None:
+        """Fill a slot of a tier with one tensor for each shape."""
+        for pool, value in zip((self.device, self.host)[tier], values, strict=True):
             pool[slot].copy_(value)
 
     def read(self, slots: Sequence[int]) -> list[Any]:

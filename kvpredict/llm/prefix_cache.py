@@ -43,14 +43,18 @@ class BlockStore:
         two = self.index.tiers == 2
         moved = [*self.index.gone(), *fresh]
         arriving: dict[int, Any] = {}
+        refused = []  # by the device, and taken by the host tier
         for node in dict.fromkeys(moved):  # what comes up is lifted out first, so that its place is free
             if resident[node, 0] and node not in self.slot[0]:
                 if node in self.slot[1]:
                     arriving[node] = self.pool.fetch(self.slot[1].pop(node))
                 elif node in fresh:
                     arriving[node] = fresh[node]
-            elif node in self.slot[1] and not (two and resident[node, 1]):
-                self.pool.give(1, self.slot[1].pop(node))
+            elif node in self.slot[1]:
+                if not (two and resident[node, 1]):
+                    self.pool.give(1, self.slot[1].pop(node))
+            elif two and resident[node, 1] and node in fresh and node not in self.slot[0]:
+                refused.append(node)
         for node in dict.fromkeys(moved):
             if node in self.slot[0] and not resident[node, 0]:
                 slot = self.slot[0].pop(node)
@@ -60,7 +64,10 @@ class BlockStore:
                     self.pool.give(0, slot)
         for node, values in arriving.items():
             self.slot[0][node] = self.pool.take(0)
-            self.pool.write(self.slot[0][node], values)
+            self.pool.write(0, self.slot[0][node], values)
+        for node in refused:
+            self.slot[1][node] = self.pool.take(1)
+            self.pool.write(1, self.slot[1][node], fresh[node])
 
     def found(self, ticket: int, most: int) -> list[int]:
         """Return the nodes of a request's first blocks, at most so many, whose tensors the device holds."""

@@ -50,14 +50,14 @@ class NaiveServer:
             self.tiers[1].add(victim)
         return True
 
-    def keep(self, block: int, next_use: float, now: float, bypass: bool = True) -> bool:
-        if block in self.tiers[0]:
+    def keep(self, block: int, next_use: float, now: float, bypass: bool = True, tier: int = 0) -> bool:
+        if block in self.tiers[tier]:
             return True
-        while len(self.tiers[0]) >= self.capacity:
-            if not self.evict(0, now, -min(next_use, 1e10) if self.bypass and bypass else math.inf):
+        while len(self.tiers[tier]) >= (self.capacity, self.host)[tier]:
+            if not self.evict(tier, now, -min(next_use, 1e10) if self.bypass and bypass else math.inf):
                 return False
         self.tiers[1].discard(block)
-        self.tiers[0].add(block)
+        self.tiers[tier].add(block)
         return True
 
     def blocks(self, i: int) -> tuple[list[int], list[float], int]:
@@ -90,10 +90,12 @@ class NaiveServer:
             self.order[b] = self.uses
             self.uses += 1
             self.next_use[b] = max(self.next_use.get(b, 0.0), n)
-        if prompt == 0 or ids[prompt - 1] in self.tiers[0]:
-            for b, n in zip(ids[prompt:], nexts[prompt:], strict=True):
-                if not self.keep(b, n, now):
-                    break
+        places = [0, 1] if self.host else [0]
+        while prompt and places and ids[prompt - 1] not in self.tiers[places[0]]:
+            places.pop(0)
+        for b, n in zip(ids[prompt:], nexts[prompt:], strict=True):
+            while places and not (b in self.tiers[0] or self.keep(b, n, now, tier=places[0])):
+                places.pop(0)  # what one tier refuses goes to the next, and so does all that follows
         for b in ids:
             self.running[b] -= 1
 

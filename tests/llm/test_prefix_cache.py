@@ -160,10 +160,26 @@ def test_what_the_index_counts_as_found_is_there_for_the_prompts_of_one_call_too
     for _ in range(30):
         cache.generate([[*starts[draw.integers(3)], *draw.integers(0, 90, 1 + 4 * k).tolist()] for k in range(4)], 2)
     assert cache.cached_tokens == 4 * counted > 0
+    cache = PrefixCache(model, 12, block_size=4, policy=policy)  # whose guard has not seen what is better yet
     first, second = cache.generate([[7] * 17] * 2, 2)
     assert first.tokens == second.tokens == plain(model, [7] * 17, 2)[0]
     if policy == "learned":  # LRU stores at a request's end
         assert second.cached_tokens == 16
+
+
+@pytest.mark.parametrize("policy", ["lfu", "gdsf", "learned"])
+def test_what_the_device_refuses_goes_to_the_host_tier(model: "transformers.PreTrainedModel", policy: str) -> None:
+    cache = PrefixCache(model, 3, host_capacity=6, block_size=4, policy=policy)
+    often, seldom = list(range(13)), [7] * 13
+    for _ in range(6):
+        cache.generate([often], 1)
+    for _ in range(2):
+        answer = cache.generate([seldom], 2, keep_logits=True)[0]
+        cache.generate([often], 1)
+    assert answer.cached_tokens == 12
+    tokens, logits = plain(model, seldom, 2)
+    assert answer.tokens == tokens
+    torch.testing.assert_close(answer.logits, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_an_error_on_the_way_leaves_nothing_pinned(model: "transformers.PreTrainedModel") -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvpredict.cache.background import Background
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.model import Model
 from kvpredict.llm.prefix.policies.learned import Learned
@@ -104,3 +105,24 @@ def test_train_at_once_ranks_all_anew() -> None:
     assert index.state.ready[0] == 1
     assert not PrefixIndex(3, "lru").train()
     assert not PrefixIndex(3, Learned(model=Model(make_trees([Node(value=-1.0)])))).train(0.0)
+
+
+def test_a_training_that_is_over_before_its_submission_returns_does_not_end_all_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thread = Background(1)
+    submit = thread.submit
+
+    def slow(job: Any, *arguments: Any) -> bool:
+        taken = submit(job, *arguments)
+        thread.join()
+        return taken
+
+    monkeypatch.setattr(thread, "submit", slow)
+    monkeypatch.setattr("kvpredict.llm.prefix.training._thread", thread)
+    index = PrefixIndex(300, Learned(every=30.0, first=400))
+    serve(index, TRACE, 0, 50)  # trainings are due, and too few rows for them
+    assert index.state.ready[0] == 0
+    assert not index.training._busy
+    serve(index, TRACE, 50, 400)
+    assert index.state.ready[0] == 1

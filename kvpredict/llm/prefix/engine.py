@@ -311,18 +311,24 @@ def _bind(kernels: Kernels) -> Engine:
             if (c == 1 and tiers == 2) or (c == 0 and tiers == EXTERN):
                 continue
             at_end = not on_arrival(p, c)
+            # Policies of queues rank what is stored only.
+            at_rank = at_end and heaps == 1
             j = low if at_end else middle
-            if j == low or p.resident[r.node[j - 1], c]:
-                while j < high:
-                    if p.resident[r.node[j], c]:
-                        j += 1
-                        continue
-                    # Policies of queues rank what is stored only.
-                    at_rank = at_end and heaps == 1
-                    least = valued(s, p, c, r.node[j], now) if at_rank else worth(s, p, r, j, now)
-                    if not keep(s, p, r, j, c, least, tiers, now):
-                        break
+            tier = c  # the host's, from the first block on that the device refuses
+            if c == 0 and tiers == 2 and j > low and not p.resident[r.node[j - 1], 0]:
+                tier = 1
+            if j > low and not p.resident[r.node[j - 1], tier]:
+                continue
+            while j < high:
+                node = r.node[j]
+                if p.resident[node, c] or p.resident[node, tier]:
                     j += 1
+                    continue
+                least = valued(s, p, tier, node, now) if at_rank else worth(s, p, r, j, now)
+                if not keep(s, p, r, j, tier, least, tiers, now):
+                    if c > 0 or tier == 1 or tiers != 2:
+                        break
+                    tier = 1
         for j in range(high - 1, low - 1, -1):
             release(s, p, r.node[j], now)
 

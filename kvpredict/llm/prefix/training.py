@@ -46,7 +46,9 @@ class Training:
             self._due = now + self.policy.every
             if not self.background:
                 return self.policy.fitted(turns, now)
-            self._busy = _thread.submit(_train, weakref.ref(self), turns.rows(), now)
+            self._busy = True  # first: the training may be over before ``submit`` is
+            if not _thread.submit(_train, weakref.ref(self), turns.rows(), now):
+                self._busy = False
         fresh, self._fresh = self._fresh, None
         return fresh
 
