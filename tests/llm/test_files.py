@@ -401,7 +401,7 @@ def test_lines_of_every_format_tell_the_same(tmp_path: Path, kind: str, told: di
     trace = read_requests(write(tmp_path / "log.jsonl", first | told, second), tokenize=str.encode)
     assert trace.info["format"] == kind
     assert trace.sessions is not None
-    assert trace.sessions.tolist() == [session_of({"session": "a81"}), -1]
+    assert trace.sessions.tolist() == [session_of({"session": "a81"}), second.get("chat_id", -1)]
     assert {name: column[0] for name, column in trace.hints.items()} == TELLS | {"finish": 1.0}
     assert [name for name, column in trace.hints.items() if not np.isnan(column[1])] in ([], ["kind"])
 
@@ -418,6 +418,33 @@ def test_bailians_sessions_are_chats_unless_lines_name_others(tmp_path: Path) ->
     assert read_requests(path).sessions.tolist() == [5, 5, 5]
     path.write_text("\n".join(reversed(lines)))  # a turn may stand before the one that it goes on from
     assert read_requests(path).sessions.tolist() == [159, 160, 159]
+
+
+    lines = lines[:2] + [json.dumps(json.loads(lines[2]) | {"session": 5})]
+    path.write_text("\n".join(lines))  # one line that names a session leaves the others their chats
+    assert read_requests(path).sessions.tolist() == [159, 160, 5]
+    lines = [json.dumps(json.loads(lines[0]) | {"session": 5}), lines[1], lines[2].replace(', "session": 5', "")]
+    path.write_text("\n".join(lines))  # a turn of which nothing is said is of the session of the turn before
+    assert read_requests(path).sessions.tolist() == [5, 160, 5]
+
+
+def test_a_line_that_names_a_session_leaves_the_others_theirs(tmp_path: Path) -> None:
+    lines = []
+    for session in range(20):
+        messages = []
+        for turn in range(5):
+            messages = [*messages, {"role": "user", "content": f"session {session} turn {turn} " * 6}]
+            lines.append({"created": 3 * session + 100.0 * turn, "messages": messages})
+    unnamed = read_requests(write(tmp_path / "log.jsonl", *lines), tokenize=str.encode)
+    assert unnamed.continued.mean() == 0.8
+    lines[7]["user"] = "bob"
+    named = read_requests(write(tmp_path / "log.jsonl", *lines), tokenize=str.encode)
+    assert named.sessions is not None
+    bob = int(np.argmax(named.sessions))
+    differ = np.flatnonzero(named.continued != unnamed.continued)
+    # Only the turn before ends: its session is not bob's.
+    assert [named.times[i] for i in differ] == [named.times[bob] - 100.0]
+    assert named.next_turn[bob] == 100.0  # the turn after, which names none, goes on from it
 
 
 def test_a_session_is_named_before_a_user() -> None:
