@@ -14,7 +14,7 @@ import numpy as np
 
 from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
-from kvpredict.llm.hints import HINTS
+from kvpredict.llm.hints import HINTS, hint_range
 from kvpredict.trace.trace import is_share
 
 __all__ = ["RequestTrace"]
@@ -73,9 +73,14 @@ class RequestTrace:
         for name, column in per_request.items():
             if len(column) != n:
                 raise TraceError(f"{self.name}: {name} has {len(column)} values for {n} requests")
-        for name in self.hints:
+        for name, column in self.hints.items():
             if name not in HINTS:
                 raise unknown_name("hint", name, HINTS)
+            low, high = hint_range(name)
+            for at in np.flatnonzero((column < low) | (column > high))[:1]:
+                raise TraceError(
+                    f"{self.name}: hint {name!r} of request {at} must be between {low:g} and {high:g}, got {column[at]:g}"
+                )
         if len(self.starts) != n + 1 or (n and (np.diff(self.starts) < 0).any()) or self.starts[-1] != len(self.blocks):
             raise TraceError(f"{self.name}: starts must rise from 0 to the number of blocks, one more than requests")
         most = {"prompt_blocks": np.diff(self.starts)}

@@ -120,6 +120,18 @@ def test_requests_are_sorted_by_time_and_those_without_blocks_are_requests(tmp_p
         "reordered": 2, "requests": 4, "empty": 1, "skipped": 1}  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["mooncake", "bailian"])
+def test_block_ids_may_be_unsigned(tmp_path: Path, kind: str) -> None:
+    line = json.loads((FIXTURES / f"{kind}.jsonl").read_text().splitlines()[0])
+    line |= {"input_length": 48 if kind == "bailian" else 1536, "hash_ids": [2**64 - 1, 2**63, 7]}
+    assert read_requests(write(tmp_path / "log.jsonl", line)).blocks.tolist() == [-1, -(2**63), 7]
+    keys = kvp.read_trace(tmp_path / "log.jsonl")
+    assert len(keys) == 3
+    line["hash_ids"] = [2**64]
+    with pytest.raises(TraceError, match="hash_ids, a list of 64-bit integers"):
+        read_requests(write(tmp_path / "log.jsonl", line))
+
+
 def test_prompts_must_fit_their_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "moon.jsonl", moon(0, 600, [1, 2]), moon(1, 10**6, [1, 2, 3, 4]), moon(2, 10, [1, 2, 3]))
     with pytest.raises(TraceError, match=r"line 2: .*1000000 tokens in 4 blocks of 512: give the block_size"):
@@ -306,7 +318,8 @@ def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog:
             '"block_size": 16}]}',
             "line 1: .*its own ancestor",
         ),
-        ('{"events": 5, "ts": 1}', "line 1: expected a list of events, found int"),
+        ('{"events": 5, "ts": 1}', "line 1: expected events, a list of them, found int"),
+        ('{"ts": 1, "events": []}\n{"ts": 2}', "line 2: expected events, a list of them, which is missing"),
         ('{"x": 1}', "found the fields x"),
         ("[1]", "a JSON object a line"),
     ],
@@ -349,6 +362,8 @@ def test_chat_logs_tell_calls_tools_and_images_apart(tmp_path: Path) -> None:
         ({"times": [1.0, 0.0]}, "sort the requests"),
         ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
         ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
+        ({"hints": {"priority": [np.nan, 101.0]}}, "'priority' of request 1 must be between -100 and 100, got 101"),
+        ({"hints": {"ttl": [-1.0, np.nan]}}, "'ttl' of request 0 must be between 0 and inf, got -1"),
         ({"block_size": 0}, "block_size must be at least 1"),
         ({"prompt_blocks": np.array([1, 5])}, "prompt_blocks of request 1 cannot be 5"),
         ({"prompt_blocks": np.array([-3, 1])}, "prompt_blocks of request 0 cannot be -3"),
@@ -534,13 +549,14 @@ def test_kv_events_in_the_engines_wire_form(tmp_path: Path) -> None:
         [2.0, [["BlockRemoved", [b64[0]]], ["AllBlocksCleared"], ["BlockStored", [raw[2].hex()], b64[1], [], 16]]],
         [3.0, [stored(raw[1].hex(), 2**64 - 2) | {"session_id": "a", "medium": "GPU", "group_idx": 0}], None],
         {"ts": 4.0, "events": [["BlockStored", [urlsafe], None, [5] * 16, 16, None, None]]},
+        {"ts": 4.5, "events": [["BlockStored", [b64[2].rstrip("="), urlsafe.rstrip("=")], None, [], 16]]},
         [5.0, [["BlockStored", [b64[0]], None, [], 0, None, "CPU", None], stored(None, 9) | {"group_idx": 1}], 0],
     )  # fmt: skip
     trace = read_requests(path)
     ends = [trace.blocks[a:b].tolist() for a, b in zip(trace.starts[:-1], trace.starts[1:], strict=True)]
-    assert ends == [number[:2], number, [*number[:2], -2], [-1]]
-    assert trace.times.tolist() == [1, 2, 3, 4]
-    assert trace.sessions.tolist() == [-1, -1, session_of({"session": "a"}), -1]
+    assert ends == [number[:2], number, [*number[:2], -2], [-1], [number[2], -1]]
+    assert trace.times.tolist() == [1, 2, 3, 4, 4.5]
+    assert trace.sessions.tolist() == [-1, -1, session_of({"session": "a"}), -1, -1]
     assert trace.block_size == 16
 
 

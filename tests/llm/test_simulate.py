@@ -128,6 +128,7 @@ def test_hints_pin_expire_and_rank() -> None:
     assert not hit()
     assert hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[1e4, *nothing[1:]])
     assert not hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[10.0, *nothing[1:]])
+    assert hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[1e4, *nothing[1:]], priority=[np.nan, 100, 100, np.nan])
     assert hit(priority=[1.0, *nothing[1:]])
     assert hit(ttl=[np.nan, 5.0, np.nan, np.nan])
 
