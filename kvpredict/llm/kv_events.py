@@ -131,8 +131,8 @@ def _number(value: Any) -> int:
 
 
 def _base64(text: str) -> int:
-    # Hashes of 8, 16 and 32 bytes end in "=", so base64 is not taken for hex. Where that is left out, one of 8 bytes may
-    # be, once in 100,000: it gets another number, the same wherever it stands.
+    # Hashes of 8, 16 and 32 bytes end in "=", so base64 is not taken for hex. Where that is left out, one of 8 bytes
+    # may be, once in 100,000: it gets another number, the same wherever it stands.
     data = base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
     if not data:
         raise ValueError("no bytes")

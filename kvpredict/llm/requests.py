@@ -78,9 +78,8 @@ class RequestTrace:
                 raise unknown_name("hint", name, HINTS)
             low, high = hint_range(name)
             for at in np.flatnonzero((column < low) | (column > high))[:1]:
-                raise TraceError(
-                    f"{self.name}: hint {name!r} of request {at} must be between {low:g} and {high:g}, got {column[at]:g}"
-                )
+                limits = f"between {low:g} and {high:g}"
+                raise TraceError(f"{self.name}: hint {name!r} of request {at} must be {limits}, got {column[at]:g}")
         if len(self.starts) != n + 1 or (n and (np.diff(self.starts) < 0).any()) or self.starts[-1] != len(self.blocks):
             raise TraceError(f"{self.name}: starts must rise from 0 to the number of blocks, one more than requests")
         most = {"prompt_blocks": np.diff(self.starts)}

@@ -434,8 +434,7 @@ def test_bailians_sessions_are_chats_unless_lines_name_others(tmp_path: Path) ->
     path.write_text("\n".join(reversed(lines)))  # a turn may stand before the one that it goes on from
     assert read_requests(path).sessions.tolist() == [159, 160, 159]
 
-
-    lines = lines[:2] + [json.dumps(json.loads(lines[2]) | {"session": 5})]
+    lines = [*lines[:2], json.dumps(json.loads(lines[2]) | {"session": 5})]
     path.write_text("\n".join(lines))  # one line that names a session leaves the others their chats
     assert read_requests(path).sessions.tolist() == [159, 160, 5]
     lines = [json.dumps(json.loads(lines[0]) | {"session": 5}), lines[1], lines[2].replace(', "session": 5', "")]
