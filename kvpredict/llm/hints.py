@@ -4,7 +4,7 @@ Every trace, policy and host takes the same few hints, each a float a request (n
 
 - ``continues``: probability that the session sends another turn;
 - ``finish``: why generation ended, a code of ``FINISH``;
-- ``priority``: -1 evict before all others, 0 usual, 1 keep longer than those, and so on;
+- ``priority``: -1 evict before all others, 0 usual, 1 keep longer than those, and so on, from -100 to 100;
 - ``ttl``: seconds after the request's end from which its blocks go first;
 - ``pin_tokens``, ``pin_seconds``: the first so many tokens are evicted last for so long;
 - ``template``: the prompt template or tool; ``kind``: the operation or tenant; a number, or a text, which is hashed.
@@ -26,7 +26,7 @@ from kvpredict.trace.trace import hash_texts
 if TYPE_CHECKING:
     from kvpredict.llm.requests import RequestTrace
 
-__all__ = ["FINISH", "HINTS", "degraded", "hint_number", "hints_of", "said", "session_of"]
+__all__ = ["FINISH", "HINTS", "degraded", "hint_number", "hint_range", "hints_of", "said", "session_of"]
 
 HINTS = ("continues", "finish", "priority", "ttl", "pin_tokens", "pin_seconds", "template", "kind")
 FINISH = ("stop", "length", "tool_calls", "abort")
@@ -55,6 +55,7 @@ _REASONS = {reason: reason for reason in FINISH} | {
 _RANGES = {
     "continues": (0.0, 1.0),
     "finish": (0.0, len(FINISH) - 1.0),
+    "priority": (-100.0, 100.0),  # a tenth of what a pin and an end by ttl weigh, see pool.standing
     "ttl": (0.0, np.inf),
     "pin_tokens": (0.0, np.inf),
     "pin_seconds": (0.0, np.inf),
@@ -145,10 +146,15 @@ def hint_number(name: str, value: Any) -> float | None:
         number = np.nan
     if np.isnan(number):
         raise KvpredictError(f"hint {name!r} must be a number, got {value!r:.60}")
-    low, high = _RANGES.get(name, (-_FINITE, _FINITE))
+    low, high = hint_range(name)
     if not low <= number <= high:
         raise KvpredictError(f"hint {name!r} must be between {low:g} and {high:g}, got {value!r:.60}")
     return number
+
+
+def hint_range(name: str) -> tuple[float, float]:
+    """Return the least and the greatest value that a hint may have."""
+    return _RANGES.get(name, (-_FINITE, _FINITE))
 
 
 def _own(params: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:

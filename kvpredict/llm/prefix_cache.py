@@ -275,7 +275,9 @@ class PrefixCache:
 
     def _start(self, prompt: list[int], session: int | None, hints: Mapping[str, float]) -> _Request:
         blocks = block_hashes(prompt, self.block_size)
-        ticket, device, host = self.index.begin(blocks.tolist(), len(prompt), session=session, hints=hints)
+        ticket, device, host = self.index.begin(
+            blocks.tolist(), len(prompt), session=session, hints=hints, block_size=self.block_size
+        )
         self.store.settle()
         # The last token is computed in any case.
         nodes = self.store.found(ticket, min(device + host, (len(prompt) - 1) // self.block_size))

@@ -118,7 +118,7 @@ def read_requests(
         if not rows:
             first_fault = f"; the first fault is at {source.faults.first}" if source.faults.first else ""
             raise TraceError(f"{source.path} holds no request{first_fault}")
-        if kind == "bailian" and all(row["session"] is None for row in rows):
+        if kind == "bailian":
             _name_by_chat(rows)
         info = {
             "path": source.path,
@@ -237,11 +237,13 @@ def _hashed(kinds: Mapping[str, type], times: RequestTimes, block_size: int, cou
 
 
 def _name_by_chat(rows: Sequence[Row]) -> None:
-    """Give all turns of a chat the number of its first as session."""
+    """Give the turns that name no session that of the turn before, and a chat's first its own number."""
     roots: dict[int, int] = {}
     for row in sorted(rows, key=lambda row: row["time"]):
         own, before = row["chat"]
-        row["session"] = roots[own] = roots.get(before, own)
+        if row["session"] is None:
+            row["session"] = roots.get(before, own)
+        roots[own] = row["session"]
 
 
 def _logged(times: RequestTimes) -> Parse:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kvpredict.cache.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
-from kvpredict.llm.hints import HINTS
+from kvpredict.llm.hints import HINTS, hint_range
 from kvpredict.trace.trace import is_share
 
 __all__ = ["RequestTrace"]
@@ -73,9 +73,13 @@ class RequestTrace:
         for name, column in per_request.items():
             if len(column) != n:
                 raise TraceError(f"{self.name}: {name} has {len(column)} values for {n} requests")
-        for name in self.hints:
+        for name, column in self.hints.items():
             if name not in HINTS:
                 raise unknown_name("hint", name, HINTS)
+            low, high = hint_range(name)
+            for at in np.flatnonzero((column < low) | (column > high))[:1]:
+                limits = f"between {low:g} and {high:g}"
+                raise TraceError(f"{self.name}: hint {name!r} of request {at} must be {limits}, got {column[at]:g}")
         if len(self.starts) != n + 1 or (n and (np.diff(self.starts) < 0).any()) or self.starts[-1] != len(self.blocks):
             raise TraceError(f"{self.name}: starts must rise from 0 to the number of blocks, one more than requests")
         most = {"prompt_blocks": np.diff(self.starts)}
@@ -196,26 +200,27 @@ class RequestTrace:
     def next_turn(self) -> np.ndarray:
         """Return the seconds until each request's session sends its next one in this trace, float64 ``[n]``; else inf.
 
-        Where sessions are not known, a request goes on from the one that last used its deepest known block, if that
-        block belonged to few (its known prefix is longer than a prompt template's single shared block).
+        A request that names no session goes on from the one that last used its deepest known block, if that block
+        belonged to few (its known prefix is longer than a prompt template's single shared block).
         """
         out = np.full(len(self), np.inf)
-        before: dict[int, int] = {}
-        if self.sessions is not None and (self.sessions >= 0).any():
-            for i, session in enumerate(self.sessions.tolist()):
-                if session >= 0 and session in before:
-                    out[before[session]] = self.times[i] - self.times[before[session]]
-                before[session] = i
-            return out
-        ids, starts = self.ids, self.starts
-        last = np.full(self.unique, -1, np.int64)
-        for i in range(len(self)):
-            chain = ids[starts[i] : starts[i + 1]]
-            known = int((last[chain] >= 0).sum())
-            if known > 1:
-                before_it = last[chain[known - 1]]
-                out[before_it] = min(out[before_it], self.times[i] - self.times[before_it])
-            last[chain] = i
+        sessions = np.full(len(self), -1) if self.sessions is None else self.sessions
+        inferred = bool((sessions < 0).any())
+        last = np.full(self.unique if inferred else 0, -1, np.int64)
+        latest: dict[int, int] = {}
+        for i, session in enumerate(sessions.tolist()):
+            before = -1
+            if session >= 0:
+                before = latest.get(session, -1)
+                latest[session] = i
+            if inferred:
+                chain = self.ids[self.starts[i] : self.starts[i + 1]]
+                known = int((last[chain] >= 0).sum()) if session < 0 else 0
+                if known > 1:
+                    before = int(last[chain[known - 1]])
+                last[chain] = i
+            if before >= 0:
+                out[before] = min(out[before], self.times[i] - self.times[before])
         return out
 
     @property

@@ -120,6 +120,18 @@ def test_requests_are_sorted_by_time_and_those_without_blocks_are_requests(tmp_p
         "reordered": 2, "requests": 4, "empty": 1, "skipped": 1}  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["mooncake", "bailian"])
+def test_block_ids_may_be_unsigned(tmp_path: Path, kind: str) -> None:
+    line = json.loads((FIXTURES / f"{kind}.jsonl").read_text().splitlines()[0])
+    line |= {"input_length": 48 if kind == "bailian" else 1536, "hash_ids": [2**64 - 1, 2**63, 7]}
+    assert read_requests(write(tmp_path / "log.jsonl", line)).blocks.tolist() == [-1, -(2**63), 7]
+    keys = kvp.read_trace(tmp_path / "log.jsonl")
+    assert len(keys) == 3
+    line["hash_ids"] = [2**64]
+    with pytest.raises(TraceError, match="hash_ids, a list of 64-bit integers"):
+        read_requests(write(tmp_path / "log.jsonl", line))
+
+
 def test_prompts_must_fit_their_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "moon.jsonl", moon(0, 600, [1, 2]), moon(1, 10**6, [1, 2, 3, 4]), moon(2, 10, [1, 2, 3]))
     with pytest.raises(TraceError, match=r"line 2: .*1000000 tokens in 4 blocks of 512: give the block_size"):
@@ -306,7 +318,8 @@ def test_requests_that_cannot_be_are_skipped_and_counted(tmp_path: Path, caplog:
             '"block_size": 16}]}',
             "line 1: .*its own ancestor",
         ),
-        ('{"events": 5, "ts": 1}', "line 1: expected a list of events, found int"),
+        ('{"events": 5, "ts": 1}', "line 1: expected events, a list of them, found int"),
+        ('{"ts": 1, "events": []}\n{"ts": 2}', "line 2: expected events, a list of them, which is missing"),
         ('{"x": 1}', "found the fields x"),
         ("[1]", "a JSON object a line"),
     ],
@@ -349,6 +362,8 @@ def test_chat_logs_tell_calls_tools_and_images_apart(tmp_path: Path) -> None:
         ({"times": [1.0, 0.0]}, "sort the requests"),
         ({"input_tokens": [1]}, "input_tokens has 1 values for 2"),
         ({"hints": {"continue": np.zeros(2)}}, "Did you mean 'continues'"),
+        ({"hints": {"priority": [np.nan, 101.0]}}, "'priority' of request 1 must be between -100 and 100, got 101"),
+        ({"hints": {"ttl": [-1.0, np.nan]}}, "'ttl' of request 0 must be between 0 and inf, got -1"),
         ({"block_size": 0}, "block_size must be at least 1"),
         ({"prompt_blocks": np.array([1, 5])}, "prompt_blocks of request 1 cannot be 5"),
         ({"prompt_blocks": np.array([-3, 1])}, "prompt_blocks of request 0 cannot be -3"),
@@ -401,7 +416,7 @@ def test_lines_of_every_format_tell_the_same(tmp_path: Path, kind: str, told: di
     trace = read_requests(write(tmp_path / "log.jsonl", first | told, second), tokenize=str.encode)
     assert trace.info["format"] == kind
     assert trace.sessions is not None
-    assert trace.sessions.tolist() == [session_of({"session": "a81"}), -1]
+    assert trace.sessions.tolist() == [session_of({"session": "a81"}), second.get("chat_id", -1)]
     assert {name: column[0] for name, column in trace.hints.items()} == TELLS | {"finish": 1.0}
     assert [name for name, column in trace.hints.items() if not np.isnan(column[1])] in ([], ["kind"])
 
@@ -418,6 +433,32 @@ def test_bailians_sessions_are_chats_unless_lines_name_others(tmp_path: Path) ->
     assert read_requests(path).sessions.tolist() == [5, 5, 5]
     path.write_text("\n".join(reversed(lines)))  # a turn may stand before the one that it goes on from
     assert read_requests(path).sessions.tolist() == [159, 160, 159]
+
+    lines = [*lines[:2], json.dumps(json.loads(lines[2]) | {"session": 5})]
+    path.write_text("\n".join(lines))  # one line that names a session leaves the others their chats
+    assert read_requests(path).sessions.tolist() == [159, 160, 5]
+    lines = [json.dumps(json.loads(lines[0]) | {"session": 5}), lines[1], lines[2].replace(', "session": 5', "")]
+    path.write_text("\n".join(lines))  # a turn of which nothing is said is of the session of the turn before
+    assert read_requests(path).sessions.tolist() == [5, 160, 5]
+
+
+def test_a_line_that_names_a_session_leaves_the_others_theirs(tmp_path: Path) -> None:
+    lines = []
+    for session in range(20):
+        messages = []
+        for turn in range(5):
+            messages = [*messages, {"role": "user", "content": f"session {session} turn {turn} " * 6}]
+            lines.append({"created": 3 * session + 100.0 * turn, "messages": messages})
+    unnamed = read_requests(write(tmp_path / "log.jsonl", *lines), tokenize=str.encode)
+    assert unnamed.continued.mean() == 0.8
+    lines[7]["user"] = "bob"
+    named = read_requests(write(tmp_path / "log.jsonl", *lines), tokenize=str.encode)
+    assert named.sessions is not None
+    bob = int(np.argmax(named.sessions))
+    differ = np.flatnonzero(named.continued != unnamed.continued)
+    # Only the turn before ends: its session is not bob's.
+    assert [named.times[i] for i in differ] == [named.times[bob] - 100.0]
+    assert named.next_turn[bob] == 100.0  # the turn after, which names none, goes on from it
 
 
 def test_a_session_is_named_before_a_user() -> None:
@@ -507,13 +548,14 @@ def test_kv_events_in_the_engines_wire_form(tmp_path: Path) -> None:
         [2.0, [["BlockRemoved", [b64[0]]], ["AllBlocksCleared"], ["BlockStored", [raw[2].hex()], b64[1], [], 16]]],
         [3.0, [stored(raw[1].hex(), 2**64 - 2) | {"session_id": "a", "medium": "GPU", "group_idx": 0}], None],
         {"ts": 4.0, "events": [["BlockStored", [urlsafe], None, [5] * 16, 16, None, None]]},
+        {"ts": 4.5, "events": [["BlockStored", [b64[2].rstrip("="), urlsafe.rstrip("=")], None, [], 16]]},
         [5.0, [["BlockStored", [b64[0]], None, [], 0, None, "CPU", None], stored(None, 9) | {"group_idx": 1}], 0],
     )  # fmt: skip
     trace = read_requests(path)
     ends = [trace.blocks[a:b].tolist() for a, b in zip(trace.starts[:-1], trace.starts[1:], strict=True)]
-    assert ends == [number[:2], number, [*number[:2], -2], [-1]]
-    assert trace.times.tolist() == [1, 2, 3, 4]
-    assert trace.sessions.tolist() == [-1, -1, session_of({"session": "a"}), -1]
+    assert ends == [number[:2], number, [*number[:2], -2], [-1], [number[2], -1]]
+    assert trace.times.tolist() == [1, 2, 3, 4, 4.5]
+    assert trace.sessions.tolist() == [-1, -1, session_of({"session": "a"}), -1, -1]
     assert trace.block_size == 16
 
 

@@ -39,6 +39,7 @@ def drive(index: PrefixIndex, trace: RequestTrace, server: Server) -> list[tuple
             int(trace.input_tokens[i]),
             session=None if trace.sessions is None else int(trace.sessions[i]),
             hints=hints,
+            block_size=trace.block_size,
             now=now,
         )
         out.append((device, host))
@@ -168,3 +169,13 @@ def test_forgetting_frees_a_sixteenth_at_once_and_remembers_beginnings() -> None
         if index.pool.parent[node] >= 0:
             below[index.pool.parent[node]] += 1
     assert below == index._below.tolist()
+
+
+def test_pins_count_by_the_block_size_that_is_given() -> None:
+    index = PrefixIndex(4)
+    hints = {"pin_tokens": 20, "pin_seconds": 100}
+    # The prompt's last 15 tokens fill no block, so that its mean is more than 16.
+    for number, prompt in enumerate(([1, 2], [3], [4], [5])):
+        ticket, *_ = index.begin(prompt, 47, hints=None if number else hints, block_size=16, now=float(number))
+        index.end(ticket, now=number + 0.5)
+    assert 2 in index

@@ -148,6 +148,7 @@ def ended_twice() -> None:
         (lambda: index().begin([1], 5, session="a"), "must be numbers"),
         (lambda: index().begin([1], 5, hints={"contnues": 1}), "Did you mean 'continues'"),
         (lambda: index().begin([1], 5, hints={"continues": "a"}), "hint 'continues' must be a number"),
+        (lambda: index().begin([1], 5, hints={"priority": 1001}), "'priority' must be between -100 and 100, got 1001"),
         (lambda: index().end(7), "no request in progress has the ticket 7"),
         (lambda: index().cancel(None), "no request in progress has the ticket None"),
         (ended_twice, "no request in progress has the ticket 0"),

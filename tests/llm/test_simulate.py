@@ -128,8 +128,19 @@ def test_hints_pin_expire_and_rank() -> None:
     assert not hit()
     assert hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[1e4, *nothing[1:]])
     assert not hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[10.0, *nothing[1:]])
+    assert hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[1e4, *nothing[1:]], priority=[np.nan, 100, 100, np.nan])
     assert hit(priority=[1.0, *nothing[1:]])
     assert hit(ttl=[np.nan, 5.0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(16, 1), (17, 2), (32, 2), (33, 3)])
+def test_pins_count_full_blocks(tokens: int, kept: int) -> None:
+    # 33 tokens lie in three blocks, the last one of a single token; four others follow, where there is room for one.
+    blocks = [[1, 2, 3], [4], [5], [6], [7], [1, 2, 3]]
+    trace = RequestTrace.from_lists(np.arange(6) * 1e3, blocks, 16, [33, 16, 16, 16, 16, 33])
+    said = np.array([True] + [False] * 5)
+    trace = trace.with_hints(pin_tokens=np.where(said, tokens, np.nan), pin_seconds=np.where(said, 1e5, np.nan))
+    assert simulate_prefix(trace, "lru", 4).hit_blocks[5, 0] == kept
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ class KvpredictStrategy(_Base):
             (prompt_tokens, len(tokens) // 8 - prompt_tokens),
             session=session,
             hints=hints,
+            block_size=self.block_size,
             times=(begun, None),
         )
 

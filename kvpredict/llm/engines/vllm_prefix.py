@@ -127,7 +127,8 @@ class Books:
         if os.environ.get(LOG):
             self.writing(self._write, block_size, begun, chain, prompt_blocks=prompt, input_tokens=inputs,
                          output_tokens=outputs, session=session, hints=hints)  # fmt: skip
-        self.safely(self._used, chain, prompt, (inputs, outputs), session=session, hints=hints, times=(begun, None))
+        self.safely(self._used, chain, prompt, (inputs, outputs), session=session, hints=hints, block_size=block_size,
+                    times=(begun, None))  # fmt: skip
 
     def _used(self, *request: Any, **about: Any) -> None:
         assert self.index is not None

@@ -282,10 +282,8 @@ def _bind(kernels: Kernels) -> Engine:
         # The latest request decides, except that a pin holds for as long as it was given.
         p.priority[node] = 0.0 if np.isnan(r.hint[i, PRIORITY]) else r.hint[i, PRIORITY]
         p.expires[node] = np.inf if np.isnan(r.hint[i, TTL]) else now + r.hint[i, TTL]
-        if r.hint[i, PIN_SECONDS] > 0.0:
-            size = r.tokens[i, 0] / max(1, r.prompt[i])
-            if p.depth[node] * size < r.hint[i, PIN_TOKENS]:
-                p.pinned[node] = max(p.pinned[node], now + r.hint[i, PIN_SECONDS])
+        if r.hint[i, PIN_SECONDS] > 0.0 and p.depth[node] * r.block[i] < r.hint[i, PIN_TOKENS]:
+            p.pinned[node] = max(p.pinned[node], now + r.hint[i, PIN_SECONDS])
 
     @lean_subroutine
     def finish(s, p, r, i, now, tiers):

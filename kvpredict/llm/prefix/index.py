@@ -166,10 +166,13 @@ class PrefixIndex:
         *,
         session: int | None = None,
         hints: Mapping[str, float] | None = None,
+        block_size: int | None = None,
         now: float | None = None,
         tiers: int | None = None,
     ) -> tuple[int, int, int]:
         """Start a request with these prompt blocks: look them up and pin them.
+
+        ``block_size`` is the tokens of a full block, by which ``pin_tokens`` counts; default: the prompt's mean.
 
         Returns
         -------
@@ -186,9 +189,10 @@ class PrefixIndex:
             r.prompt[ticket] = len(blocks)
             r.time[ticket] = now
             r.tokens[ticket] = (input_tokens, 0.0)
+            r.block[ticket] = input_tokens / max(1, len(blocks)) if block_size is None else block_size
             r.session[ticket] = -1 if session is None else session
         except (TypeError, ValueError, OverflowError) as error:
-            raise KvpredictError(f"input_tokens, session and now must be numbers: {error}") from None
+            raise KvpredictError(f"input_tokens, block_size, session and now must be numbers: {error}") from None
         r.hint[ticket] = np.nan
         for name, value in known.items():
             r.hint[ticket, HINTS.index(name)] = value
@@ -232,10 +236,8 @@ class PrefixIndex:
     def used(self, blocks: Sequence[int], prompt_blocks: int, tokens: tuple[int, int], **about: Any) -> None:
         """Note a request in one call, for engines that store blocks themselves."""
         begun, ended = about.get("times", (None, None))
-        session, hints = about.get("session"), about.get("hints")
-        ticket, _, _ = self.begin(
-            blocks[:prompt_blocks], tokens[0], session=session, hints=hints, now=begun, tiers=EXTERN
-        )
+        known = {name: about.get(name) for name in ("session", "hints", "block_size")}
+        ticket, _, _ = self.begin(blocks[:prompt_blocks], tokens[0], now=begun, tiers=EXTERN, **known)
         self.end(ticket, blocks[prompt_blocks:], tokens[1], now=ended, tiers=EXTERN)
 
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:

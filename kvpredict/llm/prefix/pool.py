@@ -60,6 +60,7 @@ class Requests(NamedTuple):
     prompt: np.ndarray  # int64 [n], blocks of the prompt
     time: np.ndarray  # float64 [n]
     tokens: np.ndarray  # float64 [n, 2]: input, output
+    block: np.ndarray  # float64 [n], tokens of a full block
     session: np.ndarray  # int64 [n]
     hint: np.ndarray  # float64 [n, len(HINTS)]
     next_use: np.ndarray  # float64 [m], or [0] where the policy is no oracle
@@ -109,6 +110,7 @@ def no_requests(rows: int, blocks: int, hints: int) -> Requests:
         np.zeros(rows, np.int64),
         np.zeros(rows, np.float64),
         np.zeros((rows, 2), np.float64),
+        np.zeros(rows, np.float64),
         np.full(rows, -1, np.int64),
         np.full((rows, hints), np.nan),
         np.zeros(0, np.float64),

@@ -158,6 +158,7 @@ def compiled_requests(trace: RequestTrace, oracle: bool = False) -> Requests:
         np.ascontiguousarray(trace.prompts, np.int64),
         np.ascontiguousarray(trace.times, np.float64),
         np.stack([trace.input_tokens, trace.output_tokens], axis=1).astype(np.float64),
+        np.full(n, trace.block_size, np.float64),
         np.full(n, -1, np.int64) if trace.sessions is None else np.ascontiguousarray(trace.sessions, np.int64),
         hint,
         trace.next_use if oracle else np.zeros(0, np.float64),

@@ -13,7 +13,7 @@ import numpy as np
 from kvpredict.trace.readers._format import BadRecord, Chunk, Head, Text, ticks_in
 from kvpredict.trace.readers._source import Source
 
-__all__ = ["block_ids", "first_records", "looks_like_requests", "read_requests", "request_of"]
+__all__ = ["block_ids", "first_records", "looks_like_requests", "read_requests", "request_of", "signed"]
 
 
 def first_records(head: Head) -> Iterator[Any]:
@@ -117,8 +117,13 @@ def request_of(record: Mapping[str, Any], kinds: Mapping[str, type]) -> tuple[li
 
 
 def block_ids(name: str, record: Mapping[str, Any]) -> np.ndarray:
-    """Return the field ``name`` of a record, a list of block ids, as int64; raises ``BadRecord``."""
+    """Return the field ``name`` of a record, a list of block ids, signed or not, as int64; raises ``BadRecord``."""
     ids = record.get(name)
-    if not isinstance(ids, list) or not all(type(k) is int and -(2**63) <= k < 2**63 for k in ids):
+    if not isinstance(ids, list) or not all(type(k) is int and -(2**63) <= k < 2**64 for k in ids):
         raise BadRecord(f"expected {name}, a list of 64-bit integers")
-    return np.array(ids, np.int64)
+    return np.array([signed(k) for k in ids], np.int64)
+
+
+def signed(number: int) -> int:
+    """Return the last 64 bits of a whole number as a signed one."""
+    return (number + 2**63) % 2**64 - 2**63
