@@ -304,14 +304,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
         The token stands for this very put of this value: no later one has it, not even of an equal value.
         """
+        now = float(self._clock())
         with self._lock:
-            entry = self._entries.get(key)
-            value = VACANT if entry is None else self._bare(entry.value)
-            if entry is None or value is VACANT:
-                return None, None
             if self._busy:
-                return value, object()  # what no put_if takes
-            return value, entry if type(entry) is Seen else self._exclusively(self._mark_seen, key, entry)
+                value = self._now(key)
+                return (None, None) if value is VACANT else (value, object())  # a token that no put_if takes
+            entry = self._exclusively(self._read, key, now)
+            return (None, None) if entry is None else (_bare(entry.value, now), entry)
 
     def __contains__(self, key: object) -> bool:
         return self._now(key) is not VACANT  # type: ignore[arg-type]
@@ -755,38 +754,38 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     ) -> tuple[bool, Any]:
         """Do what ``put`` says; also return what leaves the cache, for the caller to drop outside the lock."""
         ranking, entries = self._ranking, self._entries
-        entry = entries.get(key)
-        if type(value) is Held:
-            if value.version is not None and entry is not None and _later(entry.value, value.version):
-                self._outdated += 1
-                return False, None
-            for tag in value.tags:
-                self._tagged.setdefault(tag, set()).add(key)
-        if self._flights.by_key:
-            self._flights.detach(key)
         if self._dated:
             self._sweep(now, SWEPT)
-            entry = entries.get(key)
+        entry = entries.get(key)
+        version = value.version if type(value) is Held else None
+        if version is not None and entry is not None and _later(entry.value, version, now):
+            self._outdated += 1
+            return False, None
+        if self._flights.by_key:
+            self._flights.detach(key)
         if entry is not None:
             self._updates += 1
-            if self._noting:
-                self._left(key, entry.value, Cause.REPLACED, value)
             slot = int(entry) & SLOT_MASK
             if ranking.sizes[slot] == units:
                 ranking.hints[slot] = cost
                 if ranking.columns:
                     ranking.set_extra(ranking.host.extra[slot], extra)
                 left: Any = entry.value
-                if type(entry) is Seen:
-                    entries[key] = make_entry(entry, value)
+                seen = type(entry) is Seen
+                if seen:
+                    entry = entries[key] = make_entry(entry, value)
                 else:
                     entry.value = value
+                if self._noting:
+                    self._left(key, left, Cause.REPLACED, value)
                 self._touches += 1
                 self._noted.append(entry)
-                if len(self._noted) >= self._limit:
+                if seen or len(self._noted) >= self._limit:  # a token among the notes would keep its value alive
                     self._serve(DRAIN, now)
                 return True, left
             self._remove(key, slot, now)
+            if self._noting:
+                self._left(key, entry.value, Cause.REPLACED)
         if self._grows and ranking.room_without_slot(units):
             self._carry(ranking.policy, min(2 * ranking.slots, ranking.capacity), now)
             ranking = self._ranking
@@ -816,6 +815,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         key_in[slot] = key
         entries[key] = fresh = Entry(ticket)
         fresh.value = value
+        if self._noting and type(value) is Held:
+            self._tag(key, value.tags)
         if entry is None:
             self._inserts += 1
         return True, garbage
@@ -829,8 +830,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._left(key, left.value, Cause.EVICTED)
         return key, left, garbage
 
-    def _mark_seen(self, key: K, entry: Entry) -> Seen:
-        """Exchange an entry for one that serves as a token, and return that."""
+    def _read(self, key: K, now: float) -> Seen | None:
+        """Return the entry of ``key`` as one that serves as a token; None where there is nothing to be read."""
+        entry = self._entries.get(key)
+        if entry is None or _bare(entry.value, now) is VACANT:
+            return None
+        if type(entry) is Seen:
+            return entry
         self._entries[key] = seen = Seen(entry)
         seen.value = entry.value
         return seen
@@ -847,7 +853,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _delete(self, key: K, now: float, before: int | None = None) -> Any:
         """Remove ``key``; return its entry, or None where there was none."""
         entry = self._entries.get(key)
-        if before is not None and entry is not None and _later(entry.value, before - 1):
+        if before is not None and entry is not None and _later(entry.value, before - 1, now):
             return None
         self._flights.detach(key)
         if entry is not None:
@@ -867,16 +873,21 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         if self._noting and cause is not None:
             self._left(key, entry.value, cause)
 
+    def _tag(self, key: K, tags: tuple[str, ...]) -> None:
+        for tag in tags:
+            self._tagged.setdefault(tag, set()).add(key)
+
     def _left(self, key: K, value: Any, cause: Cause, successor: Any = None) -> None:
-        """See to the tags and the listener of an entry that has left."""
+        """See to the tags and the listener of a value that has left, and to the tags of what replaced it."""
         if type(value) is Held:
             for tag in value.tags:
-                if type(successor) is not Held or tag not in successor.tags:
-                    tagged = self._tagged[tag]
-                    tagged.discard(key)
-                    if not tagged:
-                        del self._tagged[tag]
+                tagged = self._tagged[tag]
+                tagged.discard(key)
+                if not tagged:
+                    del self._tagged[tag]
             value = value.value
+        if type(successor) is Held:
+            self._tag(key, successor.tags)
         if self._removals is not None and type(value) is not Failure:
             self._removals.waiting.append((key, value, cause))
 
@@ -902,6 +913,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     def _clear(self) -> Any:
         self._deletions += len(self._entries)
+        self._serve(DRAIN, self._ranking.told)  # what is noted would keep values alive
         return self._forget()
 
     def _forget(self) -> Any:
@@ -1003,10 +1015,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._removals.tell()
 
     def _bare(self, value: Any) -> Any:
-        """Return the value of an entry as callers know it; VACANT if it is over, or stands for a failure."""
-        if type(value) is not Held:
-            return value
-        return VACANT if type(value.value) is Failure or not value.fresh(self._clock()) else value.value
+        """Return the value of an entry as callers know it now."""
+        return _bare(value, self._clock()) if type(value) is Held else value
 
     def _all_plain(self) -> bool:
         """Tell whether a put has nothing to look for but what its arguments say."""
@@ -1080,6 +1090,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         return number, units, cost, extra, self._clock()
 
 
-def _later(value: Any, version: int) -> bool:
-    """Tell whether what an entry holds is known to be of a later version."""
-    return type(value) is Held and value.version is not None and value.version > version
+def _bare(value: Any, now: float) -> Any:
+    """Return the value of an entry as callers know it; VACANT if it is over, or stands for a failure."""
+    if type(value) is not Held:
+        return value
+    return VACANT if type(value.value) is Failure or not value.fresh(now) else value.value
+
+
+def _later(value: Any, version: int, now: float) -> bool:
+    """Tell whether what an entry holds is known to be of a later version, and not over."""
+    return type(value) is Held and value.version is not None and value.version > version and value.fresh(now)

@@ -23,6 +23,9 @@ class Seen(Entry):
     """An entry that a caller holds as a token of one put: a later one takes its place and leaves it as it is."""
 
     __slots__ = ()
+    __eq__ = object.__eq__  # tokens of two puts differ, though it be the same stay
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
 
 
 def make_entry(ticket: float, value: Any) -> Entry:

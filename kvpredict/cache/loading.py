@@ -283,14 +283,11 @@ class Loading(Generic[K, V]):
         with self._lock:
             if self._busy:
                 return None, False, VACANT  # nobody may wait while holding the lock: the call loads for itself
+            # Another load may have landed since this caller's look.
+            value = VACANT if anew else self._now(key)
+            if value is not VACANT:
+                return None, False, value
             flight, leads = self._exclusively(self._flights.join, key, me)
-            if leads and not anew:
-                # Another load may have landed between this caller's look and its joining.
-                value = self._now(key)
-                if value is not VACANT:
-                    flight.value = value
-                    self._exclusively(self._flights.land, key, flight)
-                    return flight, False, value
             return flight, leads, VACANT
 
     def _now(self, key: K) -> Any:

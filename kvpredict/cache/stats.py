@@ -60,8 +60,9 @@ class Stats(NamedTuple):
     def last(self, seconds: float) -> "Stats":
         """Return what was counted in about the last ``seconds``, up to an hour.
 
-        The window begins at the latest mark that is at least as old (marks are five seconds apart, more where the
-        cache was not used), or where there is none with the cache.
+        The window begins at the latest mark that is at least as old, or where there is none with the cache. Marks are
+        made when the policy is told of accesses and at a call of ``stats()``, at least five seconds apart: with fewer
+        than ``read_buffer`` look-ups and no writes in that time the window is longer than asked for.
         """
         if isinstance(seconds, str) or not seconds > 0:
             raise KvpredictError(f"seconds must be a number above 0, got {seconds!r}")
