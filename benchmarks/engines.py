@@ -281,13 +281,13 @@ class Prefix(Host):
             self.adapter.clock = clock
 
     def watch(self, costs: Costs) -> None:
-        for name in ("remove", "append", "append_n"):
+        for name in ("append", "append_n"):
             costs.watch(self.queue, name, "touch", lambda _: 0)
         costs.watch(self.queue, "popleft_n", "evict", len)
         if self.adapter is not None:
             costs.watch(self.adapter, "ended", "touch", lambda _: 0)
             costs.watch(self.adapter, "full", "touch", lambda _: 0)
-            costs.watch(self.adapter, "cached", "store", lambda _: 1)
+            costs.watch(self.adapter, "stored", "store", int)
 
 
 HOSTS: dict[str, Any] = {"vLLM's offload tier": Offload, "SGLang": Radix, "LMCache": Chunks}

@@ -118,7 +118,6 @@ class PrefixIndex:
         self._top = 0
         self._busy: set[int] = set()
         self._tally = 0
-        self.evictions = 0
         self.training = Training(self.policy, background) if isinstance(self.policy, Learned) else None
         self._stale: list[int] = []  # caches whose blocks an older model ranked
         self._pin()
@@ -241,7 +240,7 @@ class PrefixIndex:
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
         """Note that the engine has stored a block."""
         now = self.clock() if now is None else now
-        node = self._node.get(int(block), -1)  # storing is no use
+        node = self._node.get(block, -1)  # storing is no use
         if node < 0:
             node = self.node(block, parent)
         self._serve(self._handle, PUT, node, float(now), self.tiers)
@@ -269,11 +268,8 @@ class PrefixIndex:
 
     def pop(self, now: float | None = None) -> int | None:
         """Choose a block to evict, and note that it is gone; None where everything is pinned."""
-        node = int(self._act(EVICT, 0, now))
-        if node < 0:
-            return None
-        self.evictions += 1
-        return self.hash[node]
+        node = int(self._serve(self._handle, EVICT, 0, float(self.clock() if now is None else now), self.tiers))
+        return self.hash[node] if node >= 0 else None
 
     def pop_some(self, count: int, usable: Callable[[int], bool], now: float | None = None) -> list[int]:
         """Choose ``count`` blocks that may be used, lowest rank first, and note that they are gone; or fewer."""
@@ -290,7 +286,6 @@ class PrefixIndex:
                 serve(handle, PIN, node, now, tiers)  # keeps what is above it as well
         for node in passed:
             serve(handle, UNPIN, node, now, tiers)
-        self.evictions += len(popped)
         return popped
 
     def rank(self, block: int, now: float | None = None) -> float | None:
