@@ -5,9 +5,9 @@ an object with its ``type``, or, in older versions, an array with it in front. A
 Events leave out what was hit and, in older versions, who asked. Hashes are numbers, or bytes in hex or base64; of bytes
 the last 64 bits count, as where vLLM publishes numbers.
 
-A prompt is stored in pieces, by vLLM as it computes them and by SGLang in an event a page, and an answer block by block.
-So what follows the last block of a request goes on with it: in the same batch always; in a later one, as more of the
-prompt where it is several blocks within ``CHUNK`` seconds, as generated where it is one within ``DECODE`` seconds.
+A prompt is stored in pieces, by vLLM as it computes them and by SGLang in an event a page, and an answer block by
+block. So what follows the last block of a request goes on with it: in the same batch always; in a later one, as more of
+the prompt where it is several blocks within ``CHUNK`` seconds, as generated where it is one within ``DECODE`` seconds.
 Several blocks after generated ones begin a new request, as an agent's next turn does. Hence the limits: a last piece of
 a prompt that fills one block counts as generated; a turn within ``CHUNK`` seconds of an answer that filled no block
 counts as more of the prompt; a piece of several blocks after one of a single block counts as a new request; and SGLang,

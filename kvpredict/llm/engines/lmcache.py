@@ -66,7 +66,7 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_hit(self, key: Any, cache_dict: MutableMapping[Any, Any]) -> None:
         """Note a use."""
-        try:  # a block of ``suppress`` would take as long as all the rest
+        try:  # noqa: SIM105 - ``suppress`` takes as long as the rest
             cache_dict.move_to_end(key)  # type: ignore[attr-defined]
         except (AttributeError, KeyError):  # another's mapping, or a chunk that has gone meanwhile
             pass

@@ -189,7 +189,9 @@ def _install(block_pool: Any, manager: Any) -> None:
 
         def _choose(self, blocks: list[Any], n: int) -> None:
             """Add free blocks up to ``n``, first to go first; fewer where the policy knows no more."""
-            books, head, now = self.books, self.fake_free_list_head, self.books.index.clock()
+            books, head = self.books, self.fake_free_list_head
+            assert books.index is not None
+            now = books.index.clock()
             while len(blocks) < n:
                 if head.next_free_block.block_id not in books.number:
                     blocks.append(super().popleft())
