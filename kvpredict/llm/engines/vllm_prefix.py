@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from llvmlite.binding import ffi  # type: ignore[import-untyped]
@@ -130,10 +131,12 @@ class Books:
         prompt = min(len(chain), inputs // block_size)
         hints, session = _hints(request)
         if os.environ.get(LOG):
-            self.writing(self._write, block_size, begun, chain, prompt_blocks=prompt, input_tokens=inputs,
-                         output_tokens=outputs, session=session, hints=hints)  # fmt: skip
+            write = partial(self._write, prompt_blocks=prompt, input_tokens=inputs, output_tokens=outputs,
+                            session=session, hints=hints)  # fmt: skip
+            self.writing(write, block_size, begun, chain)
         numbers = [hash(block_hash) for block_hash in chain]
-        self.safely(self._used, numbers, prompt, (inputs, outputs), session=session, hints=hints, times=(begun, None))
+        used = partial(self._used, session=session, hints=hints, times=(begun, None))
+        self.safely(used, numbers, prompt, (inputs, outputs))
 
     def _used(self, *request: Any, **about: Any) -> None:
         assert self.index is not None
@@ -219,7 +222,7 @@ def _install(block_pool: Any, manager: Any) -> None:
         result = cache_full_blocks(self, request, blocks, *positional, **named)
         books = getattr(self.free_block_queue, "books", None)
         if books is not None:
-            books.following(_note_full, self, books, request, blocks, **named)
+            books.following(partial(_note_full, **named), self, books, request, blocks)
         return result
 
     def noted_free(self: Any, request: Any, *positional: Any, **named: Any) -> Any:
