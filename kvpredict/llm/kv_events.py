@@ -37,6 +37,7 @@ STORED = (
 )  # fmt: skip
 HEX = re.compile("(0x)?[0-9a-fA-F]+")
 CHUNK, DECODE = 2.0, 10.0  # seconds
+CIRCLE = "a block is its own ancestor"
 
 
 def is_batch(record: Any) -> bool:
@@ -61,7 +62,7 @@ def batched_events(source: Source) -> Iterator[tuple[str, Any]]:
 def kv_events(times: RequestTimes) -> Parse:
     """Return a parser of the events of one file: a row for each that begins a request, which grows as that goes on."""
     above: dict[int, int | None] = {}
-    last: dict[int, _Request] = {}  # by last block
+    last: dict[int, _Request] = {}  # by last block, in the order of their times
 
     def parse(timed: tuple[Any, Any]) -> Row | None:
         when, given = timed
@@ -73,15 +74,16 @@ def kv_events(times: RequestTimes) -> Parse:
             return None
         about = {"block_size": whole(event, "block_size"), **dict(zip(("session", "hints"), said(event), strict=True))}
         time = times.seconds(when)
-        again = len(set(numbers)) < len(numbers) or not above.keys().isdisjoint(numbers)
         above.update(zip(numbers, [parent, *numbers], strict=False))
+        while last and last[oldest := next(iter(last))].time < time - DECODE:
+            del last[oldest]
         request = None if parent is None else last.pop(parent, None)
-        if again or request is None or not request.goes_on(numbers, time, about):
+        row = None
+        if request is None or not request.goes_on(numbers, time, about):
             request = _Request(_chain(numbers[-1], above), len(numbers), time, about)
-            last[numbers[-1]] = request
-            return request.row
+            row = request.row
         last[numbers[-1]] = request
-        return None
+        return row
 
     return parse
 
@@ -91,6 +93,7 @@ class _Request:
 
     def __init__(self, blocks: list[int], run: int, time: float, about: Row) -> None:
         self.row: Row = {"blocks": blocks, "time": time, **about}
+        self.known = set(blocks)
         self.time, self.run = time, run
         self.before: float | None = None  # time of the run before
         self.generated = 0  # blocks generated before the run
@@ -101,6 +104,8 @@ class _Request:
         blocks, prompt, same = self.row["blocks"], self.row["prompt_blocks"], time == self.time
         if any(self.row[name] != about[name] for name in ("block_size", "session")):
             return False
+        if len(set(numbers)) < len(numbers) or not self.known.isdisjoint(numbers):
+            raise ValueError(CIRCLE)
         run = len(numbers) + (self.run if same else 0)
         before = self.before if same else self.time
         generated = self.generated if same else len(blocks) - prompt
@@ -112,6 +117,7 @@ class _Request:
             fits = 0 <= time - before <= DECODE
         if fits:
             blocks += numbers
+            self.known.update(numbers)
             self.time, self.run, self.before, self.generated = time, run, before, generated
             self._split(len(blocks) if before is None or run > 1 else prompt)
         elif same:
@@ -159,7 +165,7 @@ def _chain(block: int | None, above: Mapping[int, int | None]) -> list[int]:
         chain[block] = None
         block = above.get(block)
     if block is not None:
-        raise ValueError("a block is its own ancestor")
+        raise ValueError(CIRCLE)
     return [*chain][::-1]
 
 

@@ -201,6 +201,17 @@ def test_kv_events_of_one_request_are_joined(tmp_path: Path) -> None:
     ]
 
 
+def test_kv_events_of_a_prompt_that_is_stored_again_are_joined(tmp_path: Path) -> None:
+    """Evicted meanwhile, it is computed once more, in as many pieces."""
+    pieces = [
+        {"ts": start + k / 2, "events": [stored(2 * k or None, 2 * k + 1, 2 * k + 2)]}
+        for start in (1.0, 60.0)
+        for k in range(3)
+    ]
+    whole = [1, 2, 3, 4, 5, 6]
+    assert requests_of(write(tmp_path / "events.jsonl", *pieces)) == [(1.0, whole, []), (60.0, whole, [])]
+
+
 def test_kv_events_of_one_page_each_are_joined(tmp_path: Path) -> None:
     """As SGLang emits them: a batch has an event for each page of a prompt, or of all that was generated."""
     path = write(
