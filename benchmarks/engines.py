@@ -133,17 +133,19 @@ class Costs:
 
 
 def clock_cost() -> float:
-    """Return the seconds that are counted for a call that takes none."""
-    costs = Costs()
+    """Return the least seconds that are counted for a call that takes none, of ten thousand calls at a time."""
 
     class Nothing:
         def call(self) -> None: ...
 
-    nothing = Nothing()
-    costs.watch(nothing, "call", "call", lambda _: 1)
-    for _ in range(100_000):
-        nothing.call()
-    return costs.seconds["call"] / costs.counts["call"]
+    found = []
+    for _ in range(20):
+        costs, nothing = Costs(), Nothing()
+        costs.watch(nothing, "call", "call", lambda _: 1)
+        for _ in range(10_000):
+            nothing.call()
+        found.append(costs.seconds["call"] / costs.counts["call"])
+    return min(found)
 
 
 class Host:
@@ -281,13 +283,13 @@ class Prefix(Host):
             self.adapter.clock = clock
 
     def watch(self, costs: Costs) -> None:
-        for name in ("remove", "append", "append_n"):
+        for name in ("append", "append_n"):
             costs.watch(self.queue, name, "touch", lambda _: 0)
         costs.watch(self.queue, "popleft_n", "evict", len)
         if self.adapter is not None:
             costs.watch(self.adapter, "ended", "touch", lambda _: 0)
             costs.watch(self.adapter, "full", "touch", lambda _: 0)
-            costs.watch(self.adapter, "cached", "store", lambda _: 1)
+            costs.watch(self.adapter, "stored", "store", int)
 
 
 HOSTS: dict[str, Any] = {"vLLM's offload tier": Offload, "SGLang": Radix, "LMCache": Chunks}
@@ -339,15 +341,16 @@ def main() -> None:
     }  # fmt: skip
     tried = list(policies(trace))
     for engine, make in HOSTS.items():
-        report[engine] = {}
-        for capacity in (trace.capacity(0.1), trace.capacity(0.01)):
-            rows = report[engine][f"{capacity} blocks"] = {}
-            for name, policy in tried:
+        capacities = trace.capacity(0.1), trace.capacity(0.01)
+        report[engine] = {f"{capacity} blocks": {} for capacity in capacities}
+        for name, policy in tried:  # LRU first: vLLM has the plugin in it from then on
+            for capacity in capacities:
                 serve(make(capacity, policy), requests[:20], times)  # compiles
                 best: dict[str, float] = {}
                 for costs in [None, Costs()] * RUNS:
                     found = serve(make(capacity, policy), requests, times, costs and Costs())
                     best = {**best, **{what: min(value, best.get(what, value)) for what, value in found.items()}}
+                rows = report[engine][f"{capacity} blocks"]
                 rows[name] = {what: round(value, 3 if what == "found" else 2) for what, value in best.items()}
     text = json.dumps(report, indent=1, ensure_ascii=False)
     print(text)

@@ -64,12 +64,12 @@ class _OuterLibrary(JITCodeLibrary):
     def _optimize_final_module(self) -> None:
         inside = [getattr(library, "linked", ()) for library in self._linking_libraries]
         self.linked = frozenset(f.name for f in self._visible()).union(*inside)
-        super()._optimize_final_module()
         # Numba looks functions that call each other up by name when all is compiled.
         self.sealed = not any(v.name.startswith(RuntimeLinker.PREFIX) for v in self._final_module.global_variables)
         for function in self._visible():
             if self.sealed and self.own not in function.name:
-                function.linkage = "internal"
+                function.linkage = "internal"  # and so LLVM drops the parameters that it does not use
+        super()._optimize_final_module()
 
     def _visible(self) -> list[Any]:
         functions = self._final_module.functions

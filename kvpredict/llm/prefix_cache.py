@@ -117,7 +117,7 @@ class _Request:
 
 
 class PrefixCache:
-    """A cache of prompt prefixes for a causal language model.
+    """A cache of prompt prefixes for a causal language model, which threads may share: they take turns at ``generate``.
 
     Parameters
     ----------

@@ -584,6 +584,35 @@ def test_vllm_blocks_that_are_doubles_go_in_the_order_of_the_queue(monkeypatch: 
     assert manager.block_pool.free_block_queue.books.safely.works
 
 
+def test_vllm_blocks_in_use_are_pinned_where_they_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLICY, "lru")
+    vllm = prefix_cache()
+    vllm_prefix._install(vllm.block_pool, vllm.manager)
+    manager = vllm.manager.KVCacheManager(4)
+    books = manager.block_pool.free_block_queue.books
+
+    def request(name: str, *blocks: int) -> Any:
+        hashes = [bytes([block] * 32) for block in blocks]
+        return SimpleNamespace(request_id=name, block_hashes=hashes, is_finished=lambda: True)
+
+    def pinned() -> list[int]:
+        return [books.index.hash[node] for node in books.index.pool.running.nonzero()[0]]
+
+    oldest, other = request("a", 1), request("b", 2)
+    for one in (oldest, other):
+        manager.begin(one)
+        manager.computed(one, 0)
+    assert pinned() == []
+    manager.free(other)
+    manager.begin(request("c", 3, 4, 5))
+    assert set(manager.block_pool.cached) == set(oldest.block_hashes)
+    assert pinned() == [*books.passed] == [hash(oldest.block_hashes[0])]
+    manager.free(oldest)
+    assert pinned() == [*books.passed] == []
+    assert books.victim(0.0).block_hash == oldest.block_hashes[0]
+    assert books.safely.works
+
+
 def test_vllm_pools_of_another_queue_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POLICY, "lru")
     vllm = prefix_cache()

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpredict.llm.engines import lmcache, sglang, vllm_prefix
-from kvpredict.llm.engines.guard import key_number
 from kvpredict.llm.engines.vllm_offload import KvpredictPolicy
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.simulate import as_prefix_policy as prefix_policy
@@ -211,8 +210,7 @@ class Blocks:
 
     def odd(self, prompt: list[int], name: int) -> None:
         stranger = CacheBlock(99)
-        self.policy.freed(stranger)
-        self.policy.taken(stranger)
+        self.policy.freed([stranger])
         self.policy.forget(stranger)
         self.policy.ended(SimpleNamespace(request_id="stranger"), 16)
 
@@ -220,14 +218,16 @@ class Blocks:
         books, pool = self.policy, self.pool
         assert books.following.works
         assert set(books.requests) <= set(self.open)
-        assert {number: block.block_id for number, block in books.by_hash.items()} == {
+        assert {number: block.block_id for number, block in books.by_number.items()} == {
             number: k for k, number in books.number.items()
         }
-        assert sorted(books.index.held()) == sorted(books.by_hash)
-        assert {key_number(h) for h in pool.cached} >= set(books.by_hash)
-        for number, block in books.by_hash.items():
-            assert key_number(block.block_hash) == number
-            assert (books.index.pool.running[books.index.node(number)] > 0) == (block.ref_cnt > 0)
+        assert sorted(books.index.held()) == sorted(books.by_number)
+        assert {hash(h) for h in pool.cached} >= set(books.by_number)
+        for number, block in books.by_number.items():
+            assert hash(block.block_hash) == number
+            assert (books.index.pool.running[books.index.node(number)] > 0) == (number in books.passed)
+            assert number not in books.passed or block.ref_cnt > 0
+        assert books.passed <= set(books.by_number)
         assert pool.free_block_queue.num_free_blocks == sum(block.ref_cnt == 0 for block in pool.blocks)
 
 

@@ -178,6 +178,88 @@ def test_kv_events_give_chains(tmp_path: Path) -> None:
     assert trace.starts.tolist() == [0, 2, 4]
 
 
+def requests_of(path: Path) -> list[tuple[float, list[int], list[int]]]:
+    """Return each request's time, prompt and generated blocks."""
+    trace = read_requests(path)
+    found = []
+    for i, (low, high) in enumerate(zip(trace.starts[:-1], trace.starts[1:], strict=True)):
+        middle = low + trace.prompts[i]
+        assert trace.input_tokens[i] == 16 * (middle - low)
+        assert trace.output_tokens[i] == 16 * (high - middle)
+        found.append((trace.times[i], trace.blocks[low:middle].tolist(), trace.blocks[middle:high].tolist()))
+    return found
+
+
+def test_kv_events_of_one_request_are_joined(tmp_path: Path) -> None:
+    """As vLLM emits them: a prompt in pieces, then the answer block by block; two requests at once, and a next turn."""
+    path = write(
+        tmp_path / "events.jsonl",
+        {"ts": 1.0, "events": [stored(None, 1, 2, 3)]},
+        {"ts": 1.5, "events": [stored(3, 4, 5), stored(2, 30, 31)]},  # the other shares two blocks
+        {"ts": 2.5, "events": [stored(31, 32), stored(5, 6)]},
+        {"ts": 12.0, "events": [stored(6, 7)]},
+        {"ts": 12.1, "events": [stored(32, 33)]},
+        {"ts": 13.0, "events": [stored(7, 8, 9)]},  # a tool has answered
+        {"ts": 13.8, "events": [stored(9, 10)]},
+        {"ts": 40.0, "events": [stored(33, 34)]},  # too late to be of one answer
+        {"ts": 60.0, "events": [stored(34, 35, 36)]},
+    )
+    assert requests_of(path) == [
+        (1.0, [1, 2, 3, 4, 5], [6, 7]),
+        (1.5, [1, 2, 30, 31], [32, 33]),
+        (13.0, [1, 2, 3, 4, 5, 6, 7, 8, 9], [10]),
+        (40.0, [1, 2, 30, 31, 32, 33, 34], []),
+        (60.0, [1, 2, 30, 31, 32, 33, 34, 35, 36], []),
+    ]
+
+
+def test_kv_events_of_a_prompt_that_is_stored_again_are_joined(tmp_path: Path) -> None:
+    """Evicted meanwhile, it is computed once more, in as many pieces."""
+    pieces = [
+        {"ts": start + k / 2, "events": [stored(2 * k or None, 2 * k + 1, 2 * k + 2)]}
+        for start in (1.0, 60.0)
+        for k in range(3)
+    ]
+    whole = [1, 2, 3, 4, 5, 6]
+    assert requests_of(write(tmp_path / "events.jsonl", *pieces)) == [(1.0, whole, []), (60.0, whole, [])]
+
+
+def test_kv_events_of_one_page_each_are_joined(tmp_path: Path) -> None:
+    """As SGLang emits them: a batch has an event for each page of a prompt, or of all that was generated."""
+    path = write(
+        tmp_path / "events.jsonl",
+        {"ts": 1.0, "events": [stored(None, 1), stored(1, 2), stored(2, 3)]},
+        {"ts": 2.0, "events": [stored(3, 4), stored(4, 5)]},  # the prompt's next piece
+        {"ts": 3.0, "events": [stored(5, 6)]},
+        {"ts": 4.0, "events": [stored(6, 7), stored(7, 8), stored(8, 9)]},  # a next turn: its first page no answer
+        {"ts": 9.0, "events": [stored(9, 10), stored(10, 11)]},  # an answer
+    )
+    assert requests_of(path) == [
+        (1.0, [1, 2, 3, 4, 5], [6]),
+        (4.0, [1, 2, 3, 4, 5, 6, 7, 8, 9], []),
+        (9.0, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], []),
+    ]
+
+
+def test_kv_events_of_another_session_or_block_size_are_not_joined(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "events.jsonl",
+        {"ts": 1.0, "events": [stored(None, 1, 2) | {"session_id": "a"}]},
+        {"ts": 1.1, "events": [stored(2, 3) | {"session_id": "b"}]},
+    )
+    assert requests_of(path) == [(1.0, [1, 2], []), (1.1, [1, 2, 3], [])]
+    path = write(tmp_path / "sizes.jsonl", {"ts": 1.0, "events": [stored(None, 1), stored(1, 2, block_size=7)]})
+    with pytest.raises(TraceError, match="holds blocks of 7, 16 tokens"):
+        read_requests(path)
+
+
+def test_kv_events_whose_blocks_go_in_a_circle_are_refused(tmp_path: Path) -> None:
+    for events in ([stored(None, 1, 2, 1)], [stored(None, 1, 2), stored(2, 3), stored(3, 1)]):
+        path = write(tmp_path / "events.jsonl", {"ts": 1.0, "events": events})
+        with pytest.raises(TraceError, match="a block is its own ancestor"):
+            read_requests(path)
+
+
 def chat(time: object, **more: object) -> dict[str, object]:
     return {"timestamp": time, "messages": [{"role": "user", "content": "a question"}], **more}
 
@@ -545,16 +627,16 @@ def test_kv_events_in_the_engines_wire_form(tmp_path: Path) -> None:
     path = write(
         tmp_path / "events.jsonl",
         [1.0, [["BlockStored", b64[:2], None, [5] * 32, 16, None, "GPU", None]], 0],
-        [2.0, [["BlockRemoved", [b64[0]]], ["AllBlocksCleared"], ["BlockStored", [raw[2].hex()], b64[1], [], 16]]],
-        [3.0, [stored(raw[1].hex(), 2**64 - 2) | {"session_id": "a", "medium": "GPU", "group_idx": 0}], None],
-        {"ts": 4.0, "events": [["BlockStored", [urlsafe], None, [5] * 16, 16, None, None]]},
-        {"ts": 4.5, "events": [["BlockStored", [b64[2].rstrip("="), urlsafe.rstrip("=")], None, [], 16]]},
-        [5.0, [["BlockStored", [b64[0]], None, [], 0, None, "CPU", None], stored(None, 9) | {"group_idx": 1}], 0],
+        [20.0, [["BlockRemoved", [b64[0]]], ["AllBlocksCleared"], ["BlockStored", [raw[2].hex()], b64[1], [], 16]]],
+        [21.0, [stored(raw[1].hex(), 2**64 - 2) | {"session_id": "a", "medium": "GPU", "group_idx": 0}], None],
+        {"ts": 22.0, "events": [["BlockStored", [urlsafe], None, [5] * 16, 16, None, None]]},
+        {"ts": 22.5, "events": [["BlockStored", [b64[2].rstrip("="), urlsafe.rstrip("=")], None, [], 16]]},
+        [23.0, [["BlockStored", [b64[0]], None, [], 0, None, "CPU", None], stored(None, 9) | {"group_idx": 1}], 0],
     )  # fmt: skip
     trace = read_requests(path)
     ends = [trace.blocks[a:b].tolist() for a, b in zip(trace.starts[:-1], trace.starts[1:], strict=True)]
     assert ends == [number[:2], number, [*number[:2], -2], [-1], [number[2], -1]]
-    assert trace.times.tolist() == [1, 2, 3, 4, 4.5]
+    assert trace.times.tolist() == [1, 20, 21, 22, 22.5]
     assert trace.sessions.tolist() == [-1, -1, session_of({"session": "a"}), -1, -1]
     assert trace.block_size == 16
 
@@ -562,7 +644,7 @@ def test_kv_events_in_the_engines_wire_form(tmp_path: Path) -> None:
 def test_one_event_that_does_not_fit_costs_only_itself(tmp_path: Path) -> None:
     events = [stored(None, 1), stored(None, "no hash"), 7, ["BlockStored"], stored(1, 2)]
     trace = read_requests(write(tmp_path / "e.jsonl", [1.0, events, 0]), on_error="skip")
-    assert trace.blocks.tolist() == [1, 1, 2]
+    assert trace.blocks.tolist() == [1, 2]
     assert trace.info["skipped"] == 3
 
 

@@ -1,6 +1,7 @@
 """The cache of real tensors: the same logits as without it, bounded memory, nothing left pinned."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def test_logits_are_those_without_the_cache(
     assert saved == cache.cached_tokens
     assert saved > 0 or capacity == 6  # LRU may lose everything in so small a cache
     assert len(cache.index) <= capacity
+
+
+def test_threads_take_turns(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 12, host_capacity=6, block_size=4, policy="lfu")
+    asked = [prompts(6, seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda mine: [cache.generate([prompt], 3)[0] for prompt in mine], asked))
+    for mine, given in zip(asked, answers, strict=True):
+        assert [answer.tokens for answer in given] == [plain(model, prompt, 3)[0] for prompt in mine]
+    assert sum(answer.cached_tokens for given in answers for answer in given) == cache.cached_tokens > 0
+    assert not cache.index.pool.running.any()
 
 
 def test_the_same_prompt_again_computes_one_block_and_keeps_the_bits(model: "transformers.PreTrainedModel") -> None:

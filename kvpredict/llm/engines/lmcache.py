@@ -12,7 +12,6 @@ Most backends do not say which of the chunks that they were offered they took; t
 
 from collections import OrderedDict, deque
 from collections.abc import MutableMapping
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -67,8 +66,10 @@ class KvpredictCachePolicy(_Base):
 
     def update_on_hit(self, key: Any, cache_dict: MutableMapping[Any, Any]) -> None:
         """Note a use."""
-        with suppress(AttributeError, KeyError):  # another's mapping, or a chunk that has gone meanwhile
+        try:  # noqa: SIM105 - ``suppress`` takes as long as the rest
             cache_dict.move_to_end(key)  # type: ignore[attr-defined]
+        except (AttributeError, KeyError):  # another's mapping, or a chunk that has gone meanwhile
+            pass
         self.safely(self._hit, key)
 
     def update_on_put(self, key: Any) -> None:
@@ -98,21 +99,22 @@ class KvpredictCachePolicy(_Base):
         return self._oldest(cache_dict, num_candidates) if chosen is None else chosen
 
     def _hit(self, key: Any) -> None:
-        assert self.index is not None
+        index = self.index
+        assert index is not None
         number = hash(key)
         if number not in self._keys or (self._offered and self._offered.pop(number, None) is not None):
             self._keys[number] = key
-            self.index.put(number)
-        now = self.index.clock()
+            index.put(number)
+        now = index.clock()
         if now - self._seen > PAUSE:
             self._flush()
         if number in self._members:  # found before, and read now
             return
+        before = index.before(number)
         if number == self._above:
-            self._above = self.index.before(number)
+            self._above = before
             self._chain.appendleft(number)
         else:
-            before = self.index.before(number)
             if self._chain and before != self._chain[-1]:
                 self._flush()
             if not self._chain:

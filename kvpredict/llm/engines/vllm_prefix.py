@@ -12,6 +12,8 @@ by the entry point ``vllm.general_plugins``; it does nothing unless ``$KVPREDICT
 import logging
 import os
 import time
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from llvmlite.binding import ffi  # type: ignore[import-untyped]
@@ -48,57 +50,50 @@ class Books:
         )
         self.writing = Safely("vLLM prefix cache", f"${LOG} cannot be written; no request is logged from now on")
         self.clock = time.monotonic
-        self.by_hash: dict[int, Any] = {}
-        self.number: dict[int, int] = {}  # block id to hash
-        # Arrival, and hashes in order by how many of vLLM's hashes make a block of theirs.
-        self.requests: dict[str, tuple[float, dict[int, list[int]]]] = {}
+        # A block's number is Python's hash of vLLM's, which holds within this process; the log's holds everywhere.
+        self.by_number: dict[int, Any] = {}
+        self.number: dict[int, int] = {}  # by block id
+        self.passed: set[int] = set()  # numbers of blocks that were in use when their turn came, and are pinned since
+        # Arrival, and vLLM's hashes in order by how many of them make a block.
+        self.requests: dict[str, tuple[float, dict[int, list[Any]]]] = {}
         self.index: PrefixIndex | None = self.safely(
             lambda: PrefixIndex(blocks, policy_from_environment(), requests=4096)
         )
         self.log: RequestLog | None = None
 
-    def cached(self, block: Any, number: int, parent: int | None) -> None:
-        """Note that a block's content is complete and in use."""
-        assert self.index is not None
-        known = self.number.get(block.block_id)
-        if known is not None and known != number:
-            self.forget(block)
-        if number in self.by_hash:  # another block has the same content
-            return
-        self.by_hash[number], self.number[block.block_id] = block, number
-        self.index.put(number, parent)
-        self.index.pin(number)
-
-    def freed(self, *blocks: Any) -> None:
+    def freed(self, blocks: Iterable[Any]) -> None:
         """Note that no request uses these blocks any more."""
         assert self.index is not None
-        known = self.number
-        self.index.unpin(*(known[block.block_id] for block in blocks if block.block_id in known))
-
-    def taken(self, block: Any) -> None:
-        """Note that a request uses a free block again."""
-        assert self.index is not None
-        number = self.number.get(block.block_id)
-        if number is not None:
-            self.index.pin(number)
+        if self.passed:
+            back = self.passed.intersection(self.number.get(block.block_id) for block in blocks)
+            self.passed -= back
+            self.index.unpin(*back)
 
     def forget(self, block: Any) -> None:
         """Note that a block has lost its content."""
         assert self.index is not None
         number = self.number.pop(block.block_id, None)
         if number is not None:
-            self.by_hash.pop(number, None)
+            del self.by_number[number]
+            if number in self.passed:
+                self.passed.remove(number)
+                self.index.unpin(number)
             self.index.drop(number)
 
-    def victim(self) -> Any:
-        """Return the block that the policy would lose first; None where it knows none."""
-        assert self.index is not None
-        number = self.index.pop()
-        if number is None:
-            return None
-        block = self.by_hash.pop(number)
-        del self.number[block.block_id]
-        return block
+    def victim(self, now: float) -> Any:
+        """Return the free block that the policy would lose first; None where it knows none."""
+        index, by_number = self.index, self.by_number
+        assert index is not None
+        while (number := index.pop(now)) is not None:
+            block = by_number[number]
+            if block.ref_cnt == 0 and block.prev_free_block is not None:
+                del by_number[number], self.number[block.block_id]
+                return block
+            # Few of the blocks in use ever stand in the way: to pin these alone costs less than to pin all on each use.
+            index.put(number, None, now)
+            index.pin(number)
+            self.passed.add(number)
+        return None
 
     def full(self, request: Any, blocks: Any, first: int, count: int | None, ratio: int) -> None:
         """Note blocks ``first … count - 1`` of a request in progress, which are complete from now on."""
@@ -106,13 +101,24 @@ class Books:
         chain = chains.setdefault(ratio, [])
         hashes = request.block_hashes
         count = len(hashes) // ratio if count is None else min(count, len(hashes) // ratio)
-        chain += [key_number(hashes[ratio * k + ratio - 1]) for k in range(len(chain), count)]
-        self.safely(self._full, blocks[first:count], chain, first)
+        chain += hashes[ratio * len(chain) + ratio - 1 : ratio * count : ratio]
+        self.safely(self.stored, blocks[first:count], chain[first:count], chain[first - 1] if first else None)
 
-    def _full(self, blocks: Any, chain: list[int], first: int) -> None:
-        for k, block in enumerate(blocks, first):
-            if block.block_hash is not None and block.block_id not in self.number:
-                self.cached(block, chain[k], chain[k - 1] if k else None)
+    def stored(self, blocks: Iterable[Any], hashes: Iterable[Any], before: Any) -> int:
+        """Note that these blocks' content is complete, the first after that with the hash ``before``.
+
+        Return how many are new: another block may have the same content.
+        """
+        assert self.index is not None
+        known, now, above = len(self.number), self.index.clock(), None if before is None else hash(before)
+        for block, block_hash in zip(blocks, hashes, strict=False):
+            number = hash(block_hash)
+            fresh = block.block_hash is not None and block.block_id not in self.number
+            if fresh and number not in self.by_number:
+                self.by_number[number], self.number[block.block_id] = block, number
+                self.index.put(number, above, now)
+            above = number
+        return len(self.number) - known
 
     def ended(self, request: Any, block_size: int) -> None:
         """Note a request's end: the index learns of its use, and the log gets a line."""
@@ -125,19 +131,21 @@ class Books:
         prompt = min(len(chain), inputs // block_size)
         hints, session = _hints(request)
         if os.environ.get(LOG):
-            self.writing(self._write, block_size, begun, chain, prompt_blocks=prompt, input_tokens=inputs,
-                         output_tokens=outputs, session=session, hints=hints)  # fmt: skip
-        self.safely(self._used, chain, prompt, (inputs, outputs), session=session, hints=hints, block_size=block_size,
-                    times=(begun, None))  # fmt: skip
+            write = partial(self._write, prompt_blocks=prompt, input_tokens=inputs, output_tokens=outputs,
+                            session=session, hints=hints)  # fmt: skip
+            self.writing(write, block_size, begun, chain)
+        numbers = [hash(block_hash) for block_hash in chain]
+        used = partial(self._used, session=session, hints=hints, block_size=block_size, times=(begun, None))
+        self.safely(used, numbers, prompt, (inputs, outputs))
 
     def _used(self, *request: Any, **about: Any) -> None:
         assert self.index is not None
         self.index.used(*request, **about)
 
-    def _write(self, block_size: int, *line: Any, **about: Any) -> None:
+    def _write(self, block_size: int, begun: float, chain: list[Any], **about: Any) -> None:
         if self.log is None:
             self.log = RequestLog(os.environ[LOG], block_size)
-        self.log.write(*line, **about)
+        self.log.write(begun, [key_number(block_hash) for block_hash in chain], **about)
 
 
 def _hints(request: Any) -> tuple[dict[str, float], int | None]:
@@ -174,33 +182,39 @@ def _install(block_pool: Any, manager: Any) -> None:
             self.books = Books(max(1, len(blocks)))
 
         def popleft_n(self, n: int) -> list[Any]:
-            if not self.books.safely.works:
-                return super().popleft_n(n)
-            return [self.popleft() for _ in range(n)]
+            blocks: list[Any] = []
+            self.books.safely(self._choose, blocks, n)
+            while len(blocks) < n:
+                block = super().popleft()
+                self.books.safely(self.books.forget, block)
+                blocks.append(block)
+            return blocks
+
+        def _choose(self, blocks: list[Any], n: int) -> None:
+            """Add free blocks up to ``n``, first to go first; fewer where the policy knows no more."""
+            books, head = self.books, self.fake_free_list_head
+            assert books.index is not None
+            now = books.index.clock()
+            while len(blocks) < n:
+                if head.next_free_block.block_id not in books.number:
+                    blocks.append(super().popleft())
+                    continue
+                chosen = books.victim(now)
+                if chosen is None:
+                    return
+                super().remove(chosen)
+                blocks.append(chosen)
 
         def popleft(self) -> Any:
-            head = self.fake_free_list_head.next_free_block
-            books = self.books
-            if books.safely.works and head is not None and head.block_id in books.number:
-                chosen = books.safely(books.victim)
-                if chosen is not None and chosen.ref_cnt == 0 and chosen.prev_free_block is not None:
-                    super().remove(chosen)
-                    return chosen
-            block = super().popleft()
-            books.safely(books.forget, block)
-            return block
+            return self.popleft_n(1)[0]
 
         def append(self, block: Any) -> None:
             super().append(block)
-            self.books.safely(self.books.freed, block)
+            self.books.safely(self.books.freed, [block])
 
         def append_n(self, blocks: list[Any]) -> None:
             super().append_n(blocks)
-            self.books.safely(self.books.freed, *blocks)
-
-        def remove(self, block: Any) -> None:
-            super().remove(block)
-            self.books.safely(self.books.taken, block)
+            self.books.safely(self.books.freed, blocks)
 
     cache_full_blocks, free = Pool.cache_full_blocks, manager.KVCacheManager.free
 
@@ -208,7 +222,7 @@ def _install(block_pool: Any, manager: Any) -> None:
         result = cache_full_blocks(self, request, blocks, *positional, **named)
         books = getattr(self.free_block_queue, "books", None)
         if books is not None:
-            books.following(_note_full, self, books, request, blocks, **named)
+            books.following(partial(_note_full, **named), self, books, request, blocks)
         return result
 
     def noted_free(self: Any, request: Any, *positional: Any, **named: Any) -> Any:

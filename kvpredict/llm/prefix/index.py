@@ -118,7 +118,6 @@ class PrefixIndex:
         self._top = 0
         self._busy: set[int] = set()
         self._tally = 0
-        self.evictions = 0
         self.training = Training(self.policy, background) if isinstance(self.policy, Learned) else None
         self._stale: list[int] = []  # caches whose blocks an older model ranked
         self._pin()
@@ -243,10 +242,10 @@ class PrefixIndex:
     def put(self, block: int, parent: int | None = None, now: float | None = None) -> None:
         """Note that the engine has stored a block."""
         now = self.clock() if now is None else now
-        node = self._node.get(int(block), -1)  # storing is no use
+        node = self._node.get(block, -1)  # storing is no use
         if node < 0:
-            node = self.node(block, parent)
-        self._serve(self._handle, PUT, node, float(now), self.tiers)
+            node = self._number([int(block)], -1 if parent is None else self._node.get(parent, -1))[0]
+        self._serve(self._handle, PUT, node, now, self.tiers)
 
     def drop(self, block: int, now: float | None = None) -> None:
         """Note that the engine has dropped a block."""
@@ -271,11 +270,8 @@ class PrefixIndex:
 
     def pop(self, now: float | None = None) -> int | None:
         """Choose a block to evict, and note that it is gone; None where everything is pinned."""
-        node = int(self._act(EVICT, 0, now))
-        if node < 0:
-            return None
-        self.evictions += 1
-        return self.hash[node]
+        node = int(self._serve(self._handle, EVICT, 0, self.clock() if now is None else now, self.tiers))
+        return self.hash[node] if node >= 0 else None
 
     def pop_some(self, count: int, usable: Callable[[int], bool], now: float | None = None) -> list[int]:
         """Choose ``count`` blocks that may be used, lowest rank first, and note that they are gone; or fewer."""
@@ -292,15 +288,14 @@ class PrefixIndex:
                 serve(handle, PIN, node, now, tiers)  # keeps what is above it as well
         for node in passed:
             serve(handle, UNPIN, node, now, tiers)
-        self.evictions += len(popped)
         return popped
 
     def rank(self, block: int, now: float | None = None) -> float | None:
         """Return what a known block is worth, lower goes first; None for an unknown one."""
-        node = self._node.get(int(block), -1)
+        node = self._node.get(block, -1)
         if node < 0:
             return None
-        return self._serve(self._handle, RANK, node, float(self.clock() if now is None else now), self.tiers)
+        return self._serve(self._handle, RANK, node, self.clock() if now is None else now, self.tiers)
 
     def held(self, tier: int = 0) -> Iterator[int]:
         """Yield the hashes of the blocks in a tier."""
