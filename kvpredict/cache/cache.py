@@ -391,7 +391,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 return True
             self._busy = True
             try:
-                taken, _garbage = self._put(key, value, number, units, cost, extra, now)
+                outcome = self._put(key, value, number, units, cost, extra, now)
                 if self._postponed:
                     self._catch_up()
             except KvpredictError:
@@ -408,7 +408,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 pass
         if self._recorder is not None or self._removals is not None:
             self._aftermath(key, units)
-        return taken  # what was evicted is let go of only here, outside the lock: its finalizers are user code
+        return outcome[0]  # what was evicted is let go of only here, outside the lock: its finalizers are user code
 
     def put_if(
         self,
@@ -438,7 +438,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         with self._lock:
             if self._busy:
                 return False
-            taken, _garbage = self._exclusively(self._put_if, key, value, arguments, token)
+            taken, *_garbage = self._exclusively(self._put_if, key, value, arguments, token)
         if self._known is not None and taken:
             self._make_known(key)
         self._aftermath(key, arguments[1] if taken else None)
@@ -751,14 +751,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     def _put(
         self, key: K, value: Any, number: int, units: int, cost: float, extra: Mapping[str, float] | None, now: float
-    ) -> tuple[bool, Any]:
-        """Do what ``put`` says; also return what leaves the cache, for the caller to drop outside the lock."""
+    ) -> tuple[Any, ...]:
+        """Do what ``put`` says; after that return what leaves the cache, for the caller to drop outside the lock."""
         ranking, entries = self._ranking, self._entries
         if self._dated:
             self._sweep(now, SWEPT)
         entry = entries.get(key)
-        version = value.version if type(value) is Held else None
-        if version is not None and entry is not None and _later(entry.value, version, now):
+        if type(value) is Held and entry is not None and _outdated(value, entry.value, now):
             self._outdated += 1
             return False, None
         if self._flights.by_key:
@@ -804,11 +803,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             for victim in ranking.victims[: ranking.counts[VICTIMS]]:
                 if victim != slot:
                     garbage = self._evicted(victim, garbage)
-        gone = key_in[slot]
+        gone, left = key_in[slot], None
         if gone is not VACANT:
             # What _evicted does, in place.
             left = entries.pop(gone)
-            garbage = (gone, left, garbage)
             self._evictions += 1
             if self._noting:
                 self._left(gone, left.value, Cause.EVICTED)
@@ -819,7 +817,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._tag(key, value.tags)
         if entry is None:
             self._inserts += 1
-        return True, garbage
+        return True, gone, left, garbage
 
     def _evicted(self, slot: int, garbage: Any) -> Any:
         """Take out what was evicted from ``slot``; return it, linked to other ``garbage``."""
@@ -841,7 +839,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         seen.value = entry.value
         return seen
 
-    def _put_if(self, key: K, value: Any, arguments: _Prepared, token: Any) -> tuple[bool, Any]:
+    def _put_if(self, key: K, value: Any, arguments: _Prepared, token: Any) -> tuple[Any, ...]:
         entry = self._entries.get(key)
         over = (
             entry is not None and self._bare(entry.value) is VACANT
@@ -1095,6 +1093,11 @@ def _bare(value: Any, now: float) -> Any:
     if type(value) is not Held:
         return value
     return VACANT if type(value.value) is Failure or not value.fresh(now) else value.value
+
+
+def _outdated(value: Held, held: Any, now: float) -> bool:
+    """Tell whether what an entry holds is known to be of a later version than ``value``."""
+    return value.version is not None and _later(held, value.version, now)
 
 
 def _later(value: Any, version: int, now: float) -> bool:
