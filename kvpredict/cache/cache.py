@@ -25,7 +25,7 @@ from kvpredict.cache.entry import Entry, Seen, make_entry, slot_of
 from kvpredict.cache.expiry import NEVER, Expiry, Held
 from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.keys import HIGHEST, LOWEST, key_number
-from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading
+from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading, bare_value
 from kvpredict.cache.loads import Flights, Loads
 from kvpredict.cache.mapping import MappingMethods
 from kvpredict.cache.polite import PoliteLock
@@ -310,7 +310,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 value = self._now(key)
                 return (None, None) if value is VACANT else (value, object())  # a token that no put_if takes
             entry = self._exclusively(self._read, key, now)
-            return (None, None) if entry is None else (_bare(entry.value, now), entry)
+            return (None, None) if entry is None else (bare_value(entry.value, now), entry)
 
     def __contains__(self, key: object) -> bool:
         return self._now(key) is not VACANT  # type: ignore[arg-type]
@@ -323,8 +323,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         entries = list(self._entries.items())
         if not self._watchful:
             return [(key, entry.value) for key, entry in entries]
-        bare = [(key, self._bare(entry.value)) for key, entry in entries]
-        return [(key, value) for key, value in bare if value is not VACANT]
+        values = [(key, self._bare(entry.value)) for key, entry in entries]
+        return [(key, value) for key, value in values if value is not VACANT]
 
     # --- Writing: under the lock ---
 
@@ -757,7 +757,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         if self._dated:
             self._sweep(now, SWEPT)
         entry = entries.get(key)
-        if type(value) is Held and entry is not None and _outdated(value, entry.value, now):
+        if type(value) is Held and entry is not None and _later(entry.value, value.version, now):
             self._outdated += 1
             return False, None
         if self._flights.by_key:
@@ -831,7 +831,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
     def _read(self, key: K, now: float) -> Seen | None:
         """Return the entry of ``key`` as one that serves as a token; None where there is nothing to be read."""
         entry = self._entries.get(key)
-        if entry is None or _bare(entry.value, now) is VACANT:
+        if entry is None or bare_value(entry.value, now) is VACANT:
             return None
         if type(entry) is Seen:
             return entry
@@ -841,9 +841,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     def _put_if(self, key: K, value: Any, arguments: _Prepared, token: Any) -> tuple[Any, ...]:
         entry = self._entries.get(key)
-        over = (
-            entry is not None and self._bare(entry.value) is VACANT
-        )  # or a failure: nothing that anybody can have read
+        # What is over, or a failure, nobody can have read.
+        over = entry is not None and self._bare(entry.value) is VACANT
         if (None if over else entry) is not token:
             return False, None
         return self._put(key, value, *arguments)
@@ -1012,10 +1011,6 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         if self._removals is not None and self._removals.waiting:
             self._removals.tell()
 
-    def _bare(self, value: Any) -> Any:
-        """Return the value of an entry as callers know it now."""
-        return _bare(value, self._clock()) if type(value) is Held else value
-
     def _all_plain(self) -> bool:
         """Tell whether a put has nothing to look for but what its arguments say."""
         usual = self._weigher is None and self._key_hash is None and not self._ranking.columns
@@ -1088,18 +1083,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         return number, units, cost, extra, self._clock()
 
 
-def _bare(value: Any, now: float) -> Any:
-    """Return the value of an entry as callers know it; VACANT if it is over, or stands for a failure."""
-    if type(value) is not Held:
-        return value
-    return VACANT if type(value.value) is Failure or not value.fresh(now) else value.value
-
-
-def _outdated(value: Held, held: Any, now: float) -> bool:
-    """Tell whether what an entry holds is known to be of a later version than ``value``."""
-    return value.version is not None and _later(held, value.version, now)
-
-
-def _later(value: Any, version: int, now: float) -> bool:
+def _later(value: Any, version: int | None, now: float) -> bool:
     """Tell whether what an entry holds is known to be of a later version, and not over."""
-    return type(value) is Held and value.version is not None and value.version > version and value.fresh(now)
+    if version is None or type(value) is not Held or value.version is None:
+        return False
+    return value.version > version and value.fresh(now)

@@ -24,7 +24,7 @@ from kvpredict.cache.loads import Flight, Flights, Loaded, Loads
 from kvpredict.cache.ranking import MISS
 from kvpredict.core.errors import KvpredictError
 
-__all__ = ["VACANT", "Failure", "Loading", "plain_value"]
+__all__ = ["VACANT", "Failure", "Loading", "bare_value", "plain_value"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -292,10 +292,11 @@ class Loading(Generic[K, V]):
 
     def _now(self, key: K) -> Any:
         """Return the value of ``key`` if it is there and fresh, without counting it as a use."""
-        value = self._entries.get(key, NOTHING).value
-        if type(value) is Held:
-            return VACANT if type(value.value) is Failure or not value.fresh(self._clock()) else value.value
-        return value
+        return self._bare(self._entries.get(key, NOTHING).value)
+
+    def _bare(self, value: Any) -> Any:
+        """Return the value of an entry as callers know it now."""
+        return bare_value(value, self._clock()) if type(value) is Held else value
 
     def _stale(self, key: K) -> Any:
         """Return the value of ``key`` if it is still of use, fresh or not."""
@@ -458,6 +459,13 @@ class Loading(Generic[K, V]):
 async def _called(loader: Any, key: Any) -> Any:
     value = loader(key)
     return await value if inspect.isawaitable(value) else value
+
+
+def bare_value(value: Any, now: float) -> Any:
+    """Return the value of an entry as callers know it; VACANT if it is over, or stands for a failure."""
+    if type(value) is not Held:
+        return value
+    return VACANT if type(value.value) is Failure or not value.fresh(now) else value.value
 
 
 def plain_value(key: Any, value: Any) -> Any:
