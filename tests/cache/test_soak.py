@@ -150,9 +150,12 @@ def test_soak(name: str) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_time(tmp_path: Path) -> None:
-    """Bounded by the capacity, whatever the number of keys, tags, failures and deletions seen."""
+    """Bounded by the capacity, whatever the number of keys, tags, failures and deletions seen.
+
+    What the disk tier knows of its objects is far less than the bound, as a slow disk may fill it late.
+    """
     with TieredCache[int, Any](
-        200, "s3fifo", tiers=[DiskTier(tmp_path / "t.db", 100_000)], expiry=Expiry(ttl=30.0, jitter=0.1),
+        200, "s3fifo", tiers=[DiskTier(tmp_path / "t.db", 20_000)], expiry=Expiry(ttl=30.0, jitter=0.1),
         loads=Loads(negative_ttl=0.001),
     ) as cache:  # fmt: skip
 
@@ -176,4 +179,4 @@ def test_memory_does_not_grow_with_time(tmp_path: Path) -> None:
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-    assert sizes[-1] - sizes[1] < 60_000
+    assert sizes[-1] - sizes[1] < 200_000  # 8,000 keys were seen meanwhile
