@@ -13,6 +13,7 @@ import numpy as np
 
 from kvpredict.core.index import index_drop, index_get, index_put, make_index
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.rows import make_rows
 
 __all__ = ["Ghosts", "ghost_add", "ghost_drop", "ghost_find", "ghost_oldest", "make_ghosts"]
 
@@ -37,7 +38,7 @@ class Ghosts(NamedTuple):
 def make_ghosts(n: int, lists: int = 1) -> Ghosts:
     """Return ``lists`` empty ghost lists that share ``max(n, 1)`` nodes."""
     n = max(int(n), 1)
-    rows = np.zeros((n + lists, 8), np.int64)
+    rows = make_rows((n + lists, 8))
     key, size, tag, where, newer, older = (rows[:, j] for j in range(6))
     where[:n] = -1
     older[:n] = np.arange(1, n + 1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from kvpredict.core.index import check_index, index_drop, index_get, index_put, make_index
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.rows import make_rows
 
 __all__ = [
     "GhostQueue",
@@ -36,7 +37,7 @@ class GhostQueue(NamedTuple):
 def make_ghost_queue(n: int) -> GhostQueue:
     """Return an empty queue of at most ``max(n, 1)`` ghosts."""
     n = max(int(n), 1)
-    nodes = np.zeros((n + 1, 4), np.int64)
+    nodes = make_rows((n + 1, 4))
     nodes[:n, OLDER] = np.arange(1, n + 1)
     nodes[n - 1, OLDER] = -1
     nodes[n] = (0, 0, n, n)

@@ -15,6 +15,7 @@ import numpy as np
 
 from kvpredict.core.jit import lean_kernel, lean_subroutine
 from kvpredict.core.policy import Event, Kernels, Policy
+from kvpredict.core.rows import make_rows
 
 __all__ = ["Requests", "Shadow", "ShadowKernels", "leaves", "make_requests", "make_shadows", "shadow_kernels"]
 
@@ -25,7 +26,8 @@ class Shadow(NamedTuple):
     """One policy and its slots."""
 
     state: Any
-    slot: np.ndarray  # int64 [slots, 3]: entry whose object is in it, size, stack of free slots
+    slot: np.ndarray  # int64 [slots, 2]: entry whose object is in it, size
+    free: np.ndarray  # int32 [slots], stack of free slots
     counts: np.ndarray  # int64 [3]: capacity, units used, free slots
 
 
@@ -66,9 +68,9 @@ def make_shadows(policies: Sequence[Policy], capacity: int, slots: int, seed: in
         half = len(policies) // 2
         left = make_shadows(policies[:half], capacity, slots, seed)
         return left, make_shadows(policies[half:], capacity, slots, seed + half)
-    slot = np.zeros((slots, 3), np.int64)
-    slot[:, 2] = np.arange(slots)[::-1]
-    return Shadow(policies[0].make_state(capacity, slots, seed), slot, np.array([capacity, 0, slots], np.int64))
+    free = np.arange(slots, dtype=np.int32)[::-1].copy()
+    state = policies[0].make_state(capacity, slots, seed)
+    return Shadow(state, make_rows((slots, 2)), free, np.array([capacity, 0, slots], np.int64))
 
 
 def leaves(shadows: Any) -> list[Shadow]:
@@ -117,7 +119,7 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
     def release(shadow, slot):
         count = shadow.counts
         count[USED] -= shadow.slot[slot, 1]
-        shadow.slot[count[FREE], 2] = slot
+        shadow.free[count[FREE]] = slot
         count[FREE] += 1
 
     @lean_subroutine
@@ -141,7 +143,7 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
                 gone[0] += 1
                 gone[gone[0]] = left
             held[FREE] -= 1
-            slot = shadow.slot[held[FREE], 2]
+            slot = shadow.free[held[FREE]]
             shadow.slot[slot, 0] = entry
             shadow.slot[slot, 1] = e.size
             table[entry, column] = slot

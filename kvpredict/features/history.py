@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.arithmetic import half_lives
+from kvpredict.core.index import index_drop, index_get, index_put, make_index
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, push_front, unlink
-from kvpredict.core.table import Table, make_table, table_get, table_pop, table_put
+from kvpredict.core.rows import make_rows
 from kvpredict.features.regions import Regions, make_regions, visit, write_regions
 from kvpredict.features.schema import BASE_FEATURES, MISSING, OWN_FEATURES
 
@@ -34,8 +35,8 @@ __all__ = [
     "write",
 ]
 
-LAST, FIRST, INSERTED, EVICTED = 0, 1, 2, 3  # columns of History.when
-GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, SIZE = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
+LAST, FIRST, INSERTED, EVICTED, KEY, SIZE, VALUE, SAMPLE = range(8)  # columns of History.fact
+GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, WEIGHT = 16, 20, 25, 26, 27, 28, 29, 30, 31  # of row
 NOW, HELD, PREVIOUS, LEFT, FREE = 0, 1, 2, 3, 4  # of clock
 SPACING, NOVEL, MISSED, MEAN_SIZE, BY_MISS, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
 WIDTH = len(BASE_FEATURES)
@@ -44,11 +45,16 @@ WIDTH = len(BASE_FEATURES)
 class History(NamedTuple):
     """State over ``n`` entries, ``k`` extra columns."""
 
-    table: Table  # key -> entry
+    cells: np.ndarray  # int64, index from key to entry
     links: np.ndarray  # int32 [2 * (n + 1)], entries of evicted keys, last evicted in front
-    key: np.ndarray  # int64 [n]
-    when: np.ndarray  # int64 [n, 4]: last access, first access, insertion, eviction (0: none yet)
-    row: np.ndarray  # float32 [n, 16]: one cache line an entry; gaps in requests, counts as of the last access
+    fact: np.ndarray  # int64 [n, 16], two cache lines an entry: last access, first access, insertion, eviction (0: none
+    # yet), key, size, value, sample; then room for row
+    row: np.ndarray  # float32 [n, 32], the same memory, of which it has the second line: gaps in requests, counts as of
+    # the last access
+    key: np.ndarray  # int64 [n], that column of fact, as the next three
+    size: np.ndarray  # int64 [n], as of the last miss; the policy fills it and what follows
+    value: np.ndarray  # float64 [n], log of what a miss counts for, for each unit of size
+    sample: np.ndarray  # int32 [n], its newest sample that waits for an access
     regions: Regions
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
     free: np.ndarray  # int32 [n], stack of free entries
@@ -64,12 +70,16 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0, reg
     Without ``regions`` their features are all 0.
     """
     n = max(int(slots * entries_per_slot), slots) + 2
+    fact = make_rows((n, 16))
     return History(
-        table=make_table(n),
+        cells=make_index(n),
         links=make_links(n),
-        key=np.zeros(n, np.int64),
-        when=np.zeros((n, 4), np.int64),
-        row=np.zeros((n, 16), np.float32),
+        fact=fact,
+        row=fact.view(np.float32),
+        key=fact[:, KEY],
+        size=fact[:, SIZE],
+        value=fact.view(np.float64)[:, VALUE],
+        sample=fact.view(np.int32)[:, 2 * SAMPLE],
         regions=make_regions(slots if regions else 0),
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
@@ -97,7 +107,7 @@ def note_hit(h, entry, e, slots):
 @lean_kernel
 def note_miss(h, e, slots):
     """Record a miss and return the key's entry, which belongs to the caller: insert it, or ``note_eviction``."""
-    entry = table_get(h.table, e.key)
+    entry = index_get(h.cells, h.key, 1, e.key)
     _tick(h, 0.0 if entry >= 0 else 1.0, 1.0)
     h.level[SPACING] += h.level[BY_MISS] * (h.clock[NOW] - h.clock[PREVIOUS] - h.level[SPACING])
     h.clock[PREVIOUS] = h.clock[NOW]
@@ -107,18 +117,18 @@ def note_miss(h, e, slots):
         _access(h, entry, e, slots)
         return entry
     if h.clock[FREE] == 0:
-        oldest = back(h.links, h.key.size)
+        oldest = back(h.links, h.free.size)
         unlink(h.links, oldest)
         forget(h, oldest)
     h.clock[FREE] -= 1
     entry = h.free[h.clock[FREE]]
-    table_put(h.table, e.key, entry)
+    index_put(h.cells, e.key, entry)
     h.key[entry] = e.key
     now = h.clock[NOW]
-    h.when[entry, LAST] = now
-    h.when[entry, FIRST] = now
-    h.when[entry, INSERTED] = now
-    h.when[entry, EVICTED] = 0
+    h.fact[entry, LAST] = now
+    h.fact[entry, FIRST] = now
+    h.fact[entry, INSERTED] = now
+    h.fact[entry, EVICTED] = 0
     row = h.row
     for i in range(4):
         row[entry, GAPS + i] = -1.0
@@ -135,13 +145,13 @@ def note_miss(h, e, slots):
 @lean_kernel
 def spare(h, e):
     """Tell whether ``note_miss`` has an entry for ``e`` without forgetting another key."""
-    return h.clock[FREE] > 0 or table_get(h.table, e.key) >= 0
+    return h.clock[FREE] > 0 or index_get(h.cells, h.key, 1, e.key) >= 0
 
 
 @lean_kernel
 def oldest_ghost(h):
     """Return the entry that ``note_miss`` forgets next."""
-    return back(h.links, h.key.size)
+    return back(h.links, h.free.size)
 
 
 @lean_kernel
@@ -150,11 +160,11 @@ def note_insertion(h, entry, e):
     now = h.clock[NOW]
     h.level[MEAN_SIZE] += h.level[BY_MISS] * (e.size - h.level[MEAN_SIZE])
     h.clock[HELD] += 1
-    h.when[entry, INSERTED] = now
+    h.fact[entry, INSERTED] = now
     h.row[entry, VISITS] = 0.0
-    if h.when[entry, EVICTED] > 0:
+    if h.fact[entry, EVICTED] > 0:
         h.row[entry, RETURNS] += 1.0
-        h.row[entry, ABSENCE] = now - h.when[entry, EVICTED]
+        h.row[entry, ABSENCE] = now - h.fact[entry, EVICTED]
 
 
 @lean_kernel
@@ -163,14 +173,14 @@ def note_eviction(h, entry, was_resident):
     if was_resident:
         h.clock[HELD] -= 1
         h.clock[LEFT] = 1
-        h.when[entry, EVICTED] = h.clock[NOW]
-    push_front(h.links, h.key.size, entry)
+        h.fact[entry, EVICTED] = h.clock[NOW]
+    push_front(h.links, h.free.size, entry)
 
 
 @lean_kernel
 def forget(h, entry):
     """Give up an ``entry`` that is in no list."""
-    table_pop(h.table, h.key[entry])
+    index_drop(h.cells, h.key[entry], entry)
     h.free[h.clock[FREE]] = entry
     h.clock[FREE] += 1
 
@@ -183,7 +193,7 @@ def write(h, entries, count, slots, out):
     side, and where ``out`` is stored column by column the rest runs on several rows at once.
     """
     # Loops over locals: taking an array out of a tuple counts a reference, which would cost more than the row.
-    when = h.when
+    fact = h.fact
     row = h.row
     extra = h.extra
     unit = 1.0 / residence_time(h, slots)
@@ -193,9 +203,9 @@ def write(h, entries, count, slots, out):
     misses = h.level[MISSED]
     for i in range(count):
         entry = entries[i]
-        out[i, 0] = now - when[entry, LAST]
-        out[i, 11] = now - when[entry, FIRST]
-        out[i, 14] = now - when[entry, INSERTED]
+        out[i, 0] = now - fact[entry, LAST]
+        out[i, 11] = now - fact[entry, FIRST]
+        out[i, 14] = now - fact[entry, INSERTED]
         for j in range(4):
             out[i, 1 + j] = row[entry, GAPS + j]
         for j in range(5):
@@ -204,12 +214,12 @@ def write(h, entries, count, slots, out):
         out[i, 13] = row[entry, VISITS]
         out[i, 16] = row[entry, RETURNS]
         out[i, 17] = row[entry, ABSENCE]
-        out[i, 18] = row[entry, SIZE]
+        out[i, 18] = row[entry, WEIGHT]
         out[i, 19] = row[entry, NOVELTY]
         out[i, 20] = row[entry, MISSES]
         for j in range(extra.shape[1]):
             out[i, WIDTH + j] = extra[entry, j]
-    write_regions(h.regions, h.key, when, entries, count, now, unit, out, len(OWN_FEATURES))
+    write_regions(h.regions, fact, entries, count, now, unit, out, len(OWN_FEATURES))
     for i in range(count):
         gap = np.float64(out[i, 1])
         out[i, 15] = gap / (np.float64(out[i, 0]) + 1.0) if gap >= 0.0 else MISSING
@@ -253,7 +263,7 @@ def _tick(h, novel, missed):
 def _access(h, entry, e, slots):
     now = h.clock[NOW]
     row = h.row
-    gap = now - h.when[entry, LAST]
+    gap = now - h.fact[entry, LAST]
     slow = half_lives(gap / residence_time(h, slots) * (1.0 / 16.0))
     for i in range(4, -1, -1):
         row[entry, RATES + i] = 1.0 + row[entry, RATES + i] * slow
@@ -264,7 +274,7 @@ def _access(h, entry, e, slots):
     row[entry, GAPS + 1] = row[entry, GAPS]
     row[entry, GAPS] = gap
     row[entry, COUNT] += 1.0
-    h.when[entry, LAST] = now
+    h.fact[entry, LAST] = now
     _remember_levels(h, entry, e)
 
 
@@ -272,4 +282,4 @@ def _access(h, entry, e, slots):
 def _remember_levels(h, entry, e):
     h.row[entry, NOVELTY] = h.level[NOVEL]
     h.row[entry, MISSES] = h.level[MISSED]
-    h.row[entry, SIZE] = e.size
+    h.row[entry, WEIGHT] = e.size

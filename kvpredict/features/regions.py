@@ -13,6 +13,7 @@ import numpy as np
 
 from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.rows import make_rows
 from kvpredict.core.table import hash_key
 from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
 
@@ -20,8 +21,8 @@ __all__ = ["Regions", "make_regions", "visit", "write_regions"]
 
 LEVELS = len(REGION_SIZES)
 SHIFTS = tuple(size.bit_length() - 1 for size in REGION_SIZES)
-NUMBER, LAST = 0, 1  # columns of Regions.access
-KNOWN, RATE = 0, 1  # columns of Regions.level
+NUMBER, LAST = 0, 1  # columns of Regions.place
+KNOWN, RATE = 4, 5  # columns of Regions.level
 DIFFERING, ANY, LOWEST = 0, 1, 2  # of Regions.bits
 WEIGHT = 0.1  # of the newest access in a region's share of known keys
 
@@ -29,24 +30,27 @@ WEIGHT = 0.1  # of the newest access in a region's share of known keys
 class Regions(NamedTuple):
     """State over ``r`` places, a power of two or none, at each level."""
 
-    access: np.ndarray  # int64 [3, r, 2]: the region's number; its last access, 0 while the place is empty
-    level: np.ndarray  # float32 [3, r, 2]: share of accesses to keys remembered; decayed count as of the last access
+    place: (
+        np.ndarray
+    )  # int64 [3, r, 4], two to a cache line: the region's number; its last access, 0 while the place is
+    # empty; then room for level
+    level: np.ndarray  # float32 [3, r, 8], the same memory, of which it has columns 4 and 5: share of accesses to keys
+    # remembered; decayed count as of the last access
     bits: np.ndarray  # int64 [3]: bits in which keys differ; some key; the lowest bit that differs
 
 
 def make_regions(slots: int) -> Regions:
     """Return empty tables for a cache of ``slots`` objects; with 0 they have no places, and nothing is recorded."""
     r = 1 << max(int(slots - 1).bit_length(), 3) if slots else 0
-    return Regions(
-        np.zeros((LEVELS, r, 2), np.int64), np.zeros((LEVELS, r, 2), np.float32), np.array([0, 0, 40], np.int64)
-    )
+    place = make_rows((LEVELS, r, 4))
+    return Regions(place, place.view(np.float32), np.array([0, 0, 40], np.int64))
 
 
 @lean_kernel
 def visit(g, key, known, now, unit):
     """Record access number ``now``, to ``key``; ``known``: 1.0 if it was remembered, else 0.0; ``unit`` in requests."""
-    access, level = g.access, g.level
-    if access.shape[1] == 0:
+    place, level = g.place, g.level
+    if place.shape[1] == 0:
         return
     if now == 1:
         g.bits[ANY] = key
@@ -54,21 +58,21 @@ def visit(g, key, known, now, unit):
         _differ(g, key)
     for i in range(LEVELS):
         number = key >> (SHIFTS[i] + g.bits[LOWEST])
-        at = hash_key(number) & (access.shape[1] - 1)
-        if access[i, at, NUMBER] != number or access[i, at, LAST] == 0:
-            access[i, at, NUMBER] = number
+        at = hash_key(number) & (place.shape[1] - 1)
+        if place[i, at, NUMBER] != number or place[i, at, LAST] == 0:
+            place[i, at, NUMBER] = number
             level[i, at, KNOWN] = known
             level[i, at, RATE] = 1.0
         else:
             level[i, at, KNOWN] += WEIGHT * (known - level[i, at, KNOWN])
-            level[i, at, RATE] = 1.0 + level[i, at, RATE] * half_lives((now - access[i, at, LAST]) / unit)
-        access[i, at, LAST] = now
+            level[i, at, RATE] = 1.0 + level[i, at, RATE] * half_lives((now - place[i, at, LAST]) / unit)
+        place[i, at, LAST] = now
 
 
 @lean_kernel
 def _differ(g, key):
     """Take note of bits that were the same in all keys so far; with a new lowest one, regions are other keys."""
-    bits, access = g.bits, g.access
+    bits, place = g.bits, g.place
     bits[DIFFERING] |= key ^ bits[ANY]
     lowest = 0
     while lowest < bits[LOWEST] and not (bits[DIFFERING] >> lowest) & 1:
@@ -76,18 +80,18 @@ def _differ(g, key):
     if lowest < bits[LOWEST]:
         bits[LOWEST] = lowest
         for i in range(LEVELS):
-            for at in range(access.shape[1]):
-                access[i, at, LAST] = 0
+            for at in range(place.shape[1]):
+                place[i, at, LAST] = 0
 
 
 @lean_kernel
-def write_regions(g, keys, when, entries, count, now, per_unit, out, j):
+def write_regions(g, fact, entries, count, now, per_unit, out, j):
     """Write the features of the first ``count`` of ``entries`` to ``out[:, j:]``.
 
-    ``keys[entry]`` is an entry's key, ``when[entry, 0]`` the request at which it was last asked for.
+    ``fact[entry, 4]`` is an entry's key, ``fact[entry, 0]`` the request at which it was last asked for.
     """
-    access, level = g.access, g.level
-    if access.shape[1] == 0:
+    place, level = g.place, g.level
+    if place.shape[1] == 0:
         for k in range(LEVELS * len(REGION_FEATURES)):
             for i in range(count):
                 out[i, j + k] = 0.0
@@ -96,14 +100,14 @@ def write_regions(g, keys, when, entries, count, now, per_unit, out, j):
         shift = SHIFTS[k] + g.bits[LOWEST]
         for i in range(count):
             entry = entries[i]
-            number = keys[entry] >> shift
-            at = hash_key(number) & (access.shape[1] - 1)
-            last = when[entry, 0]
-            latest = access[k, at, LAST]
+            number = fact[entry, 4] >> shift
+            at = hash_key(number) & (place.shape[1] - 1)
+            last = fact[entry, 0]
+            latest = place[k, at, LAST]
             known = level[k, at, KNOWN]
             rate = level[k, at, RATE]
             # Otherwise another region has taken the place. All is read first, so that nothing has to be guessed.
-            mine = (access[k, at, NUMBER] == number) & (latest > 0)
+            mine = (place[k, at, NUMBER] == number) & (latest > 0)
             out[i, j] = now - (latest if mine else last)
             out[i, j + 1] = max(latest - last, np.int64(0)) if mine else np.int64(0)
             out[i, j + 2] = known if mine else np.float32(-1.0)

@@ -68,8 +68,6 @@ class State(NamedTuple):
     slot: np.ndarray  # int32 [entries], slot of each history entry, -1 when not resident
     word: np.ndarray  # int64 [7]: random numbers, units used, capacity, whether objects differ in worth, history
     # entry of the miss in hand, next of the queue to go, end of the queue
-    size: np.ndarray  # int64 [entries]
-    value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows
     score: np.ndarray  # float64 [c]
@@ -164,10 +162,8 @@ class Learned(Policy):
             entry=np.full(slots, -1, np.int32),
             order=np.zeros(slots, np.int32),
             place=np.full(slots, -1, np.int32),
-            slot=np.full(history.key.size, -1, np.int32),
+            slot=np.full(history.free.size, -1, np.int32),
             word=np.array([seed_random(seed)[0], 0, capacity, 0, -1, 0, 0], np.int64),
-            size=np.zeros(history.key.size, np.int64),
-            value=np.zeros(history.key.size),
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((self.candidates, width), np.float32),
             score=np.zeros(self.candidates, np.float64),
@@ -195,11 +191,11 @@ class Learned(Policy):
         assert int((state.slot >= 0).sum()) == held
         assert all(state.order[state.place[slot]] == slot for slot in resident)
         assert int((state.place >= 0).sum()) == held
-        assert int(state.size[state.entry[resident]].sum()) == state.word[USED] <= state.word[CAPACITY]
-        ghosts = list_nodes(h.links, h.key.size)
+        assert int(state.history.size[state.entry[resident]].sum()) == state.word[USED] <= state.word[CAPACITY]
+        ghosts = list_nodes(h.links, h.free.size)
         entries = [*ghosts, *state.entry[resident].tolist(), *h.free[: h.clock[4]].tolist()]
-        assert sorted(entries) == list(range(h.key.size))
-        assert int((h.table.values >= 0).sum()) == h.key.size - h.clock[4]
+        assert sorted(entries) == list(range(h.free.size))
+        assert int((h.cells != 0).sum()) == h.free.size - h.clock[4]
         if self.mode == "admit":
             _base_policy(self.base).validate(state.base, resident)
 
@@ -278,12 +274,12 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         """Return the position in the queue of the next slot to go; when the queue is used up, fill it anew."""
         # Arrays are taken out of the state once: each time counts a reference, which costs more than what follows.
         h = s.history
-        drawn, entry, order, score, when, slot, word = s.drawn, s.entry, s.order, s.score, h.when, s.slot, s.word
+        drawn, entry, order, score, fact, slot, word = s.drawn, s.entry, s.order, s.score, h.fact, s.slot, s.word
         queue, queue_last, queue_score, x, log = s.queue, s.queue_last, s.queue_score, s.x, s.log
         while True:
             while word[HEAD] < word[TAIL]:
                 at = word[HEAD]
-                if slot[queue[at]] >= 0 and when[queue[at], 0] == queue_last[at]:
+                if slot[queue[at]] >= 0 and fact[queue[at], 0] == queue_last[at]:
                     return at
                 word[HEAD] += 1
             held = h.clock[1]
@@ -297,8 +293,8 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 unit = residence_time(h, entry.size)
                 for _ in range(LOGGED):
                     i = below(log.word, count)
-                    record(log, x, i, h.clock[0], when[drawn[i], 0], unit, 0)
-            rank(score, drawn, s.value, word[UNEQUAL], count)
+                    record(log, x, i, h.clock[0], fact[drawn[i], 0], unit, 0)
+            rank(score, drawn, s.history.value, word[UNEQUAL], count)
             # In a small cache a batch would be a large share of it, chosen at one moment.
             victims = min(np.int64(queue.size), max(np.int64(1), min(count // 4, held // 64)))
             for v in range(victims):
@@ -312,7 +308,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 drawn[worst] = drawn[v]
                 score[worst] = score[v]
                 queue[v] = chosen
-                queue_last[v] = when[chosen, 0]
+                queue_last[v] = fact[chosen, 0]
                 queue_score[v] = lowest
             word[HEAD] = 0
             word[TAIL] = victims
@@ -326,7 +322,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         s.place[slot] = -1
         entry = s.entry[slot]
         s.slot[entry] = -1
-        s.word[USED] -= s.size[entry]
+        s.word[USED] -= s.history.size[entry]
         note_eviction(s.history, entry, True)
 
     @lean_kernel
@@ -343,21 +339,21 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         if e.size > 1 or weight != 1.0:
             s.word[UNEQUAL] = 1
         entry = note_miss(h, e, s.entry.size)
-        s.value[entry] = worth(weight, e.size)
+        s.history.value[entry] = worth(weight, e.size)
         keep_extra(s, entry, e)
         s.word[CURRENT] = entry
         full = s.word[USED] + e.size > s.word[CAPACITY] or h.clock[1] == s.entry.size
         wanted = True
         if mode != "evict" and full:
             s.drawn[0] = entry
-            s.size[entry] = e.size
+            s.history.size[entry] = e.size
             write(h, s.drawn, 1, s.entry.size, s.x)
             if s.log.last.size > 0:
                 now = h.clock[0]
                 record(s.log, s.x, 0, now, now, residence_time(h, s.entry.size), 1)
             score_batch(s.model, s.x, 1, s.score)
             if evicts:
-                rank(s.score, s.drawn, s.value, s.word[UNEQUAL], 1)
+                rank(s.score, s.drawn, s.history.value, s.word[UNEQUAL], 1)
                 mine = s.score[0]  # before the candidates overwrite the buffers
                 wanted = mine >= s.queue_score[next_victim(s)]
             else:
@@ -388,7 +384,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         at = s.history.clock[1] - 1
         s.order[at] = slot
         s.place[slot] = at
-        s.size[entry] = e.size
+        s.history.size[entry] = e.size
         s.word[USED] += e.size
         if base is not None:
             base.insert(s.base, slot, e)

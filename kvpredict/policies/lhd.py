@@ -15,6 +15,7 @@ import numpy as np
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Policy, Traits, require
 from kvpredict.core.random import next_u32, seed_random
+from kvpredict.core.rows import make_rows
 
 __all__ = ["LHD"]
 
@@ -226,7 +227,7 @@ class LHD(Policy):
             class_of += (sums << log) < self.bins
         every = self.reconfigure_every
         return State(
-            tags=np.zeros(4 * slots, np.int64),
+            tags=make_rows((4 * slots,)),
             slot_at=np.zeros(slots, np.int32),
             row_of=np.zeros(slots, np.int32),
             recent=np.full(RECENT, -1, np.int32),

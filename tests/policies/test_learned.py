@@ -160,7 +160,7 @@ def test_history_is_bounded_and_its_bound_costs_little() -> None:
     misses = {h: simulate(trace, make(history=h), 100).misses for h in (1.0, 4.0, 100.0)}
     assert abs(misses[4.0] / misses[100.0] - 1) < 0.05
     state = make(history=4.0).state(1000)
-    assert state.history.key.size <= 4 * 1000 + 2
+    assert state.history.free.size <= 4 * 1000 + 2
 
 
 def test_bad_parameters_name_themselves() -> None:

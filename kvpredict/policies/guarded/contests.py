@@ -97,26 +97,26 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
 
         Evicted keys are among them, since a leader that goes by how often a key was asked for would else be another.
         """
-        for entry in range(c.size.size):
+        for entry in range(c.history.free.size):
             take(shadows[0], c.entry, entry)
         order, known, requests = c.order, c.history.clock[1], c.requests
         for i in range(known):
             order[i] = c.slot[c.slot[i, ORDER], ENTRY]
-        at = back(c.history.links, c.size.size)
-        while at < c.size.size:
+        at = back(c.history.links, c.history.free.size)
+        while at < c.history.free.size:
             order[known] = at
             known += 1
             at = newer(c.history.links, at)
-        by_last_access(order, known, c.history.when)
+        by_last_access(order, known, c.history.fact)
         count = 0
         for i in range(known):
             entry = order[i]
             for _ in range(min(np.int64(c.history.row[entry, COUNT]), np.int64(TOUCHES))):
                 requests.entry[count] = entry
                 requests.key[count, 0] = c.history.key[entry]
-                requests.key[count, 1] = c.size[entry]
-                requests.time[count, 0] = c.history.when[entry, 0]
-                requests.time[count, 1] = cost_of(c.value[entry]) * c.size[entry] if by_cost else 1.0
+                requests.key[count, 1] = c.history.size[entry]
+                requests.time[count, 0] = c.history.fact[entry, 0]
+                requests.time[count, 1] = cost_of(c.history.value[entry]) * c.history.size[entry] if by_cost else 1.0
                 count += 1
             if count + TOUCHES > PENDINGS or i == known - 1:
                 run(shadows[0], c.entry, c.gone, c.apart, requests, 0, count, c.word[LEADER])

@@ -63,7 +63,7 @@ SHARE = 32  # a cache must hold so many objects for each of the victims taken fr
 
 @lean_kernel
 def enqueue(c, entry):
-    push_front(c.queue, c.size.size, entry)
+    push_front(c.queue, c.history.free.size, entry)
     c.entry[entry, QUEUED] = 1
 
 
@@ -105,7 +105,7 @@ def leave(c, slot):
     slots[slot, PLACE] = -1
     entry = slots[slot, ENTRY]
     c.entry[entry, SLOT] = -1
-    c.word[USED] -= c.size[entry]
+    c.word[USED] -= c.history.size[entry]
     unqueue(c, entry)
     note_eviction(c.history, entry, True)
 
@@ -182,8 +182,8 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         h, drawn, score, victim = c.history, c.drawn, c.score, c.victim
         count = drawn.size
         given_up = 0
-        at = back(c.queue, c.size.size)
-        while at < c.size.size and given_up < PER_DECISION:
+        at = back(c.queue, c.history.free.size)
+        while at < c.history.free.size and given_up < PER_DECISION:
             drawn[given_up] = at
             given_up += 1
             at = newer(c.queue, at)
@@ -196,7 +196,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         for i in range(count):
             # The model predicts the log of the time to the next use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
-                score[i] -= c.value[drawn[i]]
+                score[i] -= c.history.value[drawn[i]]
             if not c.entry[drawn[i], QUEUED]:
                 score[i] -= c.level[LAMBDA]
         for v in range(victims):
@@ -209,7 +209,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             drawn[worst] = drawn[v]
             score[worst] = score[v]
             victim[v, 0] = chosen
-            victim[v, 1] = h.when[chosen, 0]
+            victim[v, 1] = h.fact[chosen, 0]
             c.doom[v] = highest
         c.word[HEAD] = 0
         c.word[TAIL] = victims
@@ -217,14 +217,14 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
     @lean_kernel
     def next_victim(c, samples, model):
         """Return the slot of the next object to go."""
-        word, when = c.word, c.history.when
+        word, fact = c.word, c.history.fact
         if word[HAS_MODEL] == 0 or c.level[LAMBDA] >= c.level[MOST]:
             if is_sampled(c, samples, 1):
                 draw(c, 0, PER_DECISION)
                 write(c.history, c.drawn, PER_DECISION, len(c.slot), c.x)
                 keep_rows(c, samples, 0)
-            chosen = np.int64(back(c.queue, c.size.size))
-            if chosen < c.size.size:
+            chosen = np.int64(back(c.queue, c.history.free.size))
+            if chosen < c.history.free.size:
                 return c.entry[chosen, SLOT]
             # The leader holds all that is held here, as it may after it lost an object to a full history.
         while True:
@@ -232,7 +232,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
                 at = word[HEAD]
                 word[HEAD] += 1
                 chosen = c.victim[at, 0]
-                if c.entry[chosen, SLOT] >= 0 and when[chosen, 0] == c.victim[at, 1]:
+                if c.entry[chosen, SLOT] >= 0 and fact[chosen, 0] == c.victim[at, 1]:
                     return c.entry[chosen, SLOT]
             refill(c, samples, model)
 
@@ -253,14 +253,14 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         score_columns(model, new.x, 1, new.score)
         score = new.score[0]
         if varies and word[UNEQUAL]:
-            score -= c.value[entry]
+            score -= c.history.value[entry]
         if c.entry[entry, WHERE + word[LEADER]] >= 0:
             score -= c.level[LAMBDA]
         while True:
             while word[HEAD] < word[TAIL]:
                 at = word[HEAD]
                 chosen = c.victim[at, 0]
-                if c.entry[chosen, SLOT] >= 0 and h.when[chosen, 0] == c.victim[at, 1]:
+                if c.entry[chosen, SLOT] >= 0 and h.fact[chosen, 0] == c.victim[at, 1]:
                     return score > c.doom[at]
                 word[HEAD] += 1
             refill(c, samples, model)
@@ -268,7 +268,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
     @lean_subroutine
     def expel(c, shadows, ghost):
         """Take a ghost out of all shadows."""
-        if c.history.when[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+        if c.history.fact[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
             catch_up(c, shadows)  # its entry is about to be another key's
         c.word[LOST] += held_by_shadows(c, ghost)
         drop(c, shadows, ghost)
@@ -283,10 +283,10 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             if not held:
                 break
             unlink(links, ghost)
-            push_front(links, c.size.size, ghost)
+            push_front(links, c.history.free.size, ghost)
             ghost = oldest_ghost(c.history)
             held = held_by_shadows(c, ghost)
-        if held or c.history.when[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+        if held or c.history.fact[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
             expel(c, shadows, ghost)
         lose(samples, ghost)
 
@@ -311,9 +311,9 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             make_room(c, s.samples, s.shadows)
         entry = note_miss(h, e, len(c.slot))
         resolve(s.samples, entry, h.clock[0])
-        c.size[entry] = e.size
+        c.history.size[entry] = e.size
         c.word[CURRENT] = entry
-        c.value[entry] = worth(weight, e.size)
+        c.history.value[entry] = worth(weight, e.size)
         c.missed[c.led.size] += weight
         c.missed[c.led.size + 1] += 1.0
         note_request(c, entry, e)

@@ -13,6 +13,7 @@ from kvpredict.core.lists import make_links
 from kvpredict.core.objective import check_objective
 from kvpredict.core.policy import IDLE, Kernels, Policy, Trainer, Traits, require
 from kvpredict.core.random import seed_random
+from kvpredict.core.rows import make_rows
 from kvpredict.core.shadow import leaves, make_requests, make_shadows
 from kvpredict.core.validate import list_nodes
 from kvpredict.features.history import make_history
@@ -185,7 +186,7 @@ class Guarded(Policy):
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
         width = len(BASE_FEATURES)
         history = make_history(slots, self.history, regions=self.regions)
-        entries = history.key.size
+        entries = history.free.size
         leaders = self._policies()
         word = np.zeros(24, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
@@ -197,15 +198,14 @@ class Guarded(Policy):
         if self.sample < 1:
             small = make_shadows(leaders, max(1, int(share * capacity)), max(1, int(share * slots)), seed + 1)
             shadows = (shadows, small)
-        entry = np.full((entries, WHERE + len(leaders) * (1 + (self.sample < 1))), -1, np.int32)
+        entry = make_rows((entries, WHERE + len(leaders) * (1 + (self.sample < 1))), np.int32)
+        entry[:] = -1
         entry[:, QUEUED] = 0
         core = Core(
             history=history,
             slot=np.full((slots, 3), -1, np.int32),
             entry=entry,
             queue=make_links(entries),
-            size=np.zeros(entries, np.int64),
-            value=np.zeros(entries),
             requests=make_requests(PENDINGS),
             gone=np.zeros(slots + PENDINGS + 1, np.int64),
             order=np.zeros(entries if self.sample < 1 else 0, np.int32),
@@ -234,7 +234,7 @@ class Guarded(Policy):
             np.negative(model.base, out=model.base)
         return State(
             core=core,
-            samples=make_samples(self.samples, width, entries),
+            samples=make_samples(self.samples, width, history.sample),
             training=make_training(self.samples, width, DEPTH),
             model=model,
             shadows=shadows,
@@ -322,10 +322,10 @@ class Guarded(Policy):
         assert sorted(c.slot[:held, ORDER].tolist()) == resident.tolist()
         assert (c.entry[mine, SLOT] == resident).all()
         assert int((c.entry[:, SLOT] >= 0).sum()) == held == int((c.slot[:, PLACE] >= 0).sum())
-        assert int(c.size[mine].sum()) == c.word[USED] <= c.word[CAPACITY]
-        ghosts = list_nodes(h.links, h.key.size)
-        assert sorted([*ghosts, *mine.tolist(), *h.free[: h.clock[4]].tolist()]) == list(range(h.key.size))
-        queue = list_nodes(c.queue, h.key.size)
+        assert int(h.size[mine].sum()) == c.word[USED] <= c.word[CAPACITY]
+        ghosts = list_nodes(h.links, h.free.size)
+        assert sorted([*ghosts, *mine.tolist(), *h.free[: h.clock[4]].tolist()]) == list(range(h.free.size))
+        queue = list_nodes(c.queue, h.free.size)
         assert sorted(queue) == np.flatnonzero(c.entry[:, QUEUED]).tolist()
         assert sorted(queue) == sorted(mine[c.entry[mine, WHERE + c.word[LEADER]] < 0].tolist())
         policies = self._policies() * (1 + (self.sample < 1))
