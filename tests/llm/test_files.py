@@ -734,5 +734,5 @@ def test_the_first_line_may_be_long(tmp_path: Path, kind: str, size: int) -> Non
 def test_a_line_without_end_is_named(tmp_path: Path) -> None:
     path = tmp_path / "endless.jsonl"
     path.write_bytes(b'{"messages": "' + b"x" * (33 << 20))
-    with pytest.raises(TraceError, match="endless.jsonl, line 1: no end of line within"):
+    with pytest.raises(TraceError, match=r"endless\.jsonl, line 1: no end of line within"):
         read_requests(path, tokenize=str.encode)

@@ -15,7 +15,6 @@ from kvpredict.llm.workloads import generate_requests
 from tests.llm.draws import request_traces
 from tests.llm.test_simulate import check_pool
 
-
 # Those that store on arrival, and know no future.
 TRAITS = {name: prefix_policy(name).traits for name in prefix_policy_names()}
 SERVING = [name for name, traits in TRAITS.items() if not (traits.oracle or traits.late)]

@@ -428,7 +428,7 @@ def _bind(kernels: Kernels) -> Engine:
                 store(s, p, 0, i, now)
         elif what == EVICT and i < 0:
             return float(evict(s, p, 0, now))
-        elif what == EVICT or what == NEXT:
+        elif what in (EVICT, NEXT):
             if i >= 0 and p.resident[i, 0]:
                 lose(s, p, 0, i, now)
             return float(upcoming(s, p, 0, now)) if what == NEXT else float(i)

@@ -405,7 +405,7 @@ class PrefixIndex:
             r = self.requests
         at = int(r.stop[ticket])
         try:
-            hashes = [int(block) for block in blocks]
+            hashes = list(map(int, blocks))
         except (TypeError, ValueError, OverflowError) as error:
             raise KvpredictError(f"a block's hash must be a whole number of 64 bits: {error}") from None
         known = self._node

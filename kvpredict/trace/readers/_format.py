@@ -90,8 +90,8 @@ class Options:
 class Head:
     """The first bytes of a file, decompressed; ``whole`` when there are no others.
 
-    ``line`` is the first line of a text where that goes on beyond them. Only formats of a record a line need it: a table
-    of a hundred thousand columns is none.
+    ``line`` is the first line of a text where that goes on beyond them. Only formats of a record a line look at it: a
+    table of a hundred thousand columns is none.
     """
 
     path: str

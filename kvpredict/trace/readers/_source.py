@@ -185,7 +185,7 @@ class Source:
             )
 
     def _ahead(self, limit: int, stop: bytes = b"") -> bytes:
-        """Read on to ``limit`` bytes, or to a block with ``stop`` in it; return all so far, which ``blocks`` yields too."""
+        """Read on to ``limit`` bytes or a block with ``stop`` in it; return all so far, which ``blocks`` yields too."""
         size = sum(map(len, self._pending))
         met = bool(stop) and any(stop in block for block in self._pending)
         while size < limit and not met and (block := next(self._stream, b"")):
