@@ -21,7 +21,7 @@ from kvpredict.llm.requests import RequestTrace
 from kvpredict.trace.readers import bailian, mooncake
 from kvpredict.trace.readers._format import Head
 from kvpredict.trace.readers._requests import block_ids, first_records, request_of
-from kvpredict.trace.readers._source import Source
+from kvpredict.trace.readers._source import LONGEST, Source
 
 __all__ = ["RequestLog", "read_requests", "request_format"]
 
@@ -192,8 +192,8 @@ def request_format(head: Head) -> str | None:
 
 def _expected(source: Source) -> str:
     """Return what is to be said of a file that holds no requests."""
-    if b"\n" not in source.head.data and not source.head.whole:
-        return f"{source.path}, line 1: no end of line within {len(source.head.data)} bytes"
+    if len(source.head.line) >= LONGEST:
+        return f"{source.path}, line 1: no end of line within {len(source.head.line)} bytes"
     first = next((record for record in first_records(source.head) if isinstance(record, dict) and record), None)
     if first is None:
         return f"{source.path}: expected requests, a JSON object a line, found {source.head.data[:60]!r}"

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
+import msgpack
+import zmq
 
 from kvpredict.llm.request_files import read_requests
 from tests.cache.servers import free_port
-
-msgpack, zmq = pytest.importorskip("msgpack"), pytest.importorskip("zmq")
 
 RECORDER = Path(__file__).resolve().parents[2] / "examples" / "record_kv_events.py"
 HASHES = [bytes([k] * 32) for k in range(6)]
@@ -34,10 +33,10 @@ def test_what_a_server_publishes_is_read_back(tmp_path: Path) -> None:
     endpoint, out = f"tcp://127.0.0.1:{free_port()}", tmp_path / "events.jsonl"
     first, second = stored(None, HASHES[:2]), stored(HASHES[1], HASHES[2:4])
     removed = ["BlockRemoved", [HASHES[0]], "GPU"]
-    batches = [
+    batches = [  # too far apart to be pieces of one request
         [1767225600.0, [first], 0],
-        [1767225601.0, [removed, as_object(second)], 0],
-        {"ts": 1767225602.0, "events": [as_object(stored(None, HASHES[4:])), ["AllBlocksCleared"]]},
+        [1767225603.0, [removed, as_object(second)], 0],
+        {"ts": 1767225606.0, "events": [as_object(stored(None, HASHES[4:])), ["AllBlocksCleared"]]},
     ]
     with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
         publisher.setsockopt(zmq.LINGER, 0)
@@ -55,7 +54,7 @@ def test_what_a_server_publishes_is_read_back(tmp_path: Path) -> None:
                 time.sleep(0.05)
             for number, batch in zip((1, 2, 5), batches, strict=True):  # two are lost
                 publisher.send_multipart([b"", number.to_bytes(8, "big"), msgpack.packb(batch)])
-            while "1767225602" not in out.read_text():
+            while "1767225606" not in out.read_text():
                 assert time.monotonic() < deadline, "the recorder stopped writing"
                 time.sleep(0.05)
             recorder.send_signal(signal.SIGINT)
@@ -67,6 +66,6 @@ def test_what_a_server_publishes_is_read_back(tmp_path: Path) -> None:
     assert "secret" not in out.read_text()
     trace = read_requests(out)
     number = [int.from_bytes(h[-8:], "big", signed=True) for h in HASHES]
-    assert trace.times.tolist() == [1767225600, 1767225601, 1767225602]
+    assert trace.times.tolist() == [1767225600, 1767225603, 1767225606]
     assert trace.blocks.tolist() == [*number[:2], *number[:4], *number[4:]]
     assert (trace.block_size, trace.input_tokens.tolist()) == (16, [32, 64, 32])

@@ -1,6 +1,7 @@
 """Readers of requests: what comes out of each kind of file, and what is said of a bad one."""
 
 import base64
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -709,3 +710,29 @@ def refusal(path: Path) -> str | None:
     except KvpredictError as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("size", [1 << 18, 3 << 20])
+def test_the_first_line_may_be_long(tmp_path: Path, kind: str, size: int) -> None:
+    long = {"comment": "x" * size, **WHOLE[kind]}
+    path = write(tmp_path / "long.jsonl", long, WHOLE[kind])
+    short = read_requests(write(tmp_path / "short.jsonl", WHOLE[kind], WHOLE[kind]), tokenize=str.encode)
+    packed = tmp_path / "long.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    alone = write(tmp_path / "alone.jsonl", long)
+    alone.write_bytes(alone.read_bytes().rstrip(b"\n"))
+    for given, requests in ((path, len(short)), (packed, len(short)), (alone, 1)):
+        trace = read_requests(given, tokenize=str.encode)
+        assert trace.info["format"] == kind
+        assert len(trace) == requests
+        assert trace.blocks.tolist() == short.blocks[: len(trace.blocks)].tolist()
+    if kind in ("mooncake", "bailian"):
+        assert kvp.read_trace(packed).info["format"] == kind
+
+
+def test_a_line_without_end_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "endless.jsonl"
+    path.write_bytes(b'{"messages": "' + b"x" * (33 << 20))
+    with pytest.raises(TraceError, match=r"endless\.jsonl, line 1: no end of line within"):
+        read_requests(path, tokenize=str.encode)

@@ -7,19 +7,27 @@ from hypothesis import strategies as st
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.hints import HINTS
-from kvpredict.llm.prefix import Server, prefix_policy, simulate_prefix
+from kvpredict.llm.prefix import Server, prefix_policy, prefix_policy_names, simulate_prefix
+from kvpredict.llm.prefix.engine import EXTERN
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.llm.workloads import generate_requests
 from tests.llm.draws import request_traces
 from tests.llm.test_simulate import check_pool
 
+# Those that store on arrival, and know no future.
+TRAITS = {name: prefix_policy(name).traits for name in prefix_policy_names()}
+SERVING = [name for name, traits in TRAITS.items() if not (traits.oracle or traits.late)]
 
-def drive(index: PrefixIndex, trace: RequestTrace, server: Server) -> list[tuple[int, int]]:
+
+def drive(
+    index: PrefixIndex, trace: RequestTrace, server: Server, engine: "EngineBooks | None" = None
+) -> list[tuple[int, int]]:
     """Serve a trace as the simulator does; return the hits of each request on the device and in the host tier."""
     a, b, c = server.coefficients()
     running: list[tuple[float, int, int]] = []
     out = []
+    tiers = EXTERN if engine else None
 
     def end(until: float) -> None:
         while running and min(running)[0] <= until:
@@ -27,21 +35,25 @@ def drive(index: PrefixIndex, trace: RequestTrace, server: Server) -> list[tuple
             running.remove((when, i, ticket))
             low, high = trace.starts[i], trace.starts[i + 1]
             generated = trace.blocks[low + trace.prompts[i] : high]
-            index.end(ticket, generated.tolist(), int(trace.output_tokens[i]), now=when)
+            index.end(ticket, generated.tolist(), int(trace.output_tokens[i]), now=when, tiers=tiers)
 
     for i in range(len(trace)):
         now = float(trace.times[i])
         end(now)
         low = trace.starts[i]
         hints = {n: v[i] for n, v in trace.hints.items() if not np.isnan(v[i])}
+        prompt = trace.blocks[low : low + trace.prompts[i]].tolist()
         ticket, device, host = index.begin(
-            trace.blocks[low : low + trace.prompts[i]].tolist(),
+            prompt,
             int(trace.input_tokens[i]),
             session=None if trace.sessions is None else int(trace.sessions[i]),
             hints=hints,
             block_size=trace.block_size,
             now=now,
+            tiers=tiers,
         )
+        if engine:
+            engine.store(prompt, now)
         out.append((device, host))
         whole = float(trace.input_tokens[i])
         known = whole * min(1.0, (device + host) / max(1, int(trace.prompts[i])))
@@ -49,6 +61,117 @@ def drive(index: PrefixIndex, trace: RequestTrace, server: Server) -> list[tuple
         running.append((now + busy, i, ticket))
     end(np.inf)
     return out
+
+
+class EngineBooks:
+    """An engine that stores what a prompt lacks itself, and asks the index for one block to evict at a time."""
+
+    def __init__(self, index: PrefixIndex, by_batch: bool) -> None:
+        self.index, self.by_batch = index, by_batch
+        self.held: set[int] = set()
+
+    def store(self, prompt: list[int], now: float) -> None:
+        for block, parent in zip(prompt, [None, *prompt], strict=False):
+            if block in self.held:
+                continue
+            if len(self.held) == self.index.capacity:
+                index = self.index
+                victims = index.pop_some(1, self.held.__contains__, now) if self.by_batch else [index.pop(now)]
+                if victims in ([], [None]):
+                    return
+                self.held.remove(victims[0])
+            self.index.put(block, parent, now)
+            self.held.add(block)
+
+
+def prompts_of(trace: RequestTrace) -> RequestTrace:
+    """Return the trace without what was generated, which an engine stores before its request ends."""
+    ends = zip(trace.starts[:-1], trace.prompts, strict=True)
+    return RequestTrace.from_lists(
+        trace.times, [trace.blocks[low : low + held] for low, held in ends], trace.block_size, trace.input_tokens,
+        trace.output_tokens,
+    )  # fmt: skip
+
+
+def check_engine(trace: RequestTrace, policy: str, capacity: int, by_batch: bool, server: Server) -> int:
+    """Assert that an engine's books come to what the simulator does; return the hits."""
+    index = PrefixIndex(capacity, policy, requests=1024)
+    engine = EngineBooks(index, by_batch)
+    got = [device for device, _ in drive(index, trace, server, engine)]
+    assert got == simulate_prefix(trace, policy, capacity, server=server).hit_blocks[:, 0].tolist()
+    assert sorted(index.held()) == sorted(engine.held)
+    check_pool(index.pool, index.policy.traits.heaps)
+    return sum(got)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trace=request_traces(), policy=st.sampled_from(SERVING), capacity=st.integers(1, 12), by_batch=st.booleans())
+def test_an_engine_with_its_own_books_decides_as_the_simulator_does(
+    trace: RequestTrace, policy: str, capacity: int, by_batch: bool
+) -> None:
+    check_engine(prompts_of(trace), policy, capacity, by_batch, Server(decode_seconds=0.5))
+
+
+@pytest.mark.parametrize("policy", SERVING)
+def test_an_engine_decides_as_the_simulator_does_at_length(policy: str) -> None:
+    trace = prompts_of(generate_requests("mixed", requests=400, seed=8, block_size=256))
+    hits = [check_engine(trace, policy, trace.capacity(0.1), by_batch, Server()) for by_batch in (False, True)]
+    assert hits[0] == hits[1] > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(SERVING),
+    steps=st.lists(
+        st.tuples(st.sampled_from(["put", "pop", "drop", "used", "refuse"]), st.integers(0, 9)), max_size=60
+    ),
+)
+def test_blocks_stored_without_a_request_stand_in_the_heap_of_their_kind(
+    policy: str, steps: list[tuple[str, int]]
+) -> None:
+    index, heaps = PrefixIndex(4, policy, requests=4), prefix_policy(policy).traits.heaps
+    side = prefix_policy(policy).kernels().side
+    for now, (what, block) in enumerate(steps, start=1):
+        if what == "put" and block not in index:
+            if len(index) == 4:
+                index.pop(now)
+            index.put(block, None, now)
+        elif what == "pop":
+            index.pop(now)
+        elif what == "drop":
+            index.drop(block, now)
+        elif what == "used":
+            index.used([block], 1, (16, 0), times=(now, now))
+        elif what == "refuse":
+            index.pop_some(1, lambda _: False, now)
+        check_pool(index.pool, heaps)
+        for held in index.held():
+            node = index.node(held)
+            assert index.pool.place[side(index.state, node), node] >= 0
+
+
+@pytest.mark.parametrize("policy", ["arc", "slru", "gdsf", "workload"])
+def test_what_the_engine_refuses_to_evict_stays_what_it_was(policy: str) -> None:
+    index = PrefixIndex(8, policy, requests=4)
+    for block in range(8):
+        index.put(block, None, now=0.0)
+        for use in range(1 + (block < 3)):
+            index.used([block], 1, (16, 0), times=(1.0 + use, 1.5 + use))
+    before = [array.copy() for array in index.state]
+    assert index.pop_some(2, lambda _: False, now=9.0) == []
+    assert all((now == then).all() for now, then in zip(index.state, before, strict=True))
+
+
+@pytest.mark.parametrize("policy", ["arc", "slru"])
+def test_what_the_engine_drops_no_longer_counts(policy: str) -> None:
+    index = PrefixIndex(4, policy, requests=4)
+    for now in range(1, 21):
+        index.put(7, None, now=float(now))
+        for use in range(2):
+            index.used([7], 1, (16, 0), times=(now + 0.1 * use, now + 0.1 * use))
+        index.drop(7, now=now + 0.5)
+    held = index.state.held if policy == "arc" else index.state.protected
+    assert not held.any()
 
 
 @settings(max_examples=60, deadline=None)

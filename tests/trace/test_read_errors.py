@@ -18,6 +18,7 @@ import zstandard
 
 from kvpredict.core.errors import TraceError
 from kvpredict.trace import hash_keys, read_trace
+from kvpredict.trace.readers._source import Source
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "traces"
 COMPRESS = {
@@ -312,3 +313,11 @@ def test_binary_formats_need_nothing_but_numpy(write):
 def test_texts_hash_as_keys_do(write):
     keys = ["a", "ü", "日本", "a b", "x" * 1000]
     assert read_trace(write("t.txt", "\n".join(keys))).keys.tolist() == hash_keys(keys).tolist()
+
+
+def test_the_longest_line_is_bounded(write, monkeypatch):
+    monkeypatch.setattr("kvpredict.trace.readers._source.LONGEST", 1 << 20)
+    path = write("t.jsonl", b'{"hash_ids": [1], "comment": "' + b"x" * (1 << 24))
+    with Source(path) as source:
+        assert 1 << 20 <= len(source.head.line) < 4 << 20
+    refused(path, "line 1: no end of line within", format="mooncake")

@@ -57,7 +57,9 @@ class KvpredictCachePolicy(_Base):
         self._pinned: int | None = None  # the last of these, which keeps those before it, once something had to go
         self._keys: dict[int, Any] = {}  # number to key, of the chunks held, as far as is known
         self._offered: dict[int, Any] = {}  # of these, those that LMCache may have evicted
+        self._gap = 0  # by how many more LMCache held than are known, when these were offered
         self._most = 0  # chunks held at once, when something had to go
+        self._longest = LEAST if self.index is None else LEAST + self.index.capacity // SHARE  # chunks of a request
         self._seen = self._begun = 0.0
 
     def init_mutable_mapping(self) -> MutableMapping[Any, Any]:
@@ -141,12 +143,11 @@ class KvpredictCachePolicy(_Base):
 
     def _join(self, number: int, now: float) -> None:
         """Note a chunk as one of the request in progress."""
-        assert self.index is not None
         if not self._members:
             self._begun = now
         self._seen = now
         self._members.add(number)
-        if len(self._members) >= LEAST + self.index.capacity // SHARE:
+        if len(self._members) >= self._longest:
             self._flush()
 
     def _flush(self) -> None:
@@ -183,7 +184,8 @@ class KvpredictCachePolicy(_Base):
         assert self.index is not None
         index, keys = self.index, self._keys
         self._settle(held)
-        if index.clock() - self._seen > PAUSE:
+        now = index.clock()
+        if now - self._seen > PAUSE:
             self._flush()
         if self._chain:  # the request in progress keeps its chunks while others can go
             self._pin(self._chain[-1])
@@ -193,48 +195,51 @@ class KvpredictCachePolicy(_Base):
             chunk = held.get(keys[number])
             if chunk is None:
                 strays.add(number)
-            return chunk is not None and _free(chunk)
+                return False
+            return bool(getattr(chunk, "can_evict", True))
 
-        numbers = index.pop_some(count, usable)
-        if len(numbers) < count:
+        offered = self._offered
+        for number in index.pop_some(count, usable, now):
+            offered[number] = keys[number]
+        if len(offered) < count:
             self._pin(None)
-            numbers += index.pop_some(count - len(numbers), usable)
+            for number in index.pop_some(count - len(offered), usable, now):
+                offered[number] = keys[number]
         for number in strays:  # gone without a word, or not written yet
             del keys[number]
             index.drop(number)
-        chosen = [keys[number] for number in numbers]
-        if len(chosen) < count:  # inner chunks whose descendants are in use
-            taken = set(chosen)
-            rest = [key for key in self._oldest(held, 0) if key not in taken][: count - len(chosen)]
-            for key in rest:
+        if len(offered) < count:  # inner chunks whose descendants are in use
+            for key in self._oldest(held, 0):
                 number = hash(key)
-                keys[number] = key
-                index.drop(number)
-                numbers.append(number)
-            chosen += rest
-        self._offered = dict(zip(numbers, chosen, strict=True))
-        return chosen
+                if number not in offered and len(offered) < count:
+                    offered[number] = keys[number] = key
+                    index.drop(number)
+        self._gap = len(held) - len(keys)
+        return list(offered.values())
 
     def _settle(self, held: MutableMapping[Any, Any]) -> None:
         """Bring the index into line with what LMCache holds."""
         assert self.index is not None
         index, keys = self.index, self._keys
-        for number, key in self._offered.items():
-            if key in held:  # LMCache has kept it
-                index.put(number)
-            else:
+        size, offered = len(held), self._offered
+        # Counting spares a look at each. Where another went without a word, one that was kept shows at its next hit.
+        all_gone = size - len(keys) == self._gap - len(offered)
+        for number, key in offered.items():
+            if all_gone or key not in held:
                 del keys[number]
-        self._offered.clear()
-        missed = len(held) - len(keys)
-        if missed > 16 + len(held) // 16:  # chunks that were there before, or that came late
+            else:  # LMCache has kept it
+                index.put(number)
+        offered.clear()
+        if size - len(keys) > 16 + size // 16:  # chunks that were there before, or that came late
             for key in held:
                 number = hash(key)
                 if number not in keys:
                     keys[number] = key
                     index.put(number)
-        if len(held) > self._most:
-            self._most = len(held)
-            index.resize(min(self.capacity, self._most))
+        if size > self._most:
+            self._most = size
+            index.resize(min(self.capacity, size))
+            self._longest = LEAST + index.capacity // SHARE
 
     @staticmethod
     def _oldest(held: MutableMapping[Any, Any], count: int) -> list[Any]:

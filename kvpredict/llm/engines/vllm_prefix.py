@@ -82,18 +82,22 @@ class Books:
 
     def victim(self, now: float) -> Any:
         """Return the free block that the policy would lose first; None where it knows none."""
-        index, by_number = self.index, self.by_number
-        assert index is not None
-        while (number := index.pop(now)) is not None:
-            block = by_number[number]
-            if block.ref_cnt == 0 and block.prev_free_block is not None:
-                del by_number[number], self.number[block.block_id]
-                return block
-            # Few of the blocks in use ever stand in the way: to pin these alone costs less than to pin all on each use.
-            index.put(number, None, now)
-            index.pin(number)
-            self.passed.add(number)
+        assert self.index is not None
+        for number in self.index.pop_some(1, self._free, now):
+            block = self.by_number.pop(number)
+            del self.number[block.block_id]
+            return block
         return None
+
+    def _free(self, number: int) -> bool:
+        block = self.by_number[number]
+        if block.ref_cnt == 0 and block.prev_free_block is not None:
+            return True
+        # Few of the blocks in use ever stand in the way: to pin these alone costs less than to pin all on each use.
+        assert self.index is not None
+        self.index.pin(number)
+        self.passed.add(number)
+        return False
 
     def full(self, request: Any, blocks: Any, first: int, count: int | None, ratio: int) -> None:
         """Note blocks ``first … count - 1`` of a request in progress, which are complete from now on."""

@@ -21,7 +21,7 @@ from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
 from kvpredict.llm.prefix.pool import DIRTY, LEVEL, ahead, heap_of, standing, timer_of
 
 __all__ = [
-    "BEGIN", "CANCEL", "DROP", "END", "EVICT", "EXTERN", "PIN", "PUT", "RANK", "RELIST", "SHRINK", "UNPIN",
+    "BEGIN", "CANCEL", "END", "EVICT", "EXTERN", "NEXT", "PIN", "PUT", "RANK", "RELIST", "SHRINK", "UNPIN",
     "Engine", "bind",
 ]  # fmt: skip
 
@@ -29,10 +29,11 @@ STRAY = LEVEL / 4  # a rank is within a tenth of LEVEL
 EXTERN = 3  # tiers of a host that stores blocks itself
 
 # What ``live`` does. BEGIN: a request arrives, and its row of hits is filled. END: it is over. CANCEL: it is over and
-# nothing is noted of it. PUT: the host has stored the node, for which there is room. DROP: it has taken the node out.
-# EVICT: returns the node that goes, or -1. RELIST: rank everything in a cache anew. RANK: returns the node's rank in
-# the cache that serves. SHRINK: evict what a cache holds beyond its capacity.
-BEGIN, END, CANCEL, PUT, DROP, EVICT, PIN, UNPIN, RELIST, RANK, SHRINK = range(11)
+# nothing is noted of it. PUT: the host has stored the node, for which there is room. EVICT: the node is out, of -1 the
+# one that goes next; returns it, or -1. NEXT: the node is out, of -1 none; returns the one that goes next, or -1.
+# RELIST: rank everything in a cache anew. RANK: returns the node's rank in the cache that serves. SHRINK: evict what a
+# cache holds beyond its capacity.
+BEGIN, END, CANCEL, PUT, EVICT, NEXT, PIN, UNPIN, RELIST, RANK, SHRINK = range(11)
 
 PRIORITY, TTL, PIN_TOKENS, PIN_SECONDS = (HINTS.index(n) for n in ("priority", "ttl", "pin_tokens", "pin_seconds"))
 
@@ -163,21 +164,38 @@ def _bind(kernels: Kernels) -> Engine:
             expose(s, p, c, node, now)
 
     @lean_kernel
+    def store(s, p, c, node, now):
+        """Put in a node that is new to the cache; the policy is told first, for the heap that it stands in."""
+        stored(s, p, c, node)
+        enter(s, p, c, node, now)
+
+    @lean_kernel
+    def lose(s, p, c, node, now):
+        """Take out a node, and tell the policy."""
+        leave(s, p, c, node, now)
+        evicted(s, p, c, node, now)
+
+    @lean_kernel
     def exposed(p, c):
         total = p.held[c * heaps, 0]
         if heaps > 1:
             total += p.held[c * heaps + 1, 0]
         return total
 
-    @lean_subroutine
-    def evict(s, p, c, now):
+    @lean_kernel
+    def upcoming(s, p, c, now):
+        """Return the node that goes next, -1 where none can."""
         if exposed(p, c) == 0:
             return -1
         if p.timer_slots.shape[1] > 0:
             tick(s, p, c, now)
-        node = choose(s, p, c, now)
-        leave(s, p, c, node, now)
-        evicted(s, p, c, node, now)
+        return choose(s, p, c, now)
+
+    @lean_subroutine
+    def evict(s, p, c, now):
+        node = upcoming(s, p, c, now)
+        if node >= 0:
+            lose(s, p, c, node, now)
         return node
 
     @lean_subroutine
@@ -215,8 +233,7 @@ def _bind(kernels: Kernels) -> Engine:
             return False
         if c == 0 and tiers == 2 and p.resident[node, 1]:  # it comes back up
             leave(s, p, 1, node, now)
-        enter(s, p, c, node, now)
-        stored(s, p, c, node)
+        store(s, p, c, node, now)
         return True
 
     @lean_kernel
@@ -408,12 +425,13 @@ def _bind(kernels: Kernels) -> Engine:
                     p.last[i] = now
                     p.order[i] = p.tally[0]
                     p.tally[0] += 1
-                enter(s, p, 0, i, now)
-        elif what == DROP:
-            if p.resident[i, 0]:
-                leave(s, p, 0, i, now)
-        elif what == EVICT:
+                store(s, p, 0, i, now)
+        elif what == EVICT and i < 0:
             return float(evict(s, p, 0, now))
+        elif what in (EVICT, NEXT):
+            if i >= 0 and p.resident[i, 0]:
+                lose(s, p, 0, i, now)
+            return float(upcoming(s, p, 0, now)) if what == NEXT else float(i)
         elif what == PIN:
             seize(s, p, i)
         elif what == UNPIN:

@@ -27,10 +27,10 @@ from kvpredict.llm.hints import HINTS, hints_of
 from kvpredict.llm.prefix.engine import (
     BEGIN,
     CANCEL,
-    DROP,
     END,
     EVICT,
     EXTERN,
+    NEXT,
     PIN,
     PUT,
     RANK,
@@ -251,7 +251,7 @@ class PrefixIndex:
         """Note that the engine has dropped a block."""
         node = self._node.get(int(block), -1)
         if node >= 0:
-            self._act(DROP, node, now)
+            self._act(EVICT, node, now)
 
     def pin(self, *blocks: int) -> None:
         """Keep blocks from eviction until ``unpin``; calls nest."""
@@ -270,7 +270,7 @@ class PrefixIndex:
 
     def pop(self, now: float | None = None) -> int | None:
         """Choose a block to evict, and note that it is gone; None where everything is pinned."""
-        node = int(self._serve(self._handle, EVICT, 0, self.clock() if now is None else now, self.tiers))
+        node = int(self._serve(self._handle, EVICT, -1, self.clock() if now is None else now, self.tiers))
         return self.hash[node] if node >= 0 else None
 
     def pop_some(self, count: int, usable: Callable[[int], bool], now: float | None = None) -> list[int]:
@@ -279,13 +279,17 @@ class PrefixIndex:
         popped: list[int] = []
         passed: list[int] = []
         serve, handle, tiers, hashes = self._serve, self._handle, self.tiers, self.hash
-        while len(popped) < count and (node := int(serve(handle, EVICT, 0, now, tiers))) >= 0:
+        taken = -1
+        while len(popped) < count and (node := int(serve(handle, NEXT, taken, now, tiers))) >= 0:
             if usable(hashes[node]):
                 popped.append(hashes[node])
-            else:
+                taken = node
+            else:  # the policy is to hear of no eviction
                 passed.append(node)
-                serve(handle, PUT, node, now, tiers)
                 serve(handle, PIN, node, now, tiers)  # keeps what is above it as well
+                taken = -1
+        if taken >= 0:
+            serve(handle, EVICT, taken, now, tiers)
         for node in passed:
             serve(handle, UNPIN, node, now, tiers)
         return popped
@@ -401,7 +405,7 @@ class PrefixIndex:
             r = self.requests
         at = int(r.stop[ticket])
         try:
-            hashes = [int(block) for block in blocks]
+            hashes = list(map(int, blocks))
         except (TypeError, ValueError, OverflowError) as error:
             raise KvpredictError(f"a block's hash must be a whole number of 64 bits: {error}") from None
         known = self._node

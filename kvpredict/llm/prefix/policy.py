@@ -8,7 +8,7 @@ writes ``rank`` alone. ``s`` is its state, ``p`` the pool, ``r`` the requests an
 - ``until(s, p, node, which, now)``: when that rank changes by the passing of time, inf for never;
 - ``arrive(s, p, r, i, now)`` before a request's blocks are looked up, ``finish(s, p, r, i, now)`` after it has ended
   and before the pool notes the use. Both may name nodes whose rank they changed in ``p.dirty``;
-- ``stored(s, p, c, node)`` and ``evicted(s, p, c, node, now)``: cache ``c`` took the node in, or lost it;
+- ``stored(s, p, c, node)`` before cache ``c`` takes a node in, ``evicted(s, p, c, node, now)`` after it lost one;
 - ``worth(s, p, r, j, now)``: the rank of a block about to be stored (``r.node[j]``), which is refused when the lowest
   rank in a full cache is higher; by default everything is stored;
 - ``side(s, node)`` and ``choose(s, p, c, now)``: in which of the cache's heaps a node stands, and which node goes.

@@ -88,12 +88,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Head:
-    """The first bytes of a file, decompressed; ``whole`` when there are no others."""
+    """The first bytes of a file, decompressed; ``whole`` when there are no others.
+
+    ``line`` is the first line of a text where that goes on beyond them. Only formats of a record a line look at it: a
+    table of a hundred thousand columns is none.
+    """
 
     path: str
     name: str  # the file's name in lower case, without folder and compression suffix
     data: bytes
     whole: bool
+    line: bytes = b""
 
     @property
     def foreign(self) -> str | None:

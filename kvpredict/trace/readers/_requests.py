@@ -18,7 +18,7 @@ __all__ = ["block_ids", "first_records", "looks_like_requests", "read_requests",
 
 def first_records(head: Head) -> Iterator[Any]:
     """Yield what those of the first five lines that are JSON hold."""
-    for line in head.lines[:5]:
+    for line in [head.line] if head.line else head.lines[:5]:
         try:
             yield json.loads(line)
         except (ValueError, RecursionError):

@@ -12,6 +12,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from kvpredict.core.errors import MissingExtra, TraceError
 from kvpredict.trace.readers._format import Head
 from kvpredict.trace.readers._progress import Progress
 
-__all__ = ["Faults", "Lines", "Source", "line_break"]
+__all__ = ["LONGEST", "Faults", "Lines", "Source", "line_break"]
 
 log = logging.getLogger("kvpredict.trace")
 
@@ -94,19 +95,15 @@ class Source:
             self.compression = next((kind for magic, kind in MAGIC.items() if self._start.startswith(magic)), None)
             self._pending: list[bytes] = []
             self._stream = self._expand() if self.compression else self._plain()
-            size = 0
-            for block in self._stream:
-                self._pending.append(block)
-                size += len(block)
-                if size >= HEAD:
-                    break
-            data = b"".join(self._pending)
+            data = self._ahead(HEAD)
             if not data:
                 raise TraceError(f"{self.path} is empty; a trace was expected")
             name = Path(self.path).name.lower()
             if self.compression and Path(name).suffix in SUFFIXES:
                 name = Path(name).stem
-            self.head = Head(self.path, name, data[:HEAD], size < HEAD)
+            self.head = Head(self.path, name, data[:HEAD], len(data) < HEAD)
+            if self.head.is_text and b"\n" not in self.head.data:  # a request with a long prompt, maybe
+                self.head = replace(self.head, line=self._ahead(LONGEST, b"\n").partition(b"\n")[0])
         except BaseException:
             self.close()
             raise
@@ -186,6 +183,16 @@ class Source:
             self.faults.bad(
                 f"byte {offset}", f"the last record has {len(rest)} of {dtype.itemsize} bytes; the file is cut short"
             )
+
+    def _ahead(self, limit: int, stop: bytes = b"") -> bytes:
+        """Read on to ``limit`` bytes or a block with ``stop`` in it; return all so far, which ``blocks`` yields too."""
+        size = sum(map(len, self._pending))
+        met = bool(stop) and any(stop in block for block in self._pending)
+        while size < limit and not met and (block := next(self._stream, b"")):
+            self._pending.append(block)
+            size += len(block)
+            met = bool(stop) and stop in block
+        return b"".join(self._pending)
 
     def _plain(self) -> Iterator[bytes]:
         yield from self._raw(16 * READ)
