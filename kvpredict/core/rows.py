@@ -11,7 +11,7 @@ LINE = 64  # bytes
 
 
 def make_rows(shape: tuple[int, ...], dtype: Any = np.int64) -> np.ndarray:
-    """Return zeros of ``shape``, in order, the first on the boundary of a cache line (NumPy's lie 16 bytes behind it)."""
+    """Return zeros of ``shape`` from the boundary of a cache line on; NumPy's own begin 16 bytes behind one."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     memory = np.zeros(size + LINE, np.uint8)
