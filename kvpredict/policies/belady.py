@@ -13,17 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.heap import (
-    Heap,
-    check_heap,
-    heap_drop,
-    heap_lowest,
-    heap_pop,
-    heap_priority,
-    heap_push,
-    heap_update,
-    make_heap,
-)
+from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_lowest, heap_pop, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Policy, Traits
 
@@ -78,7 +68,7 @@ class Belady(Policy):
         held = s.heap.held[0]
         if s.counts[USED] + e.size <= s.counts[CAPACITY] and held < s.size.size:
             return True
-        return -e.hint > heap_priority(s.heap, heap_lowest(s.heap))
+        return -e.hint > s.heap.priority[heap_lowest(s.heap)]
 
     @staticmethod
     @lean_kernel

@@ -14,16 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.ghost import Ghosts, ghost_add, ghost_drop, ghost_find, ghost_oldest, make_ghosts
-from kvpredict.core.heap import (
-    Heap,
-    check_heap,
-    heap_drop,
-    heap_lowest,
-    heap_priority,
-    heap_push,
-    heap_update,
-    make_heap,
-)
+from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_lowest, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, is_empty, make_links, move_to_front, push_front, unlink
 from kvpredict.core.policy import Policy, Traits, require
@@ -174,7 +165,7 @@ def remember(s, slot, expert):
     while s.history.units[0] + size > s.counts[CAPACITY] or s.history.free_count[0] == 0:
         forget_oldest(s)
     node = ghost_add(s.history, 0, s.key[slot], size)
-    s.history.value[node] = heap_priority(s.heap, slot)
+    s.history.value[node] = s.heap.priority[slot]
     s.history.tag[node] = s.fresh[slot]
     s.counts[FRESH] += s.fresh[slot]
     most = s.counts[CAPACITY] // 2
@@ -237,7 +228,7 @@ class Cacheus(Policy):
     @lean_kernel
     def hit(s, slot, e):
         tick(s, 1)
-        heap_update(s.heap, slot, heap_priority(s.heap, slot) + 1.0, -s.counts[CLOCK])
+        heap_update(s.heap, slot, s.heap.priority[slot] + 1.0, -s.counts[CLOCK])
         s.fresh[slot] = 0
         if s.queue[slot] == REUSED:
             move_to_front(s.links, s.size.size + REUSED, slot)

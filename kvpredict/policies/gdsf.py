@@ -12,16 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.heap import (
-    Heap,
-    check_heap,
-    heap_drop,
-    heap_lowest,
-    heap_priority,
-    heap_push,
-    heap_update,
-    make_heap,
-)
+from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_lowest, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Policy, Traits
 
@@ -72,7 +63,7 @@ class GDSF(Policy):
     @lean_kernel
     def evict(s, e):
         victim = heap_lowest(s.heap)
-        s.inflation[0] = heap_priority(s.heap, victim)
+        s.inflation[0] = s.heap.priority[victim]
         heap_drop(s.heap, victim)
         return victim
 
@@ -92,4 +83,4 @@ class GDSF(Policy):
     def validate(self, state: State, resident: np.ndarray) -> None:
         assert check_heap(state.heap) == resident.tolist()
         assert (state.frequency[resident] >= 1).all()
-        assert (state.heap.seat[2 * state.heap.place[resident]] >= state.inflation[0]).all()
+        assert (state.heap.priority[resident] >= state.inflation[0]).all()

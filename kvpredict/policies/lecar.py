@@ -12,16 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.ghost import Ghosts, ghost_add, ghost_drop, ghost_find, ghost_oldest, make_ghosts
-from kvpredict.core.heap import (
-    Heap,
-    check_heap,
-    heap_drop,
-    heap_lowest,
-    heap_priority,
-    heap_push,
-    heap_update,
-    make_heap,
-)
+from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_lowest, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, move_to_front, push_front, unlink
 from kvpredict.core.policy import Policy, Traits, require
@@ -107,7 +98,7 @@ class LeCaR(Policy):
     def hit(s, slot, e):
         s.counts[0] += 1
         move_to_front(s.links, s.size.size, slot)
-        heap_update(s.heap, slot, heap_priority(s.heap, slot) + 1.0, s.counts[0])
+        heap_update(s.heap, slot, s.heap.priority[slot] + 1.0, s.counts[0])
 
     @staticmethod
     @lean_kernel

@@ -15,16 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.heap import (
-    Heap,
-    check_heap,
-    heap_drop,
-    heap_lowest,
-    heap_priority,
-    heap_push,
-    heap_update,
-    make_heap,
-)
+from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_pop, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Policy
 
@@ -62,9 +53,8 @@ class LFUDA(Policy):
     @staticmethod
     @lean_kernel
     def evict(s, e):
-        victim = heap_lowest(s.heap)
-        s.age[0] = heap_priority(s.heap, victim)
-        heap_drop(s.heap, victim)
+        victim = heap_pop(s.heap)
+        s.age[0] = s.heap.priority[victim]
         return victim
 
     @staticmethod
@@ -81,6 +71,5 @@ class LFUDA(Policy):
     def validate(self, state: State, resident: np.ndarray) -> None:
         assert check_heap(state.heap) == resident.tolist()
         assert (state.uses[resident] >= 1).all()
-        priority = state.heap.seat[2 * state.heap.place[resident]]
-        assert (priority >= state.age[0]).all(), "nothing ranks below the last victim"
-        assert (priority <= state.uses[resident] + state.age[0]).all()
+        assert (state.heap.priority[resident] >= state.age[0]).all(), "nothing ranks below the last victim"
+        assert (state.heap.priority[resident] <= state.uses[resident] + state.age[0]).all()

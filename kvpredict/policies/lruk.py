@@ -157,6 +157,5 @@ class LRUK(Policy):
         assert (uses[:, 0] <= state.last[resident]).all()
         known = np.where(uses == 0, -1, uses)
         assert (np.diff(known, axis=1) <= 0).all(), "histories run back in time"
-        place = state.heap.place[resident]
-        assert (state.heap.seat[2 * place] == uses[:, -1]).all()
-        assert (state.heap.order[2 * place + 1] == state.last[resident]).all()
+        assert (state.heap.priority[resident] == uses[:, -1]).all()
+        assert (state.heap.tie[resident] == state.last[resident]).all()

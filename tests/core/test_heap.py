@@ -5,16 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvpredict.core.bag import bag_draw, bag_drop, bag_put, check_bag, make_bag
-from kvpredict.core.heap import (
-    check_heap,
-    heap_drop,
-    heap_lowest,
-    heap_pop,
-    heap_priority,
-    heap_push,
-    heap_update,
-    make_heap,
-)
+from kvpredict.core.heap import check_heap, heap_drop, heap_lowest, heap_pop, heap_push, heap_update, make_heap
 from kvpredict.core.random import seed_random
 from tests.strategies import THOROUGH
 
@@ -38,9 +29,7 @@ def test_heap_equals_a_sorted_dict(steps: list[tuple[str, int, tuple[float, int]
             assert held[int(heap_lowest(heap))] == min(held.values())
             assert held.pop(int(heap_pop(heap))) <= min(held.values(), default=(np.inf, 99))
         assert check_heap(heap) == sorted(held)
-        assert all(
-            (heap_priority(heap, slot), heap.order[2 * heap.place[slot] + 1]) == rank for slot, rank in held.items()
-        )
+        assert all((heap.priority[slot], heap.tie[slot]) == rank for slot, rank in held.items())
 
 
 def test_heap_pops_in_order_of_rank() -> None:

@@ -47,9 +47,7 @@ def check_pool(p: Pool, heaps: int, stored_by_engine: bool = False) -> None:
             assert all(p.resident[a, : 2 if len(p.used) > 1 else 1].any() for a in above[above >= 0])
         rows = range(c * heaps, (c + 1) * heaps)
         listed = sorted(
-            node
-            for h in rows
-            for node in check_heap(Heap(p.slots[h], p.place[h], p.seat[h], p.seat_order[h], p.held[h]))
+            node for h in rows for node in check_heap(Heap(p.slots[h], p.place[h], p.rank[h], p.order, p.held[h]))
         )
         assert listed == [n for n in held if p.running[n] == 0 and p.children[n, c] == 0]
 

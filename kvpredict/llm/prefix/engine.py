@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvpredict.core.heap import heap_drop, heap_pop, heap_priority, heap_push, heap_update
+from kvpredict.core.heap import heap_drop, heap_pop, heap_push, heap_update
 from kvpredict.core.jit import kernel, lean_kernel, lean_subroutine
 from kvpredict.llm.hints import HINTS
 from kvpredict.llm.prefix.policy import Kernels, PrefixPolicy
@@ -111,7 +111,7 @@ def _bind(kernels: Kernels) -> Engine:
     @lean_kernel
     def tick(s, p, c, now):
         """Rank anew what has reached the time at which its rank changes."""
-        while p.timer_held[c, 0] > 0 and p.timer_seat[c, 0] <= now:
+        while p.timer_held[c, 0] > 0 and p.timer_rank[c, p.timer_slots[c, 0]] <= now:
             again(s, p, c, p.timer_slots[c, 0], now)
 
     @lean_kernel
@@ -216,7 +216,7 @@ def _bind(kernels: Kernels) -> Engine:
                 if exposed(p, c) == 0:
                     return False
                 lowest = choose(s, p, c, now) if heaps > 1 else p.slots[c, 0]
-                if heap_priority(heap_of(p, c * heaps + side(s, lowest)), lowest) >= least:
+                if p.rank[c * heaps + side(s, lowest), lowest] >= least:
                     return False
             node = evict(s, p, c, now)
             if node < 0:
@@ -395,9 +395,9 @@ def _bind(kernels: Kernels) -> Engine:
         ends = clock
         for i in range(first, last):
             now = r.time[i]
-            while ends.held[0] > 0 and ends.seat[0] <= now:
-                end = ends.seat[0]
-                finish(s, p, r, heap_pop(ends), end, tiers)
+            while ends.held[0] > 0 and ends.priority[ends.slots[0]] <= now:
+                done = heap_pop(ends)
+                finish(s, p, r, done, ends.priority[done], tiers)
             arrive(s, p, r, i, now, tiers, hits)
             if rankings > 1:
                 follow(s, p, shadows, steer, now, hits, i)

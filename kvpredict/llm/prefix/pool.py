@@ -40,13 +40,11 @@ class Pool(NamedTuple):
     follows: np.ndarray  # int64 [c], by which of the policy's rankings a cache evicts
     slots: np.ndarray  # int32 [h, n], the heaps
     place: np.ndarray  # int32 [h, n]
-    seat: np.ndarray  # float64 [h, 2 * n]
-    seat_order: np.ndarray  # int64 [h, 2 * n], the same memory
+    rank: np.ndarray  # float64 [h, n]
     held: np.ndarray  # int64 [h, 1]
     timer_slots: np.ndarray  # int32 [c, n], or [c, 0] where no rank changes with time
     timer_place: np.ndarray  # int32 [c, n]
-    timer_seat: np.ndarray  # float64 [c, 2 * n]
-    timer_order: np.ndarray  # int64 [c, 2 * n], the same memory
+    timer_rank: np.ndarray  # float64 [c, n]
     timer_held: np.ndarray  # int64 [c, 1]
     tally: np.ndarray  # int64 [3]: uses so far; nodes in dirty; nodes in gone
     dirty: np.ndarray  # int32 [DIRTY]
@@ -72,7 +70,6 @@ def make_pool(parent: np.ndarray, depth: np.ndarray, capacities: list[int], heap
     """Return empty caches of these capacities over the nodes of a tree."""
     n, c = len(parent), len(capacities)
     timers = n if timed else 0
-    seat, timer_seat = np.zeros((c * heaps, 2 * n)), np.zeros((c, 2 * timers))
     return Pool(
         parent=np.ascontiguousarray(parent, np.int32),
         depth=np.ascontiguousarray(depth, np.int32),
@@ -92,13 +89,11 @@ def make_pool(parent: np.ndarray, depth: np.ndarray, capacities: list[int], heap
         follows=np.zeros(c, np.int64),
         slots=np.zeros((c * heaps, n), np.int32),
         place=np.full((c * heaps, n), -1, np.int32),
-        seat=seat,
-        seat_order=seat.view(np.int64),
+        rank=np.zeros((c * heaps, n), np.float64),
         held=np.zeros((c * heaps, 1), np.int64),
         timer_slots=np.zeros((c, timers), np.int32),
         timer_place=np.full((c, timers), -1, np.int32),
-        timer_seat=timer_seat,
-        timer_order=timer_seat.view(np.int64),
+        timer_rank=np.zeros((c, timers), np.float64),
         timer_held=np.zeros((c, 1), np.int64),
         tally=np.zeros(3, np.int64),
         dirty=np.zeros(DIRTY, np.int32),
@@ -125,13 +120,13 @@ def no_requests(rows: int, blocks: int, hints: int) -> Requests:
 @lean_kernel
 def heap_of(p, row):
     """Return heap number ``row``."""
-    return Heap(p.slots[row], p.place[row], p.seat[row], p.seat_order[row], p.held[row])
+    return Heap(p.slots[row], p.place[row], p.rank[row], p.order, p.held[row])
 
 
 @lean_kernel
 def timer_of(p, c):
     """Return the heap of cache ``c`` that tells whose rank changes next."""
-    return Heap(p.timer_slots[c], p.timer_place[c], p.timer_seat[c], p.timer_order[c], p.timer_held[c])
+    return Heap(p.timer_slots[c], p.timer_place[c], p.timer_rank[c], p.order, p.timer_held[c])
 
 
 @lean_kernel
