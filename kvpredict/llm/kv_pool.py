@@ -4,12 +4,12 @@ What a slot holds is opaque: for a transformer the keys and values of ``block_si
 recurrent model its state after them. All memory is taken when the pool is made.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
 
-__all__ = ["KVPool", "torch_module"]
+__all__ = ["KVPool", "Part", "torch_module"]
 
 
 def torch_module() -> Any:
@@ -21,28 +21,35 @@ def torch_module() -> Any:
     return torch
 
 
+class Part(NamedTuple):
+    """What one tensor of a slot is like."""
+
+    shape: tuple[int, ...]
+    dtype: Any  # torch.dtype
+    device: Any  # torch.device
+
+
 class KVPool:
     """Slots of tensors.
 
     Parameters
     ----------
-    shapes : sequence of tuple
-        Shape of each tensor of a slot.
+    parts : sequence of Part
+        The tensors of a slot.
     capacity, host_capacity : int
         Slots on the device and in host memory.
-    dtype : torch.dtype
-    device : torch.device or str
     """
 
-    def __init__(
-        self, shapes: Sequence[tuple[int, ...]], capacity: int, host_capacity: int, dtype: Any, device: Any
-    ) -> None:
+    def __init__(self, parts: Sequence[Part], capacity: int, host_capacity: int) -> None:
         torch = torch_module()
-        pinned = torch.device(device).type == "cuda"
-        self.shapes = [tuple(shape) for shape in shapes]
-        self.device = [torch.zeros((capacity, *s), dtype=dtype, device=device) for s in self.shapes]  # [slots, ...]
-        self.host = [torch.zeros((host_capacity, *s), dtype=dtype, pin_memory=pinned) for s in self.shapes]
-        self.free: tuple[list[int], list[int]] = (list(range(capacity))[::-1], list(range(host_capacity))[::-1])
+        self.device = [torch.zeros((capacity, *p.shape), dtype=p.dtype, device=p.device) for p in parts]  # [slots, ...]
+        self.host = [
+            torch.zeros((host_capacity, *p.shape), dtype=p.dtype, pin_memory=p.device.type == "cuda") for p in parts
+        ]
+        self._sizes = capacity, host_capacity
+        self.free: tuple[list[int], list[int]] = ([], [])
+        for tier in (0, 1):
+            self.keep(tier, ())
 
     @property
     def bytes(self) -> int:
@@ -59,15 +66,24 @@ class KVPool:
         """Return a slot."""
         self.free[tier].append(slot)
 
+    def keep(self, tier: int, slots: Iterable[int]) -> None:
+        """Have these slots of a tier taken, and no others."""
+        taken = set(slots)
+        self.free[tier][:] = [slot for slot in range(self._sizes[tier])[::-1] if slot not in taken]
+
     def write(self, tier: int, slot: int, values: Sequence[Any]) -> None:
-        """Fill a slot of a tier with one tensor for each shape."""
+        """Fill a slot of a tier with one tensor for each part."""
         for pool, value in zip((self.device, self.host)[tier], values, strict=True):
-            pool[slot].copy_(value)
+            place = pool[slot]
+            if value.shape != place.shape:  # copying would repeat a smaller one without a word
+                raise KvpredictError(f"a tensor of shape {tuple(value.shape)} is no {tuple(place.shape)} of the pool")
+            place.copy_(value)
 
     def read(self, slots: Sequence[int]) -> list[Any]:
         """Return the tensors of these slots of the device, ``[len(slots), *shape]`` each."""
-        index = torch_module().tensor(list(slots), device=self.device[0].device)
-        return [pool.index_select(0, index) for pool in self.device]
+        devices = {pool.device for pool in self.device}
+        index = {device: torch_module().tensor(list(slots), device=device) for device in devices}
+        return [pool.index_select(0, index[pool.device]) for pool in self.device]
 
     def demote(self, slot: int) -> int:
         """Move a slot to the host tier; return its place there."""
