@@ -26,7 +26,7 @@ WHOLE, SLOTS, NOTHING = range(3)
 
 
 class BlockStore:
-    """Which block lies in which slot, and what moves when the index changes its mind.
+    """Which block lies in which slot, and what moves when the index changes its mind; all of it within a ``turn``.
 
     A policy may make room for blocks when their request arrives; they have a slot once their tensors are there.
     """
@@ -118,7 +118,10 @@ class BlockStore:
         for tier, nodes in enumerate(arriving):
             for node in nodes:
                 slot = self.pool.take(tier)
-                self.pool.write(tier, slot, lifted[node] if node in lifted else fresh[node]())
+                if node in lifted:
+                    self.pool.restore(slot, lifted[node])
+                else:
+                    self.pool.write(tier, slot, fresh[node]())
                 self.slot[tier][node] = slot
 
     def found(self, ticket: int, most: int) -> list[int]:
@@ -154,7 +157,7 @@ class BlockStore:
             if not all(node in slots for held, slots in zip(resident[node], self.slot, strict=False) if held):
                 self.index.drop(self.index.hash[node])
         for tier, slots in enumerate(self.slot):
-            for node in [node for node in slots if tier >= self.index.tiers or not resident[node, tier]]:
+            for node in [node for node in slots if not resident[node, tier]]:
                 del slots[node]
             self.pool.keep(tier, slots.values())
         self.index.gone()

@@ -95,13 +95,9 @@ def _probe(model: Any) -> tuple[list[Any], float]:
 
 
 def _tokens(model: Any) -> list[int]:
-    """Return tokens from all over the vocabulary, and among them the one for padding, which is a token like others."""
+    """Return tokens from all over the vocabulary."""
     vocabulary = int(model.get_input_embeddings().num_embeddings)
-    tokens = [(2 * k + 1) * vocabulary // (2 * TOKENS) for k in range(TOKENS)]
-    padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
-    if padding is not None and 0 <= padding < vocabulary:
-        tokens[2] = padding
-    return tokens
+    return [(2 * k + 1) * vocabulary // (2 * TOKENS) for k in range(TOKENS)]
 
 
 def _in_pieces(model: Any, tokens: Sequence[int]) -> tuple[list[Any], Any]:

@@ -60,6 +60,7 @@ class StateCache:
         weight = next(rnn.parameters())
         self.rnn, self.embed = rnn, embed
         hidden = (rnn.num_layers, 1, getattr(rnn, "proj_size", 0) or rnn.hidden_size)
+        self._device = weight.device
         self._pair = isinstance(rnn, self._torch.nn.LSTM)
         shapes = [hidden, (rnn.num_layers, 1, rnn.hidden_size)] if self._pair else [hidden]
         self.index = PrefixIndex(capacity, policy, host_capacity=host_capacity)
@@ -97,7 +98,7 @@ class StateCache:
             fresh: dict[int, partial[list[Any]]] = {}
             for k in range(found, -(-len(tokens) // self.block_size)):
                 piece = tokens[k * self.block_size : (k + 1) * self.block_size]
-                ids = self._torch.tensor([piece], device=self.store.pool.device[0].device)
+                ids = self._torch.tensor([piece], device=self._device)
                 out, state = self.rnn(self._embedded(ids), state)
                 outputs.append(out)
                 if k < len(nodes):

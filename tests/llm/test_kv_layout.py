@@ -138,6 +138,22 @@ def test_a_probe_for_which_memory_is_short_is_no_refusal() -> None:
         PrefixCache(noisy(fail), 8)
 
 
+def test_parts_of_several_kinds_go_through_both_tiers() -> None:
+    cpu = torch.device("cpu")
+    pool = KVPool(
+        [Part((2, 3), torch.float32, cpu), Part((4,), torch.int64, cpu), Part((1,), torch.float32, cpu)], 2, 1
+    )
+    given = [torch.rand(2, 3), torch.arange(4), torch.rand(1)]
+    slot = pool.take(0)
+    pool.write(0, slot, given)
+    rows = pool.fetch(pool.demote(slot))
+    slots = [pool.take(0), pool.take(0)]
+    pool.restore(slots[1], rows)
+    for found, wanted in zip(pool.read(slots[1:]), given, strict=True):
+        assert torch.equal(found[0], wanted)
+    assert pool.bytes == 3 * (7 * 4 + 4 * 8)
+
+
 def test_a_tensor_of_another_shape_is_not_repeated_to_fill_its_place() -> None:
     pool = KVPool([Part((4, 2), torch.float32, torch.device("cpu"))], 2, 0)
     with pytest.raises(KvpredictError, match=r"a tensor of shape \(1, 2\) is no \(4, 2\)"):
