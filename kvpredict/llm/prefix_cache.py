@@ -7,88 +7,24 @@ least the last token of a prompt is always computed, because its logits are need
 recurrent model's state after each block is cached by prefix in the same way (``states.StateCache``).
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kvpredict.cache.arguments import whole_number
 from kvpredict.core.errors import KvpredictError, MissingExtra
+from kvpredict.llm.block_store import BlockStore
 from kvpredict.llm.blocks import block_hashes, token_ids
 from kvpredict.llm.hints import hints_of, session_of
+from kvpredict.llm.kv_layout import cut, forward, joined, new_cache, parts_of
 from kvpredict.llm.kv_pool import KVPool, torch_module
 from kvpredict.llm.layers import attention_windows, last_position, moving_rope
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
 
-__all__ = ["Answer", "BlockStore", "PrefixCache"]
-
-
-class BlockStore:
-    """A pool under an index: which block lies in which slot, and what moves when the index changes its mind.
-
-    A policy may make room for blocks when their request arrives; they have a slot once their tensors are there.
-    """
-
-    def __init__(self, index: PrefixIndex, pool: KVPool) -> None:
-        self.index, self.pool = index, pool
-        self.slot: tuple[dict[int, int], dict[int, int]] = ({}, {})  # by node: on the device, in the host tier
-
-    def settle(self, fresh: Mapping[int, Any] | None = None) -> None:
-        """Make the slots agree with the index; ``fresh`` holds the tensors of nodes that may have been stored."""
-        fresh = fresh or {}
-        resident = self.index.pool.resident
-        two = self.index.tiers == 2
-        moved = [*self.index.gone(), *fresh]
-        arriving: dict[int, Any] = {}
-        refused = []  # by the device, and taken by the host tier
-        for node in dict.fromkeys(moved):  # what comes up is lifted out first, so that its place is free
-            if resident[node, 0] and node not in self.slot[0]:
-                if node in self.slot[1]:
-                    arriving[node] = self.pool.fetch(self.slot[1].pop(node))
-                elif node in fresh:
-                    arriving[node] = fresh[node]
-            elif node in self.slot[1]:
-                if not (two and resident[node, 1]):
-                    self.pool.give(1, self.slot[1].pop(node))
-            elif two and resident[node, 1] and node in fresh and node not in self.slot[0]:
-                refused.append(node)
-        for node in dict.fromkeys(moved):
-            if node in self.slot[0] and not resident[node, 0]:
-                slot = self.slot[0].pop(node)
-                if two and resident[node, 1]:
-                    self.slot[1][node] = self.pool.demote(slot)
-                else:
-                    self.pool.give(0, slot)
-        for node, values in arriving.items():
-            self.slot[0][node] = self.pool.take(0)
-            self.pool.write(0, self.slot[0][node], values)
-        for node in refused:
-            self.slot[1][node] = self.pool.take(1)
-            self.pool.write(1, self.slot[1][node], fresh[node])
-
-    def found(self, ticket: int, most: int) -> list[int]:
-        """Return the nodes of a request's first blocks, at most so many, whose tensors the device holds."""
-        r = self.index.requests
-        start = int(r.start[ticket])
-        nodes = r.node[start : start + most].tolist()
-        return list(takewhile(self.slot[0].__contains__, nodes))
-
-    def cancel(self, ticket: int) -> None:
-        """End a request that has failed, and give back the room that was made for it."""
-        r, pool = self.index.requests, self.index.pool
-        nodes = r.node[int(r.start[ticket]) : int(r.start[ticket] + r.prompt[ticket])].tolist()
-        self.index.cancel(ticket)
-        for node in reversed(nodes):  # leaves first
-            empty = node not in self.slot[0] and pool.running[node] == 0 and pool.children[node, 0] == 0
-            if pool.resident[node, 0] and empty:
-                self.index.drop(int(self.index.hash[node]))
-
-    def read(self, nodes: Sequence[int]) -> list[Any]:
-        """Return the tensors of these nodes, which the device holds."""
-        return self.pool.read([self.slot[0][node] for node in nodes])
+__all__ = ["Answer", "PrefixCache"]
 
 
 @dataclass
@@ -105,6 +41,9 @@ class Answer:
     logits: Any = None
 
 
+_Asked = tuple[list[int], int | None, Mapping[str, float]]  # a prompt, its session and its hints
+
+
 @dataclass
 class _Request:
     prompt: list[int]
@@ -119,10 +58,14 @@ class _Request:
 class PrefixCache:
     """A cache of prompt prefixes for a causal language model, which threads may share: they take turns at ``generate``.
 
+    An error in ``generate``, an interrupt included, reaches the caller; what it left half done is forgotten, and the
+    rest is served on. After a change of the model's weights call ``clear``.
+
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        A causal LM with full attention in every layer; its device and dtype are the pool's.
+        A causal LM with full attention in every layer. A few tokens are read to see how its keys and values lie, and
+        that read in pieces they have the logits that they have at once: four short forward passes.
     capacity : int
         Blocks on the device.
     host_capacity : int, default 0
@@ -132,14 +75,15 @@ class PrefixCache:
     policy : str, path or PrefixPolicy, default "lru"
         A name, or the folder or MLflow URI of a saved policy.
     requests : int, default 64
-        Requests in progress at once.
+        Requests in progress at once; ``generate`` serves more prompts in turns.
     background : bool, default True
         Whether a learned policy trains on a thread of its own; else the request that ends then waits for it.
 
     Raises
     ------
     KvpredictError
-        On a model whose cache is not one of keys and values for all tokens, or whose keys change as a text grows.
+        On a model whose cache is not one of keys and values for all tokens, whose keys change as a text grows, or whose
+        logits are others when a text is read in pieces.
     """
 
     def __init__(
@@ -156,10 +100,9 @@ class PrefixCache:
         self.block_size = whole_number("block_size", block_size)
         self._torch = torch_module()
         try:
-            from transformers import DynamicCache
+            import transformers  # noqa: F401
         except ImportError as error:
             raise MissingExtra(f'PrefixCache needs transformers: pip install "kvpredict[llm]" ({error})') from error
-        self._new_cache = DynamicCache
         if any(window is not None for window in attention_windows(model, "PrefixCache")):
             raise KvpredictError("PrefixCache needs full attention in every layer, this model has sliding windows")
         if rope := moving_rope(model):
@@ -169,22 +112,16 @@ class PrefixCache:
             )
         if model.training:
             raise KvpredictError("the model is in training mode, in which answers are random: call model.eval()")
-        config = model.config.get_text_config(decoder=True)
-        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
-        self._longest = last_position(model)
-        self.model = model
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._layers = config.num_hidden_layers
-        shape = (2, heads, block_size, width)  # keys and values of one layer
         self.index = PrefixIndex(
             capacity, policy, host_capacity=host_capacity, requests=requests, background=background
         )
-        sizes = self.index.capacity, self.index.host_capacity
-        pool = KVPool([shape] * self._layers, *sizes, model.dtype, model.device)
-        self.store = BlockStore(self.index, pool)
+        parts = parts_of(model, self.block_size, "PrefixCache")
+        self.model = model
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
+        self._longest = last_position(model)
+        self._most = whole_number("requests", requests)
+        self.store = BlockStore(self.index, KVPool(parts, self.index.capacity, self.index.host_capacity))
         self.prompt_tokens = self.cached_tokens = 0
-        self._lock = threading.RLock()
 
     @property
     def bytes(self) -> int:
@@ -230,33 +167,42 @@ class PrefixCache:
                 isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(prompts)
             ):
                 raise KvpredictError(f"{name} must have an entry for each of {len(prompts)} prompts, got {given!r:.60}")
-        with self._lock, self._torch.inference_mode():
-            running: list[_Request] = []
-            try:
-                for k, prompt in enumerate(checked):
-                    free = params[k] if params is not None else None
-                    session = session_of(free if sessions is None else {"session": sessions[k]})
-                    request = self._start(prompt, session, hints_of(free))
+        given = params if params is not None else [None] * len(checked)
+        hints = [hints_of(free) for free in given]
+        named = given if sessions is None else [{"session": session} for session in sessions]
+        asked = list(zip(checked, map(session_of, named), hints, strict=True))
+        return self.store.turn(lambda: self._answers(asked, max_new_tokens, eos, keep_logits))
+
+    def clear(self) -> None:
+        """Forget all blocks.
+
+        Call it whenever the model's weights have changed in place (a training step, ``load_state_dict``, an adapter
+        merged or switched, quantisation): the keys and values of the old ones would be served. What a learned policy
+        knows of the requests stays.
+        """
+        self.store.turn(self.store.clear)
+
+    def _answers(self, asked: Sequence[_Asked], most: int, eos: int | None, keep_logits: bool) -> list[Answer]:
+        """Answer as many prompts at once as there may be requests in progress."""
+        answers: list[Answer] = []
+        with self._torch.inference_mode():
+            for first in range(0, len(asked), self._most):
+                running = []
+                for prompt, session, hints in asked[first : first + self._most]:
+                    request = self._start(prompt, session, hints)
                     running.append(request)
                     self._step(request, prompt[request.known :], keep_logits)
                     self._offer(request)  # so that the next prompt finds it
                 active = running
-                for _ in range(max_new_tokens - 1):
+                for _ in range(most - 1):
                     active = [r for r in active if r.output[-1] != eos]
                     for request in active:  # one forward a request: the prompts' lengths differ
                         self._step(request, request.output[-1:], keep_logits)
-                finished = list(running)
-                answers = []
-                while running:
-                    self._end(running[0])
-                    running.pop(0)
-                for r in finished:
-                    logits = self._torch.stack(r.logits) if keep_logits else None
-                    answers.append(Answer(r.output, len(r.prompt), r.known, logits))
-                return answers
-            finally:
-                for request in running:  # an error on the way: nothing stays pinned
-                    self.store.cancel(request.ticket)
+                for request in running:
+                    self._end(request)
+                    logits = self._torch.stack(request.logits) if keep_logits else None
+                    answers.append(Answer(request.output, len(request.prompt), request.known, logits))
+        return answers
 
     def _checked(self, number: int, prompt: Sequence[int], new: int) -> list[int]:
         """Return a prompt as a list of ints; KvpredictError where the model could not read it."""
@@ -275,30 +221,19 @@ class PrefixCache:
 
     def _start(self, prompt: list[int], session: int | None, hints: Mapping[str, float]) -> _Request:
         blocks = block_hashes(prompt, self.block_size)
-        ticket, device, host = self.index.begin(
+        ticket, device, host = self.store.begin(
             blocks.tolist(), len(prompt), session=session, hints=hints, block_size=self.block_size
         )
-        self.store.settle()
         # The last token is computed in any case.
         nodes = self.store.found(ticket, min(device + host, (len(prompt) - 1) // self.block_size))
         found = len(nodes)
-        cache = self._new_cache(config=self.model.config)
-        if found:
-            for layer, values in enumerate(self.store.read(nodes)):  # [blocks, 2, H, size, D]
-                joined = values.permute(1, 2, 0, 3, 4).reshape(2, 1, values.shape[2], -1, values.shape[4])
-                cache.update(joined[0], joined[1], layer)
+        cache = joined(self.store.read(nodes)) if found else new_cache()
         self.prompt_tokens += len(prompt)
         self.cached_tokens += found * self.block_size
         return _Request(prompt, ticket, cache, found * self.block_size, session)
 
     def _step(self, request: _Request, tokens: list[int], keep_logits: bool) -> None:
-        ids = self._torch.tensor([tokens], device=self.model.device)
-        seen = request.cache.get_seq_length()
-        positions = self._torch.arange(seen, seen + len(tokens), device=self.model.device)[None]
-        out = self.model(
-            input_ids=ids, position_ids=positions, past_key_values=request.cache, use_cache=True, logits_to_keep=1
-        )
-        last = out.logits[0, -1]
+        last = forward(self.model, tokens, request.cache)[0]
         request.output.append(int(last.argmax()))
         if keep_logits:
             request.logits.append(last.clone())
@@ -309,29 +244,10 @@ class PrefixCache:
         tokens = [*request.prompt, *request.output[:-1]]
         blocks = block_hashes(tokens, self.block_size).tolist()
         prompt = len(request.prompt) // self.block_size
-        self.index.end(request.ticket, blocks[prompt:], len(request.output))
+        self.store.end(request.ticket, blocks[prompt:], len(request.output))
         self._offer(request)
 
     def _offer(self, request: _Request) -> None:
         """Store those of the request's blocks that the index has made room for."""
-        r = self.index.requests
-        nodes = r.node[r.start[request.ticket] : r.stop[request.ticket]].tolist()
-        self.store.settle({node: _Lazy(self, request.cache, k) for k, node in enumerate(nodes)})
-
-
-class _Lazy(Sequence[Any]):
-    """The keys and values of one block, cut out of the model's cache only if the block is stored."""
-
-    def __init__(self, owner: PrefixCache, cache: Any, block: int) -> None:
-        self._owner, self._cache, self._block = owner, cache, block
-
-    def __len__(self) -> int:
-        return self._owner._layers
-
-    def __getitem__(self, layer: Any) -> Any:
-        size = self._owner.block_size
-        part = slice(self._block * size, (self._block + 1) * size)
-        if not 0 <= layer < len(self):
-            raise IndexError(layer)
-        held = self._cache.layers[layer]
-        return self._owner._torch.stack([held.keys[0, :, part], held.values[0, :, part]])  # [2, H, size, D]
+        size, nodes = self.block_size, self.store.nodes(request.ticket)
+        self.store.settle({node: partial(cut, request.cache, k * size, (k + 1) * size) for k, node in enumerate(nodes)})

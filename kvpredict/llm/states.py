@@ -5,22 +5,26 @@ enough to go on from, whereas attention needs all of them. The same index and po
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kvpredict.cache.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.block_store import BlockStore
 from kvpredict.llm.blocks import block_hashes, token_ids
-from kvpredict.llm.kv_pool import KVPool, torch_module
+from kvpredict.llm.kv_pool import KVPool, Part, torch_module
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.policy import PrefixPolicy
-from kvpredict.llm.prefix_cache import BlockStore
 
 __all__ = ["StateCache"]
 
 
 class StateCache:
-    """A cache of recurrent states.
+    """A cache of recurrent states, which threads may share: they take turns at ``run``.
+
+    An error in ``run``, an interrupt included, reaches the caller; what it left half done is forgotten, and the rest is
+    served on. After a change of the weights, ``embed``'s included, call ``clear``.
 
     Parameters
     ----------
@@ -56,11 +60,12 @@ class StateCache:
         weight = next(rnn.parameters())
         self.rnn, self.embed = rnn, embed
         hidden = (rnn.num_layers, 1, getattr(rnn, "proj_size", 0) or rnn.hidden_size)
+        self._device = weight.device
         self._pair = isinstance(rnn, self._torch.nn.LSTM)
         shapes = [hidden, (rnn.num_layers, 1, rnn.hidden_size)] if self._pair else [hidden]
         self.index = PrefixIndex(capacity, policy, host_capacity=host_capacity)
-        sizes = self.index.capacity, self.index.host_capacity
-        self.store = BlockStore(self.index, KVPool(shapes, *sizes, weight.dtype, weight.device))
+        parts = [Part(shape, weight.dtype, weight.device) for shape in shapes]
+        self.store = BlockStore(self.index, KVPool(parts, self.index.capacity, self.index.host_capacity))
         self.prompt_tokens = self.cached_tokens = 0
 
     def run(self, tokens: Sequence[int]) -> tuple[Any, Any]:
@@ -73,34 +78,36 @@ class StateCache:
             raise KvpredictError("run needs one token at least")
         if self.rnn.training and self.rnn.dropout:
             raise KvpredictError("the model is in training mode, in which answers are random: call rnn.eval()")
+        return self.store.turn(lambda: self._computed(tokens))
+
+    def clear(self) -> None:
+        """Forget all states: call it whenever the weights of the model or of ``embed`` have changed in place."""
+        self.store.turn(self.store.clear)
+
+    def _computed(self, tokens: list[int]) -> tuple[Any, Any]:
         blocks = block_hashes(tokens, self.block_size)
         with self._torch.inference_mode():
-            ticket, device, host = self.index.begin(blocks.tolist(), len(tokens))
-            try:
-                self.store.settle()
-                start = self.index.requests.start[ticket]
-                nodes = self.index.requests.node[start : start + len(blocks)].tolist()
-                found = len(self.store.found(ticket, min(device + host, (len(tokens) - 1) // self.block_size)))
-                state = None
-                if found:
-                    parts = [value[0] for value in self.store.read(nodes[found - 1 : found])]
-                    state = tuple(parts) if self._pair else parts[0]
-                outputs, fresh = [], {}
-                for k in range(found, -(-len(tokens) // self.block_size)):
-                    piece = tokens[k * self.block_size : (k + 1) * self.block_size]
-                    ids = self._torch.tensor([piece], device=self.store.pool.device[0].device)
-                    out, state = self.rnn(self._embedded(ids), state)
-                    outputs.append(out)
-                    if k < len(nodes):
-                        fresh[nodes[k]] = list(state) if self._pair else [state]
-            except BaseException:
-                self.store.cancel(ticket)
-                raise
-            self.index.end(ticket)
+            ticket, device, host = self.store.begin(blocks.tolist(), len(tokens))
+            nodes = self.store.nodes(ticket)
+            found = len(self.store.found(ticket, min(device + host, (len(tokens) - 1) // self.block_size)))
+            state = None
+            if found:
+                parts = [value[0] for value in self.store.read(nodes[found - 1 : found])]
+                state = tuple(parts) if self._pair else parts[0]
+            outputs: list[Any] = []
+            fresh: dict[int, partial[list[Any]]] = {}
+            for k in range(found, -(-len(tokens) // self.block_size)):
+                piece = tokens[k * self.block_size : (k + 1) * self.block_size]
+                ids = self._torch.tensor([piece], device=self._device)
+                out, state = self.rnn(self._embedded(ids), state)
+                outputs.append(out)
+                if k < len(nodes):
+                    fresh[nodes[k]] = partial(list, state if self._pair else [state])
+            self.store.end(ticket)
             self.store.settle(fresh)
-        self.prompt_tokens += len(tokens)
-        self.cached_tokens += found * self.block_size
-        return self._torch.cat(outputs, dim=1), state
+            self.prompt_tokens += len(tokens)
+            self.cached_tokens += found * self.block_size
+            return self._torch.cat(outputs, dim=1), state
 
     def _embedded(self, ids: Any) -> Any:
         """Return the inputs of tokens; KvpredictError where ``embed`` does not know them, or gives no such inputs."""

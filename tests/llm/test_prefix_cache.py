@@ -88,10 +88,9 @@ def test_the_same_prompt_again_computes_one_block_and_keeps_the_bits(model: "tra
         own = model(torch.tensor([prompt]), use_cache=True).past_key_values
         ticket, found, _ = cache.index.begin(_hashes(prompt), 17)
         start = cache.index.requests.start[ticket]
-        for layer, values in enumerate(cache.store.read(cache.index.requests.node[start : start + found].tolist())):
-            joined = values.permute(1, 2, 0, 3, 4).reshape(2, 2, 16, 8)
-            assert torch.equal(joined[0], own.layers[layer].keys[0, :, :16])
-            assert torch.equal(joined[1], own.layers[layer].values[0, :, :16])
+        held = cache.store.read(cache.index.requests.node[start : start + found].tolist())
+        for part, whole in zip(held, (t for layer in own.layers for t in (layer.keys, layer.values)), strict=True):
+            assert torch.equal(part.transpose(0, 1).reshape(2, 16, 8), whole[0, :, :16])
         cache.index.cancel(ticket)
 
 
@@ -384,3 +383,17 @@ def test_a_recurrent_model_that_drops_at_random_is_refused() -> None:
         cache.run([1, 2, 3])
     rnn.eval()
     assert cache.run([1, 2, 3])[0].shape == (1, 3, 4)
+
+
+def test_more_prompts_than_requests_in_progress_are_served_in_turns(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 30, block_size=4, requests=3)
+    asked = prompts(8)
+    answers = cache.generate(asked, 3, sessions=list(range(8)))
+    assert [answer.tokens for answer in answers] == [plain(model, prompt, 3)[0] for prompt in asked]
+    assert (cache.index.pool.running == 0).all()
+
+
+def test_hints_are_read_before_any_work_begins(model: "transformers.PreTrainedModel") -> None:
+    cache = PrefixCache(model, 30, block_size=4)
+    with failing(model, 1), pytest.raises(KvpredictError, match="between 0 and 1"):
+        cache.generate([[1, 2], [3, 4]], 2, params=[None, {"continues": 2.0}])

@@ -92,6 +92,11 @@ class PrefixIndex:
             raise KvpredictError(f"policy {self.policy.name!r} needs the future; a server cannot use it")
         self.clock = clock
         self.tiers = 2 if self.host_capacity else 1
+        self._background = background
+        self.reset()
+
+    def reset(self) -> None:
+        """Be as it was made: forget all blocks and requests, those in progress too, and what the policy has learned."""
         total = self.capacity + self.host_capacity
         shadows = self.policy.traits.rankings if self.policy.traits.rankings > 1 else 0
         rows = [self.capacity, self.host_capacity][: self.tiers] + [total] * shadows
@@ -118,7 +123,7 @@ class PrefixIndex:
         self._top = 0
         self._busy: set[int] = set()
         self._tally = 0
-        self.training = Training(self.policy, background) if isinstance(self.policy, Learned) else None
+        self.training = Training(self.policy, self._background) if isinstance(self.policy, Learned) else None
         self._stale: list[int] = []  # caches whose blocks an older model ranked
         self._pin()
 
@@ -225,6 +230,11 @@ class PrefixIndex:
         if self.training is not None:
             self._learn(now)
 
+    @property
+    def in_progress(self) -> list[int]:
+        """Return the tickets of the requests that have begun and not ended."""
+        return sorted(self._busy)
+
     def cancel(self, ticket: int, now: float | None = None) -> None:
         """End a request of which nothing is to be noted or stored."""
         now = self.clock() if now is None else now
@@ -248,10 +258,12 @@ class PrefixIndex:
         self._serve(self._handle, PUT, node, now, self.tiers)
 
     def drop(self, block: int, now: float | None = None) -> None:
-        """Note that the engine has dropped a block."""
+        """Note that a block has been dropped by the engine, or from the tier that held it."""
         node = self._node.get(int(block), -1)
         if node >= 0:
             self._act(EVICT, node, now)
+            if self.tiers == 2 and self.pool.resident[node, 1]:
+                self._leave_host(node, now)
 
     def pin(self, *blocks: int) -> None:
         """Keep blocks from eviction until ``unpin``; calls nest."""
@@ -322,6 +334,18 @@ class PrefixIndex:
             self._adopt(model)
             self._rerank(now, len(self._stale))
         return model is not None
+
+    def _leave_host(self, node: int, now: float | None) -> None:
+        """Take a node out of the host tier."""
+        p = self.pool
+        family = [node, int(p.parent[node])] if p.parent[node] >= 0 else [node]
+        for one in family:  # what is pinned stands in no heap, so that where it is held may be changed
+            self._act(PIN, one, now)
+        p.resident[node, 1] = 0
+        p.used[1] -= 1
+        p.children[family[1:], 1] -= 1
+        for one in family:
+            self._act(UNPIN, one, now)
 
     def _in_progress(self, ticket: int) -> None:
         if ticket not in self._busy:
