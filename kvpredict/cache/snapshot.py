@@ -247,15 +247,10 @@ def _no_extra(ranking: Any) -> dict[str, float]:
 
 
 def _leaves(state: Any) -> list[np.ndarray]:
-    """Return the arrays of a (nested) tuple, in order; of those that are one memory under two types the first."""
-    whole = {(leaf.ctypes.data, leaf.nbytes) if leaf.nbytes else id(leaf): leaf for leaf in reversed(_arrays(state))}
-    return list(reversed(whole.values()))
-
-
-def _arrays(state: Any) -> list[np.ndarray]:
+    """Return the arrays of a (nested) tuple, in order."""
     if isinstance(state, np.ndarray):
         return [state]
-    return [leaf for part in state for leaf in _arrays(part)] if isinstance(state, tuple) else []
+    return [leaf for part in state for leaf in _leaves(part)] if isinstance(state, tuple) else []
 
 
 def _digest(cache: Cache[Any, Any]) -> str:

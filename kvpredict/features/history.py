@@ -35,8 +35,9 @@ __all__ = [
     "write",
 ]
 
-LAST, FIRST, INSERTED, EVICTED, KEY, SIZE, VALUE, SAMPLE = range(8)  # columns of History.fact
-GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, WEIGHT = 16, 20, 25, 26, 27, 28, 29, 30, 31  # of row
+FACTS = 8  # places for an entry in History.fact, of which are in use
+KEY, LAST, FIRST, INSERTED, EVICTED, SIZE = 0, 1, 2, 3, 4, 5
+GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, WEIGHT = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
 NOW, HELD, PREVIOUS, LEFT, FREE = 0, 1, 2, 3, 4  # of clock
 SPACING, NOVEL, MISSED, MEAN_SIZE, BY_MISS, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
 WIDTH = len(BASE_FEATURES)
@@ -47,14 +48,9 @@ class History(NamedTuple):
 
     cells: np.ndarray  # int64, index from key to entry
     links: np.ndarray  # int32 [2 * (n + 1)], entries of evicted keys, last evicted in front
-    fact: np.ndarray  # int64 [n, 16], two cache lines an entry: last access, first access, insertion, eviction (0: none
-    # yet), key, size, value, sample; then room for row
-    row: np.ndarray  # float32 [n, 32], the same memory, of which it has the second line: gaps in requests, counts as of
-    # the last access
-    key: np.ndarray  # int64 [n], that column of fact, as the next three
-    size: np.ndarray  # int64 [n], as of the last miss; the policy fills it and what follows
-    value: np.ndarray  # float64 [n], log of what a miss counts for, for each unit of size
-    sample: np.ndarray  # int32 [n], its newest sample that waits for an access
+    fact: np.ndarray  # int64 [8 * n], a cache line an entry: key, last access, first access, insertion, eviction (0:
+    # none yet), and the size as of the last miss, which the policy fills in
+    row: np.ndarray  # float32 [n, 16], a cache line an entry: gaps in requests, counts as of the last access
     regions: Regions
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
     free: np.ndarray  # int32 [n], stack of free entries
@@ -70,16 +66,11 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0, reg
     Without ``regions`` their features are all 0.
     """
     n = max(int(slots * entries_per_slot), slots) + 2
-    fact = make_rows((n, 16))
     return History(
         cells=make_index(n),
         links=make_links(n),
-        fact=fact,
-        row=fact.view(np.float32),
-        key=fact[:, KEY],
-        size=fact[:, SIZE],
-        value=fact.view(np.float64)[:, VALUE],
-        sample=fact.view(np.int32)[:, 2 * SAMPLE],
+        fact=make_rows((FACTS * n,)),
+        row=make_rows((n, 16), np.float32),
         regions=make_regions(slots if regions else 0),
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
@@ -107,7 +98,7 @@ def note_hit(h, entry, e, slots):
 @lean_kernel
 def note_miss(h, e, slots):
     """Record a miss and return the key's entry, which belongs to the caller: insert it, or ``note_eviction``."""
-    entry = index_get(h.cells, h.key, 1, e.key)
+    entry = index_get(h.cells, h.fact, FACTS, e.key)
     _tick(h, 0.0 if entry >= 0 else 1.0, 1.0)
     h.level[SPACING] += h.level[BY_MISS] * (h.clock[NOW] - h.clock[PREVIOUS] - h.level[SPACING])
     h.clock[PREVIOUS] = h.clock[NOW]
@@ -123,12 +114,12 @@ def note_miss(h, e, slots):
     h.clock[FREE] -= 1
     entry = h.free[h.clock[FREE]]
     index_put(h.cells, e.key, entry)
-    h.key[entry] = e.key
+    h.fact[FACTS * entry + KEY] = e.key
     now = h.clock[NOW]
-    h.fact[entry, LAST] = now
-    h.fact[entry, FIRST] = now
-    h.fact[entry, INSERTED] = now
-    h.fact[entry, EVICTED] = 0
+    h.fact[FACTS * entry + LAST] = now
+    h.fact[FACTS * entry + FIRST] = now
+    h.fact[FACTS * entry + INSERTED] = now
+    h.fact[FACTS * entry + EVICTED] = 0
     row = h.row
     for i in range(4):
         row[entry, GAPS + i] = -1.0
@@ -145,7 +136,7 @@ def note_miss(h, e, slots):
 @lean_kernel
 def spare(h, e):
     """Tell whether ``note_miss`` has an entry for ``e`` without forgetting another key."""
-    return h.clock[FREE] > 0 or index_get(h.cells, h.key, 1, e.key) >= 0
+    return h.clock[FREE] > 0 or index_get(h.cells, h.fact, FACTS, e.key) >= 0
 
 
 @lean_kernel
@@ -160,11 +151,11 @@ def note_insertion(h, entry, e):
     now = h.clock[NOW]
     h.level[MEAN_SIZE] += h.level[BY_MISS] * (e.size - h.level[MEAN_SIZE])
     h.clock[HELD] += 1
-    h.fact[entry, INSERTED] = now
+    h.fact[FACTS * entry + INSERTED] = now
     h.row[entry, VISITS] = 0.0
-    if h.fact[entry, EVICTED] > 0:
+    if h.fact[FACTS * entry + EVICTED] > 0:
         h.row[entry, RETURNS] += 1.0
-        h.row[entry, ABSENCE] = now - h.fact[entry, EVICTED]
+        h.row[entry, ABSENCE] = now - h.fact[FACTS * entry + EVICTED]
 
 
 @lean_kernel
@@ -173,14 +164,14 @@ def note_eviction(h, entry, was_resident):
     if was_resident:
         h.clock[HELD] -= 1
         h.clock[LEFT] = 1
-        h.fact[entry, EVICTED] = h.clock[NOW]
+        h.fact[FACTS * entry + EVICTED] = h.clock[NOW]
     push_front(h.links, h.free.size, entry)
 
 
 @lean_kernel
 def forget(h, entry):
     """Give up an ``entry`` that is in no list."""
-    index_drop(h.cells, h.key[entry], entry)
+    index_drop(h.cells, h.fact[FACTS * entry + KEY], entry)
     h.free[h.clock[FREE]] = entry
     h.clock[FREE] += 1
 
@@ -203,9 +194,9 @@ def write(h, entries, count, slots, out):
     misses = h.level[MISSED]
     for i in range(count):
         entry = entries[i]
-        out[i, 0] = now - fact[entry, LAST]
-        out[i, 11] = now - fact[entry, FIRST]
-        out[i, 14] = now - fact[entry, INSERTED]
+        out[i, 0] = now - fact[FACTS * entry + LAST]
+        out[i, 11] = now - fact[FACTS * entry + FIRST]
+        out[i, 14] = now - fact[FACTS * entry + INSERTED]
         for j in range(4):
             out[i, 1 + j] = row[entry, GAPS + j]
         for j in range(5):
@@ -263,7 +254,7 @@ def _tick(h, novel, missed):
 def _access(h, entry, e, slots):
     now = h.clock[NOW]
     row = h.row
-    gap = now - h.fact[entry, LAST]
+    gap = now - h.fact[FACTS * entry + LAST]
     slow = half_lives(gap / residence_time(h, slots) * (1.0 / 16.0))
     for i in range(4, -1, -1):
         row[entry, RATES + i] = 1.0 + row[entry, RATES + i] * slow
@@ -274,7 +265,7 @@ def _access(h, entry, e, slots):
     row[entry, GAPS + 1] = row[entry, GAPS]
     row[entry, GAPS] = gap
     row[entry, COUNT] += 1.0
-    h.fact[entry, LAST] = now
+    h.fact[FACTS * entry + LAST] = now
     _remember_levels(h, entry, e)
 
 

@@ -21,8 +21,8 @@ __all__ = ["Regions", "make_regions", "visit", "write_regions"]
 
 LEVELS = len(REGION_SIZES)
 SHIFTS = tuple(size.bit_length() - 1 for size in REGION_SIZES)
-NUMBER, LAST = 0, 1  # columns of Regions.place
-KNOWN, RATE = 4, 5  # columns of Regions.level
+NAME, LATEST, KNOWN, RATE = 0, 1, 2, 3  # columns of Regions.place
+NAMES = (1 << 53) - 1  # a region's number is cut to what a float holds exactly
 DIFFERING, ANY, LOWEST = 0, 1, 2  # of Regions.bits
 WEIGHT = 0.1  # of the newest access in a region's share of known keys
 
@@ -30,26 +30,21 @@ WEIGHT = 0.1  # of the newest access in a region's share of known keys
 class Regions(NamedTuple):
     """State over ``r`` places, a power of two or none, at each level."""
 
-    place: (
-        np.ndarray
-    )  # int64 [3, r, 4], two to a cache line: the region's number; its last access, 0 while the place is
-    # empty; then room for level
-    level: np.ndarray  # float32 [3, r, 8], the same memory, of which it has columns 4 and 5: share of accesses to keys
-    # remembered; decayed count as of the last access
+    place: np.ndarray  # float64 [3, r, 4], two to a cache line: the region's number; its last access, 0 while the place
+    # is empty; share of accesses to keys remembered; decayed count as of the last access, both to float32's precision
     bits: np.ndarray  # int64 [3]: bits in which keys differ; some key; the lowest bit that differs
 
 
 def make_regions(slots: int) -> Regions:
     """Return empty tables for a cache of ``slots`` objects; with 0 they have no places, and nothing is recorded."""
     r = 1 << max(int(slots - 1).bit_length(), 3) if slots else 0
-    place = make_rows((LEVELS, r, 4))
-    return Regions(place, place.view(np.float32), np.array([0, 0, 40], np.int64))
+    return Regions(make_rows((LEVELS, r, 4), np.float64), np.array([0, 0, 40], np.int64))
 
 
 @lean_kernel
 def visit(g, key, known, now, unit):
     """Record access number ``now``, to ``key``; ``known``: 1.0 if it was remembered, else 0.0; ``unit`` in requests."""
-    place, level = g.place, g.level
+    place = g.place
     if place.shape[1] == 0:
         return
     if now == 1:
@@ -58,15 +53,18 @@ def visit(g, key, known, now, unit):
         _differ(g, key)
     for i in range(LEVELS):
         number = key >> (SHIFTS[i] + g.bits[LOWEST])
+        name = np.float64(number & NAMES)
         at = hash_key(number) & (place.shape[1] - 1)
-        if place[i, at, NUMBER] != number or place[i, at, LAST] == 0:
-            place[i, at, NUMBER] = number
-            level[i, at, KNOWN] = known
-            level[i, at, RATE] = 1.0
+        if place[i, at, NAME] != name or place[i, at, LATEST] == 0.0:
+            place[i, at, NAME] = name
+            place[i, at, KNOWN] = known
+            place[i, at, RATE] = 1.0
         else:
-            level[i, at, KNOWN] += WEIGHT * (known - level[i, at, KNOWN])
-            level[i, at, RATE] = 1.0 + level[i, at, RATE] * half_lives((now - place[i, at, LAST]) / unit)
-        place[i, at, LAST] = now
+            share = place[i, at, KNOWN]
+            since = now - place[i, at, LATEST]
+            place[i, at, KNOWN] = np.float32(share + WEIGHT * (known - share))
+            place[i, at, RATE] = np.float32(1.0 + place[i, at, RATE] * half_lives(since / unit))
+        place[i, at, LATEST] = now
 
 
 @lean_kernel
@@ -81,16 +79,16 @@ def _differ(g, key):
         bits[LOWEST] = lowest
         for i in range(LEVELS):
             for at in range(place.shape[1]):
-                place[i, at, LAST] = 0
+                place[i, at, LATEST] = 0.0
 
 
 @lean_kernel
 def write_regions(g, fact, entries, count, now, per_unit, out, j):
     """Write the features of the first ``count`` of ``entries`` to ``out[:, j:]``.
 
-    ``fact[entry, 4]`` is an entry's key, ``fact[entry, 0]`` the request at which it was last asked for.
+    ``fact[8 * entry]`` is an entry's key, the next number there the request at which it was last asked for.
     """
-    place, level = g.place, g.level
+    place = g.place
     if place.shape[1] == 0:
         for k in range(LEVELS * len(REGION_FEATURES)):
             for i in range(count):
@@ -100,18 +98,18 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
         shift = SHIFTS[k] + g.bits[LOWEST]
         for i in range(count):
             entry = entries[i]
-            number = fact[entry, 4] >> shift
+            number = fact[8 * entry] >> shift
             at = hash_key(number) & (place.shape[1] - 1)
-            last = fact[entry, 0]
-            latest = place[k, at, LAST]
-            known = level[k, at, KNOWN]
-            rate = level[k, at, RATE]
+            last = fact[8 * entry + 1]
+            latest = place[k, at, LATEST]
+            share = place[k, at, KNOWN]
+            rate = place[k, at, RATE]
             # Otherwise another region has taken the place. All is read first, so that nothing has to be guessed.
-            mine = (place[k, at, NUMBER] == number) & (latest > 0)
+            mine = (place[k, at, NAME] == np.float64(number & NAMES)) & (latest > 0.0)
             out[i, j] = now - (latest if mine else last)
-            out[i, j + 1] = max(latest - last, np.int64(0)) if mine else np.int64(0)
-            out[i, j + 2] = known if mine else np.float32(-1.0)
-            out[i, j + 3] = rate if mine else np.float32(0.0)
+            out[i, j + 1] = max(latest - last, 0.0) if mine else 0.0
+            out[i, j + 2] = share if mine else -1.0
+            out[i, j + 3] = rate if mine else 0.0
         j += len(REGION_FEATURES)
     for _ in range(LEVELS):  # apart from the above, so that it runs on several rows at once
         j -= len(REGION_FEATURES)

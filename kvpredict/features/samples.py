@@ -32,15 +32,14 @@ class Samples(NamedTuple):
     clock: np.ndarray  # int64 [1], samples taken so far
 
 
-def make_samples(m: int, width: int, first: np.ndarray) -> Samples:
-    """Return an empty ring; ``first``, int32 ``[n]``, is the place for what its field of that name says."""
-    first[:] = -1
+def make_samples(m: int, width: int, entries: int) -> Samples:
+    """Return an empty ring."""
     return Samples(
         row=np.zeros((m, width), np.float32),
         when=np.zeros((m, 2), np.int64),
         unit=np.ones(m, np.float64),
         link=np.full((m, 3), -1, np.int32),
-        first=first,
+        first=np.full(entries, -1, np.int32),
         clock=np.zeros(1, np.int64),
     )
 

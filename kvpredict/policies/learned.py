@@ -29,6 +29,9 @@ from kvpredict.core.policy import Kernels, Policy, Traits, require
 from kvpredict.core.random import below, seed_random
 from kvpredict.core.validate import list_nodes
 from kvpredict.features.history import (
+    FACTS,
+    LAST,
+    SIZE,
     History,
     make_history,
     note_eviction,
@@ -68,6 +71,7 @@ class State(NamedTuple):
     slot: np.ndarray  # int32 [entries], slot of each history entry, -1 when not resident
     word: np.ndarray  # int64 [7]: random numbers, units used, capacity, whether objects differ in worth, history
     # entry of the miss in hand, next of the queue to go, end of the queue
+    value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows
     score: np.ndarray  # float64 [c]
@@ -164,6 +168,7 @@ class Learned(Policy):
             place=np.full(slots, -1, np.int32),
             slot=np.full(history.free.size, -1, np.int32),
             word=np.array([seed_random(seed)[0], 0, capacity, 0, -1, 0, 0], np.int64),
+            value=np.zeros(history.free.size),
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((self.candidates, width), np.float32),
             score=np.zeros(self.candidates, np.float64),
@@ -191,7 +196,7 @@ class Learned(Policy):
         assert int((state.slot >= 0).sum()) == held
         assert all(state.order[state.place[slot]] == slot for slot in resident)
         assert int((state.place >= 0).sum()) == held
-        assert int(state.history.size[state.entry[resident]].sum()) == state.word[USED] <= state.word[CAPACITY]
+        assert int(h.fact[FACTS * state.entry[resident] + SIZE].sum()) == state.word[USED] <= state.word[CAPACITY]
         ghosts = list_nodes(h.links, h.free.size)
         entries = [*ghosts, *state.entry[resident].tolist(), *h.free[: h.clock[4]].tolist()]
         assert sorted(entries) == list(range(h.free.size))
@@ -279,7 +284,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         while True:
             while word[HEAD] < word[TAIL]:
                 at = word[HEAD]
-                if slot[queue[at]] >= 0 and fact[queue[at], 0] == queue_last[at]:
+                if slot[queue[at]] >= 0 and fact[FACTS * queue[at] + LAST] == queue_last[at]:
                     return at
                 word[HEAD] += 1
             held = h.clock[1]
@@ -293,8 +298,8 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 unit = residence_time(h, entry.size)
                 for _ in range(LOGGED):
                     i = below(log.word, count)
-                    record(log, x, i, h.clock[0], fact[drawn[i], 0], unit, 0)
-            rank(score, drawn, s.history.value, word[UNEQUAL], count)
+                    record(log, x, i, h.clock[0], fact[FACTS * drawn[i] + LAST], unit, 0)
+            rank(score, drawn, s.value, word[UNEQUAL], count)
             # In a small cache a batch would be a large share of it, chosen at one moment.
             victims = min(np.int64(queue.size), max(np.int64(1), min(count // 4, held // 64)))
             for v in range(victims):
@@ -308,7 +313,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
                 drawn[worst] = drawn[v]
                 score[worst] = score[v]
                 queue[v] = chosen
-                queue_last[v] = fact[chosen, 0]
+                queue_last[v] = fact[FACTS * chosen + LAST]
                 queue_score[v] = lowest
             word[HEAD] = 0
             word[TAIL] = victims
@@ -322,7 +327,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         s.place[slot] = -1
         entry = s.entry[slot]
         s.slot[entry] = -1
-        s.word[USED] -= s.history.size[entry]
+        s.word[USED] -= s.history.fact[FACTS * entry + SIZE]
         note_eviction(s.history, entry, True)
 
     @lean_kernel
@@ -339,21 +344,21 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         if e.size > 1 or weight != 1.0:
             s.word[UNEQUAL] = 1
         entry = note_miss(h, e, s.entry.size)
-        s.history.value[entry] = worth(weight, e.size)
+        s.value[entry] = worth(weight, e.size)
         keep_extra(s, entry, e)
         s.word[CURRENT] = entry
         full = s.word[USED] + e.size > s.word[CAPACITY] or h.clock[1] == s.entry.size
         wanted = True
         if mode != "evict" and full:
             s.drawn[0] = entry
-            s.history.size[entry] = e.size
+            s.history.fact[FACTS * entry + SIZE] = e.size
             write(h, s.drawn, 1, s.entry.size, s.x)
             if s.log.last.size > 0:
                 now = h.clock[0]
                 record(s.log, s.x, 0, now, now, residence_time(h, s.entry.size), 1)
             score_batch(s.model, s.x, 1, s.score)
             if evicts:
-                rank(s.score, s.drawn, s.history.value, s.word[UNEQUAL], 1)
+                rank(s.score, s.drawn, s.value, s.word[UNEQUAL], 1)
                 mine = s.score[0]  # before the candidates overwrite the buffers
                 wanted = mine >= s.queue_score[next_victim(s)]
             else:
@@ -384,7 +389,7 @@ def _kernels(kind: str, mode: str, objective: str, link: str, extras: int, base:
         at = s.history.clock[1] - 1
         s.order[at] = slot
         s.place[slot] = at
-        s.history.size[entry] = e.size
+        s.history.fact[FACTS * entry + SIZE] = e.size
         s.word[USED] += e.size
         if base is not None:
             base.insert(s.base, slot, e)

@@ -114,7 +114,7 @@ def test_memory_is_bounded_and_the_oldest_ghost_goes_first() -> None:
         entry = h.note_miss(state, Event(0.0, np.int64(key), np.int64(1), 1.0, ()), 2)
         h.note_eviction(state, entry, False)
     assert state.clock[h.FREE] == 0
-    known = sorted(state.key[(state.cells[state.cells != 0] & 0xFFFFFFFF) - 1].tolist())
+    known = sorted(state.fact[8 * ((state.cells[state.cells != 0] & 0xFFFFFFFF) - 1)].tolist())
     assert known == [94, 95, 96, 97, 98, 99]
 
 

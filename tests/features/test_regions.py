@@ -56,7 +56,9 @@ class NaiveRegions:
 def written(state: Regions, objects: list[tuple[int, int]], now: int, out: np.ndarray) -> None:
     """Write the rows of objects given by their keys and last accesses."""
     keys, when = np.array(objects, np.int64).T
-    write_regions(state, keys, when[:, None].copy(), np.arange(len(keys)), len(keys), now, 1 / UNIT, out, 0)
+    fact = np.zeros((len(keys), 8), np.int64)
+    fact[:, 0], fact[:, 1] = keys, when
+    write_regions(state, fact.reshape(-1), np.arange(len(keys)), len(keys), now, 1 / UNIT, out, 0)
 
 
 @settings(deadline=None)

@@ -20,7 +20,7 @@ steps = st.lists(
 @THOROUGH
 @given(steps, st.integers(1, 40))
 def test_labels_are_the_times_to_the_next_access(made: list[tuple[str, int, int]], horizon: int) -> None:
-    samples = make_samples(RING, WIDTH, np.zeros(ENTRIES, np.int32))
+    samples = make_samples(RING, WIDTH, ENTRIES)
     twin: list[dict[str, float | None]] = []
     now = 0
     for what, entry, ahead in made:

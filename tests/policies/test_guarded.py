@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kvpredict import KvpredictError, UnknownName
 from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.core.objective import worth
+from kvpredict.features.history import FACTS, LAST
 from kvpredict.policies import policy
 from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access, cost_of
@@ -119,11 +120,12 @@ def test_on_a_sample_compiled_equals_interpreted() -> None:
 @given(st.lists(st.integers(0, 50), max_size=60))
 @settings(deadline=None, max_examples=30)
 def test_entries_are_sorted_by_their_last_access(times: list[int]) -> None:
-    when = np.array(times, np.int64).reshape(-1, 1)
+    fact = np.zeros((len(times), FACTS), np.int64)
+    fact[:, LAST] = times
     entries = np.arange(len(times), dtype=np.int32)[::-1].copy()
-    by_last_access(entries, len(times), when)
+    by_last_access(entries, len(times), fact.reshape(-1))
     assert sorted(entries.tolist()) == list(range(len(times)))
-    assert when[entries, 0].tolist() == sorted(times)
+    assert fact[entries, LAST].tolist() == sorted(times)
 
 
 @pytest.mark.parametrize("weight", [1e-9, 0.3, 1.0, 7.5, 1e6])

@@ -10,7 +10,7 @@ from kvpredict.core.lists import back, newer
 from kvpredict.core.policy import Kernels
 from kvpredict.core.shadow import shadow_kernels
 from kvpredict.core.table import hash_key
-from kvpredict.features.history import COUNT
+from kvpredict.features.history import COUNT, FACTS, KEY, LAST, SIZE
 from kvpredict.policies.guarded.state import AWAKE, ENTRY, LEADER, ORDER, PENDING, PENDINGS, SAMPLED, WHERE
 
 TOUCHES = 32  # a new leader is told at most that an object was asked for so many times
@@ -111,12 +111,13 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
         count = 0
         for i in range(known):
             entry = order[i]
+            size = c.history.fact[FACTS * entry + SIZE]
             for _ in range(min(np.int64(c.history.row[entry, COUNT]), np.int64(TOUCHES))):
                 requests.entry[count] = entry
-                requests.key[count, 0] = c.history.key[entry]
-                requests.key[count, 1] = c.history.size[entry]
-                requests.time[count, 0] = c.history.fact[entry, 0]
-                requests.time[count, 1] = cost_of(c.history.value[entry]) * c.history.size[entry] if by_cost else 1.0
+                requests.key[count, 0] = c.history.fact[FACTS * entry + KEY]
+                requests.key[count, 1] = size
+                requests.time[count, 0] = c.history.fact[FACTS * entry + LAST]
+                requests.time[count, 1] = cost_of(c.value[entry]) * size if by_cost else 1.0
                 count += 1
             if count + TOUCHES > PENDINGS or i == known - 1:
                 run(shadows[0], c.entry, c.gone, c.apart, requests, 0, count, c.word[LEADER])
@@ -127,15 +128,15 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
 
 
 @lean_kernel
-def by_last_access(entries, count, when):
+def by_last_access(entries, count, fact):
     """Sort entries, last used last: Shell's sort, which needs no room."""
     gap = count // 2
     while gap > 0:
         for i in range(gap, count):
             entry = entries[i]
-            last = when[entry, 0]
+            last = fact[FACTS * entry + LAST]
             at = i
-            while at >= gap and when[entries[at - gap], 0] > last:
+            while at >= gap and fact[FACTS * entries[at - gap] + LAST] > last:
                 entries[at] = entries[at - gap]
                 at -= gap
             entries[at] = entry

@@ -9,6 +9,9 @@ from kvpredict.core.lists import back, newer, push_front, unlink
 from kvpredict.core.objective import weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels
 from kvpredict.features.history import (
+    FACTS,
+    LAST,
+    SIZE,
     note_eviction,
     note_hit,
     note_insertion,
@@ -105,7 +108,7 @@ def leave(c, slot):
     slots[slot, PLACE] = -1
     entry = slots[slot, ENTRY]
     c.entry[entry, SLOT] = -1
-    c.word[USED] -= c.history.size[entry]
+    c.word[USED] -= c.history.fact[FACTS * entry + SIZE]
     unqueue(c, entry)
     note_eviction(c.history, entry, True)
 
@@ -196,7 +199,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         for i in range(count):
             # The model predicts the log of the time to the next use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
-                score[i] -= c.history.value[drawn[i]]
+                score[i] -= c.value[drawn[i]]
             if not c.entry[drawn[i], QUEUED]:
                 score[i] -= c.level[LAMBDA]
         for v in range(victims):
@@ -209,7 +212,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             drawn[worst] = drawn[v]
             score[worst] = score[v]
             victim[v, 0] = chosen
-            victim[v, 1] = h.fact[chosen, 0]
+            victim[v, 1] = h.fact[FACTS * chosen + LAST]
             c.doom[v] = highest
         c.word[HEAD] = 0
         c.word[TAIL] = victims
@@ -232,7 +235,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
                 at = word[HEAD]
                 word[HEAD] += 1
                 chosen = c.victim[at, 0]
-                if c.entry[chosen, SLOT] >= 0 and fact[chosen, 0] == c.victim[at, 1]:
+                if c.entry[chosen, SLOT] >= 0 and fact[FACTS * chosen + LAST] == c.victim[at, 1]:
                     return c.entry[chosen, SLOT]
             refill(c, samples, model)
 
@@ -253,14 +256,14 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         score_columns(model, new.x, 1, new.score)
         score = new.score[0]
         if varies and word[UNEQUAL]:
-            score -= c.history.value[entry]
+            score -= c.value[entry]
         if c.entry[entry, WHERE + word[LEADER]] >= 0:
             score -= c.level[LAMBDA]
         while True:
             while word[HEAD] < word[TAIL]:
                 at = word[HEAD]
                 chosen = c.victim[at, 0]
-                if c.entry[chosen, SLOT] >= 0 and h.fact[chosen, 0] == c.victim[at, 1]:
+                if c.entry[chosen, SLOT] >= 0 and h.fact[FACTS * chosen + LAST] == c.victim[at, 1]:
                     return score > c.doom[at]
                 word[HEAD] += 1
             refill(c, samples, model)
@@ -268,7 +271,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
     @lean_subroutine
     def expel(c, shadows, ghost):
         """Take a ghost out of all shadows."""
-        if c.history.fact[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+        if c.history.fact[FACTS * ghost + LAST] > c.history.clock[0] - c.word[PENDING]:
             catch_up(c, shadows)  # its entry is about to be another key's
         c.word[LOST] += held_by_shadows(c, ghost)
         drop(c, shadows, ghost)
@@ -286,7 +289,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             push_front(links, c.history.free.size, ghost)
             ghost = oldest_ghost(c.history)
             held = held_by_shadows(c, ghost)
-        if held or c.history.fact[ghost, 0] > c.history.clock[0] - c.word[PENDING]:
+        if held or c.history.fact[FACTS * ghost + LAST] > c.history.clock[0] - c.word[PENDING]:
             expel(c, shadows, ghost)
         lose(samples, ghost)
 
@@ -311,9 +314,9 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             make_room(c, s.samples, s.shadows)
         entry = note_miss(h, e, len(c.slot))
         resolve(s.samples, entry, h.clock[0])
-        c.history.size[entry] = e.size
+        c.history.fact[FACTS * entry + SIZE] = e.size
         c.word[CURRENT] = entry
-        c.history.value[entry] = worth(weight, e.size)
+        c.value[entry] = worth(weight, e.size)
         c.missed[c.led.size] += weight
         c.missed[c.led.size + 1] += 1.0
         note_request(c, entry, e)

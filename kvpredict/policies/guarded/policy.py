@@ -16,7 +16,7 @@ from kvpredict.core.random import seed_random
 from kvpredict.core.rows import make_rows
 from kvpredict.core.shadow import leaves, make_requests, make_shadows
 from kvpredict.core.validate import list_nodes
-from kvpredict.features.history import make_history
+from kvpredict.features.history import FACTS, SIZE, make_history
 from kvpredict.features.samples import make_samples
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.policies.guarded.kernels import guarded_kernels
@@ -206,6 +206,7 @@ class Guarded(Policy):
             slot=np.full((slots, 3), -1, np.int32),
             entry=entry,
             queue=make_links(entries),
+            value=np.zeros(entries),
             requests=make_requests(PENDINGS),
             gone=np.zeros(slots + PENDINGS + 1, np.int64),
             order=np.zeros(entries if self.sample < 1 else 0, np.int32),
@@ -234,7 +235,7 @@ class Guarded(Policy):
             np.negative(model.base, out=model.base)
         return State(
             core=core,
-            samples=make_samples(self.samples, width, history.sample),
+            samples=make_samples(self.samples, width, entries),
             training=make_training(self.samples, width, DEPTH),
             model=model,
             shadows=shadows,
@@ -322,7 +323,7 @@ class Guarded(Policy):
         assert sorted(c.slot[:held, ORDER].tolist()) == resident.tolist()
         assert (c.entry[mine, SLOT] == resident).all()
         assert int((c.entry[:, SLOT] >= 0).sum()) == held == int((c.slot[:, PLACE] >= 0).sum())
-        assert int(h.size[mine].sum()) == c.word[USED] <= c.word[CAPACITY]
+        assert int(h.fact[FACTS * mine + SIZE].sum()) == c.word[USED] <= c.word[CAPACITY]
         ghosts = list_nodes(h.links, h.free.size)
         assert sorted([*ghosts, *mine.tolist(), *h.free[: h.clock[4]].tolist()]) == list(range(h.free.size))
         queue = list_nodes(c.queue, h.free.size)

@@ -41,6 +41,7 @@ class Core(NamedTuple):
     entry: np.ndarray  # int32 [entries, 2 + shadows]: slot of the object, -1 when not resident; 1 while in the queue;
     # slot in each shadow, -1 when it does not hold the object
     queue: np.ndarray  # int32 [2 * (entries + 1)], residents that the leader does not hold, latest in front
+    value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     requests: Requests  # not yet shown to the shadows
     gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
     order: np.ndarray  # int32 [entries], room to sort them; [0] where no leader has to be filled
