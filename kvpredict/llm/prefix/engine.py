@@ -170,12 +170,19 @@ def _bind(kernels: Kernels) -> Engine:
         return total
 
     @lean_subroutine
-    def evict(s, p, c, now):
+    def foremost(s, p, c, now):
+        """Return the node that goes first by the ranks of now; -1 where none may go."""
         if exposed(p, c) == 0:
             return -1
         if p.timer_slots.shape[1] > 0:
             tick(s, p, c, now)
-        node = choose(s, p, c, now)
+        return choose(s, p, c, now)
+
+    @lean_subroutine
+    def evict(s, p, c, now):
+        node = foremost(s, p, c, now)
+        if node < 0:
+            return -1
         leave(s, p, c, node, now)
         evicted(s, p, c, node, now)
         return node
@@ -195,10 +202,8 @@ def _bind(kernels: Kernels) -> Engine:
         """Make room for one block worth ``least``; return whether there is some."""
         while p.used[c] >= p.capacity[c]:
             if least < np.inf:
-                if exposed(p, c) == 0:
-                    return False
-                lowest = choose(s, p, c, now) if heaps > 1 else p.slots[c, 0]
-                if p.rank[c * heaps + side(s, lowest), lowest] >= least:
+                lowest = foremost(s, p, c, now)
+                if lowest < 0 or p.rank[c * heaps + side(s, lowest), lowest] >= least:
                     return False
             node = evict(s, p, c, now)
             if node < 0:
