@@ -6,9 +6,13 @@ them may be compressed with gzip, xz, zstd or bzip2.
 """
 
 import json
+import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from kvpredict.cache.arguments import plain_function
 from kvpredict.core.errors import TraceError, unknown_name
@@ -28,6 +32,8 @@ __all__ = ["RequestLog", "read_requests", "request_format"]
 FIELDS = {"mooncake": mooncake.KINDS, "bailian": bailian.KINDS}
 BLOCK_SIZES = {"mooncake": 512, "bailian": 16}  # tokens
 UNITS = {"mooncake": "ms", "bailian": "s"}
+LATE = 3600.0  # seconds by which a request may outlast one that arrived after it
+log = logging.getLogger("kvpredict.trace")
 
 
 def read_requests(
@@ -94,12 +100,10 @@ def read_requests(
         kind = request_format(source.head)
         if kind is None:
             raise TraceError(_expected(source))
-        counts: dict[str, Any] = {}
         times = RequestTimes(time_unit or UNITS.get(kind))
         if kind in BLOCK_SIZES:
-            counts["empty"] = 0
             block_size = block_size or BLOCK_SIZES[kind]
-            parse = _hashed(FIELDS[kind], times, block_size, counts)
+            parse = _hashed(FIELDS[kind], times, block_size)
         elif kind == "kv_events":
             parse = kv_events(times)
         elif kind == "request_log":
@@ -114,7 +118,8 @@ def read_requests(
             if continues is not None:
                 plain_function("continues", continues)
             parse = chats(source.path, times, tokenize, block_size or 16, continues, texts)
-        rows = read_rows(source, batched_events(source) if kind == "kv_events" else records(source), parse)
+        items = batched_events(source) if kind == "kv_events" else records(source)
+        rows = read_rows(source, items, parse, block_size or 16)
         if not rows:
             first_fault = f"; the first fault is at {source.faults.first}" if source.faults.first else ""
             raise TraceError(f"{source.path} holds no request{first_fault}")
@@ -126,23 +131,33 @@ def read_requests(
             "compression": source.compression,
             "skipped": source.faults.skipped,
             "requests": len(rows),
-            **counts,
         }
+        if kind in BLOCK_SIZES:
+            info["empty"] = sum(len(row["blocks"]) == 0 for row in rows)
+        if kind == "request_log":
+            _weigh_order(source.path, rows)
         return as_trace(source.path, rows, block_size, source.stem, info)
 
 
 class RequestLog:
     """Appends one line a request to a file that ``read_requests`` reads; made for engine adapters.
 
+    Times in the file are seconds since 1970: the wall clock's when the log is opened, and from then on what ``clock``
+    counts, which nobody sets back. So runs that go on in one file follow each other there, whatever their clocks
+    counted from.
+
     Parameters
     ----------
     path : str or path
     block_size : int
         Tokens a block.
+    clock : callable, optional
+        That of the times given to ``write``, in seconds from any start. Default: they are since 1970 already.
     """
 
-    def __init__(self, path: str | os.PathLike[str], block_size: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], block_size: int, clock: Callable[[], float] | None = None) -> None:
         self.block_size = block_size
+        self._began = 0.0 if clock is None else time.time() - clock()
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - as long as the engine runs; whole lines
 
     def write(
@@ -156,9 +171,9 @@ class RequestLog:
         session: int | None = None,
         hints: Mapping[str, float] | None = None,
     ) -> None:
-        """Write a request that has ended: ``time`` is its arrival in seconds, ``blocks`` 64-bit ids."""
+        """Write a request that has ended: ``time`` is its arrival by the clock, ``blocks`` 64-bit ids."""
         row: dict[str, Any] = {
-            "time": time,
+            "time": self._began + time,
             "block_size": self.block_size,
             "blocks": [int(b) for b in blocks],
             "prompt_blocks": prompt_blocks,
@@ -203,26 +218,20 @@ def _expected(source: Source) -> str:
     )
 
 
-def _hashed(kinds: Mapping[str, type], times: RequestTimes, block_size: int, counts: dict[str, Any]) -> Parse:
+def _hashed(kinds: Mapping[str, type], times: RequestTimes, block_size: int) -> Parse:
     """Return a parser of Mooncake's and Bailian's lines; ``kinds`` are the fields that their readers know."""
     types: dict[str, int] = {}
 
     def parse(record: Mapping[str, Any]) -> Row:
         values, ids = request_of(record, kinds)
         known = dict(zip(kinds, values, strict=True))
-        long, held = int(known["input_length"]), len(ids)
-        # The last block may be part of one, or be left out; a prompt shorter than that may have none.
-        if not (held - 1) * block_size < long < (held + 1) * block_size:
-            raise ValueError(
-                f"{long} tokens in {held} blocks of {block_size}: give the block_size of this file, or mend it"
-            )
         session, hints = said(record)
         row = {
             "time": times.seconds(known["timestamp"]),
             "blocks": ids,
             "block_size": block_size,
-            "prompt_blocks": held,
-            "input_tokens": long,
+            "prompt_blocks": len(ids),
+            "input_tokens": int(known["input_length"]),
             "output_tokens": int(known["output_length"]),
             "session": session,
             "hints": hints,
@@ -230,7 +239,6 @@ def _hashed(kinds: Mapping[str, type], times: RequestTimes, block_size: int, cou
         if "chat_id" in known:
             row["chat"] = int(known["chat_id"]), int(known["parent_chat_id"])
             hints.setdefault("kind", float(types.setdefault(known["type"], len(types))))
-        counts["empty"] += not held
         return row
 
     return parse
@@ -244,6 +252,18 @@ def _name_by_chat(rows: Sequence[Row]) -> None:
         if row["session"] is None:
             row["session"] = roots.get(before, own)
         roots[own] = row["session"]
+
+
+def _weigh_order(path: str, rows: Sequence[Row]) -> None:
+    """Warn of a log whose lines, which stand in the order of their requests' ends, cannot be of one clock."""
+    times = np.array([row["time"] for row in rows])
+    behind = int(np.count_nonzero(np.maximum.accumulate(times) - times > LATE))
+    if behind:
+        log.warning(
+            "%s: %d of %d requests are more than an hour earlier than one above them, as where runs by different "
+            "clocks go on in one file: they are sorted by time and lie among each other; give each run its own file",
+            path, behind, len(rows),
+        )  # fmt: skip
 
 
 def _logged(times: RequestTimes) -> Parse:

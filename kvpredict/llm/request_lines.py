@@ -39,14 +39,17 @@ def records(source: Source, kinds: type | tuple[type, ...] = dict) -> Iterator[t
             yield where, record
 
 
-def read_rows(source: Source, items: Iterable[tuple[str, Any]], parse: Parse) -> list[Row]:
-    """Return the rows that ``parse`` makes of ``items``; it raises ``ValueError`` for what does not fit."""
+def read_rows(source: Source, items: Iterable[tuple[str, Any]], parse: Parse, block_size: int) -> list[Row]:
+    """Return the rows that ``parse`` makes of ``items``; it raises ``ValueError`` for what does not fit.
+
+    ``block_size`` is that of rows which do not say.
+    """
     rows: list[Row] = []
     for where, item in items:
         try:
             row = parse(item)
             if row is not None:
-                _check(row)
+                _check(row, block_size if row["block_size"] is None else row["block_size"])
                 rows.append(row)
         except (ValueError, KvpredictError) as error:
             source.faults.bad(where, f"the request does not fit: {error}")
@@ -105,14 +108,20 @@ def as_trace(path: str, rows: list[Row], block_size: int | None, name: str, info
     )
 
 
-def _check(row: Row) -> None:
+def _check(row: Row, block_size: int) -> None:
     """Raise ``ValueError`` for numbers that cannot be."""
+    if not 1 <= block_size < 2**62:
+        raise ValueError(f"block_size is {block_size!s:.40}, expected at least 1 token")
     limits = {"input_tokens": 2**62, "output_tokens": 2**62, "prompt_blocks": len(row["blocks"])}
     for name, most in limits.items():
         if not 0 <= row[name] <= most:
             raise ValueError(f"{name} is {row[name]!s:.40}, expected 0 to {most}")
-    if row["block_size"] is not None and not 1 <= row["block_size"] < 2**62:
-        raise ValueError(f"block_size is {row['block_size']!s:.40}, expected at least 1 token")
+    long, held = row["input_tokens"], row["prompt_blocks"]
+    # The last block may be part of one, or be left out; a prompt shorter than that may have none.
+    if not (held - 1) * block_size < long < (held + 1) * block_size:
+        raise ValueError(
+            f"{long} tokens in {held} blocks of {block_size}: give the block_size of this file, or mend it"
+        )
 
 
 def _block_size(path: str, rows: Sequence[Row], given: int | None) -> int:

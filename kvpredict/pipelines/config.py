@@ -103,6 +103,7 @@ class PrefixTrain:
     split: float = 0.5
     policies: list[str] = field(default_factory=lambda: ["all"])
     every: float = 120.0
+    growth: float = 0.05
     host: float = 0.0
     hint_accuracy: float | None = None
     hint_from_text: bool = False
@@ -438,6 +439,7 @@ def _check(config: Config) -> None:
         ("pipeline.warmup", 0),
         ("pipeline.host", 0),
         ("pipeline.every", 0),
+        ("pipeline.growth", 0),
         ("pipeline.requests", 1),
         ("pipeline.block_size", 1),
         ("pipeline.sequences", 1),

@@ -36,7 +36,8 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     trace, figures = predicted(config, trace, cut)
     device, host = tiers(config, trace)
     policies: dict[str, Any] = dict.fromkeys(chosen(config, learned=True))
-    learned = fit_prefix(trace.head(cut), device + host, seed=config.seed, every=config.pipeline.every)
+    settings = {"every": config.pipeline.every, "growth": config.pipeline.growth}
+    learned = fit_prefix(trace.head(cut), device + host, seed=config.seed, **settings)
     policies[LEARNED] = learned
     results = replayed(config, trace, policies, cut)
     learned.save(folder / "policy")

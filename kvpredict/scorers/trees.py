@@ -15,7 +15,7 @@ import numpy as np
 from kvpredict.core.errors import ArtifactError, KvpredictError
 from kvpredict.core.jit import lean_kernel
 
-__all__ = ["MAX_DEPTH", "Trees", "check", "make_trees", "score_batch", "score_columns"]
+__all__ = ["MAX_DEPTH", "Trees", "check", "make_trees", "score_batch", "score_columns", "score_steps"]
 
 MAX_DEPTH = 12  # 4096 leaves a tree
 
@@ -140,6 +140,36 @@ def score_batch(trees, x, count, out):
             while a < inner:
                 a = 2 * a + 1 + (x[i, f[a]] > h[a])
             out[i] += v[a - inner]
+
+
+@lean_kernel
+def score_steps(trees, x, column, count, out):
+    """Write the scores of one row ``x``, float32 ``[width]``, with 0, 1, … ``count - 1`` in ``column``.
+
+    They are those of ``score_batch`` over these rows, to the bit. Each tree is walked once for each leaf that any of
+    them falls into, which are few: neighbours part only where ``column`` is tested.
+    """
+    feature, threshold, leaf = trees.feature, trees.threshold, trees.leaf
+    inner = feature.shape[1]
+    for k in range(count):
+        out[k] = trees.base[0]
+    for t in range(feature.shape[0]):
+        f, h, v = feature[t], threshold[t], leaf[t]
+        low = 0
+        while low < count:
+            x[column] = low
+            high = count  # from here on it may be another leaf
+            a = 0
+            while a < inner:
+                if x[f[a]] > h[a]:
+                    a = 2 * a + 2
+                else:
+                    if f[a] == column and h[a] < high - 1:
+                        high = int(h[a]) + 1
+                    a = 2 * a + 1
+            for k in range(low, high):
+                out[k] += v[a - inner]
+            low = high
 
 
 @lean_kernel

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -558,6 +559,35 @@ def test_the_log_outlives_the_policy(when: str, tmp_path: Path, monkeypatch: pyt
     assert len(trace) == 3
     assert len(trace.blocks) == 6
     assert not books.requests
+
+
+def test_vllms_log_has_times_since_1970_and_what_was_computed_of_a_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(vllm_prefix.LOG, str(tmp_path / "requests.jsonl"))
+    monkeypatch.setenv(POLICY, "lru")
+    books = vllm_prefix.Books(10)
+
+    class Long(Ended):
+        num_prompt_tokens = 500  # aborted after two blocks
+
+    class Wide(Ended):
+        block_hashes = tuple(bytes([k] * 32) for k in range(4))
+        num_prompt_tokens = 70
+
+    for request, ratio in ((Ended, 1), (Long, 1), (Wide, 2)):  # a block of the last is two hashes long
+        books.full(request, [], 0, None, ratio)
+        books.ended(request, 16)
+        if request is Long:
+            monkeypatch.setenv(vllm_prefix.LOG, str(tmp_path / "wide.jsonl"))
+            books.log.close()
+            books.log = None
+    books.log.close()
+    trace, wide = (read_requests(tmp_path / f"{name}.jsonl") for name in ("requests", "wide"))
+    assert abs(trace.times - time.time()).max() < 60
+    assert trace.input_tokens.tolist() == [32, 32]
+    assert (wide.block_size, wide.prompts.tolist(), wide.input_tokens.tolist()) == (32, [2], [70])
+    assert books.safely.works
 
 
 def test_vllm_blocks_that_are_doubles_go_in_the_order_of_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,44 @@ def test_request_log_comes_back_as_written(tmp_path: Path) -> None:
     assert trace.hints["continues"].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
+def test_prompts_of_a_request_log_must_fit_their_blocks(tmp_path: Path) -> None:
+    fits = [record(block_size=16, blocks=[1, 2], prompt_blocks=2, input_tokens=n) for n in (17, 47)]
+    wrong = [record(block_size=16, blocks=[1, 2], prompt_blocks=2, input_tokens=n) for n in (0, 16, 48, 10**15)]
+    trace = read_requests(write(tmp_path / "log.jsonl", *fits, *wrong), on_error="skip")
+    assert (trace.input_tokens.tolist(), trace.info["skipped"]) == ([17, 47], 4)
+    with pytest.raises(TraceError, match=r"line 1: .*1000000000000000 tokens in 2 blocks of 16"):
+        read_requests(write(tmp_path / "log.jsonl", wrong[-1]))
+    unsaid = record(blocks=[1, 2], prompt_blocks=2, input_tokens=60)
+    assert read_requests(write(tmp_path / "log.jsonl", unsaid), block_size=32).block_size == 32
+    with pytest.raises(TraceError, match="60 tokens in 2 blocks of 16: give the block_size"):
+        read_requests(tmp_path / "log.jsonl")
+
+
+def test_runs_in_one_log_follow_each_other_whatever_their_clocks_count_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, wall = tmp_path / "log.jsonl", NEW_YEAR
+    for start in (500_000.0, 100.0):  # the second after a reboot
+        monkeypatch.setattr("kvpredict.llm.request_files.time.time", lambda wall=wall: wall)
+        log = RequestLog(path, 16, clock=lambda start=start: start)
+        for k in range(3):
+            log.write(start + 60 * k, [k], prompt_blocks=1, input_tokens=16, output_tokens=0)
+            monkeypatch.setattr("kvpredict.llm.request_files.time.time", lambda wall=wall: wall - 5000)  # it is set
+        log.close()
+        wall += 86_400
+    trace = read_requests(path)
+    assert (trace.times - NEW_YEAR).tolist() == [0, 60, 120, 86_400, 86_460, 86_520]
+    assert trace.info["reordered"] == 0
+    assert not caplog.text
+
+
+def test_a_log_of_several_clocks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    times = [500_000, 500_060, 500_030, 100, 160, 500_200]  # one request outlasts another; then a reboot
+    path = write(tmp_path / "log.jsonl", *(record(time=time) for time in times))
+    assert read_requests(path).info["reordered"] == 3
+    assert "2 of 6 requests are more than an hour earlier than one above them" in caplog.text
+
+
 def stored(parent: object, *hashes: object, block_size: int = 16) -> dict[str, object]:
     return {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent, "block_size": block_size}
 

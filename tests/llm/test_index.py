@@ -176,7 +176,7 @@ def test_what_the_engine_drops_no_longer_counts(policy: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    trace=request_traces(),
+    trace=request_traces(hinted=True),
     policy=st.sampled_from(["lru", "lfu", "s3fifo"]),
     capacity=st.integers(1, 12),
     host=st.sampled_from([0, 0, 3]),
@@ -302,3 +302,15 @@ def test_pins_count_by_the_block_size_that_is_given() -> None:
         ticket, *_ = index.begin(prompt, 47, hints=None if number else hints, block_size=16, now=float(number))
         index.end(ticket, now=number + 0.5)
     assert 2 in index
+
+
+@pytest.mark.parametrize("policy", ["lru", "lfu", "gdsf", "taillru", "workload", "learned"])
+def test_a_pin_that_has_run_out_binds_nobody(policy: str) -> None:
+    index = PrefixIndex(6, policy)
+    found = 0
+    for turn in range(20):
+        blocks, hints = (list(range(10, 16)), None) if turn else (list(range(6)), {"pin_tokens": 96, "pin_seconds": 5})
+        ticket, device, _ = index.begin(blocks, 96, hints=hints, block_size=16, now=60.0 * turn)
+        index.end(ticket, now=60.0 * turn + 1)
+        found += device
+    assert found >= 6 * 17

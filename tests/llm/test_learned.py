@@ -260,9 +260,24 @@ def test_damaged_policies_are_refused(tmp_path: Path, harm: str) -> None:
 
 
 def test_too_little_to_learn_from_is_said() -> None:
-    with pytest.raises(KvpredictError, match="Give a longer trace"):
+    with pytest.raises(KvpredictError, match=r": 52 segments of prompts, at least 500 are needed. Give a longer trace"):
         fit_prefix(generate_requests("chat", requests=20), 10)
-    for wrong in ({"every": -1.0}, {"half_life": 0.0}, {"rounds": 0}, {"rows": 5}, {"favour": 1.0}, {"first": 1}):
+    shared = [[*range(7), *range(100 * k, 100 * k + 3)] for k in range(1, 351)]
+    at_once = RequestTrace.from_lists([0.0] * 349 + [100.0], shared, 16)  # 70 % of it hits
+    with pytest.raises(KvpredictError, match=r": 1 of \d+ segments of prompts used again after .* 20 are needed"):
+        fit_prefix(at_once, 100)
+    soon = RequestTrace.from_lists(0.1 * np.arange(60), shared[:60], 16)
+    with pytest.raises(KvpredictError, match=": none of 176 segments of prompts was without use for 10 seconds"):
+        fit_prefix(soon, 100, first=50)
+    for wrong in (
+        {"every": -1.0},
+        {"growth": -0.1},
+        {"half_life": 0.0},
+        {"rounds": 0},
+        {"rows": 5},
+        {"favour": 1.0},
+        {"first": 1},
+    ):
         with pytest.raises(KvpredictError, match=next(iter(wrong))):
             prefix_policy("learned", **wrong)
 

@@ -20,17 +20,20 @@ SERVERS = (Server(), Server(decode_seconds=0.5, flops=1e12))
 SIMPLE = [name for name in prefix_policy_names() if name != "learned"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    trace=request_traces(),
+    trace=request_traces(hinted=True),
     policy=st.sampled_from(["lru", "lfu", "belady"]),
-    capacity=st.integers(1, 12),
+    capacity=st.one_of(st.integers(1, 3), st.integers(1, 12)),
     host=st.sampled_from([0, 0, 1, 4]),
     server=st.sampled_from(SERVERS),
+    store=st.sampled_from(["arrival", "end"]),
 )
-def test_equals_its_twin(trace: RequestTrace, policy: str, capacity: int, host: int, server: Server) -> None:
-    got = simulate_prefix(trace, policy, capacity, host_capacity=host, server=server).hit_blocks
-    expected = np.array(naive_hits(trace, policy, capacity, host, server))
+def test_equals_its_twin(
+    trace: RequestTrace, policy: str, capacity: int, host: int, server: Server, store: str
+) -> None:
+    got = simulate_prefix(trace, policy, capacity, host_capacity=host, server=server, store=store).hit_blocks
+    expected = np.array(naive_hits(trace, policy, capacity, host, server, store))
     assert got.tolist() == expected[:, : got.shape[1]].tolist()
 
 
@@ -131,6 +134,17 @@ def test_hints_pin_expire_and_rank() -> None:
     assert hit(pin_tokens=[16, *nothing[1:]], pin_seconds=[1e4, *nothing[1:]], priority=[np.nan, 100, 100, np.nan])
     assert hit(priority=[1.0, *nothing[1:]])
     assert hit(ttl=[np.nan, 5.0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("store", ["arrival", "end"])
+@pytest.mark.parametrize("hint", [{"pin_tokens": 96.0, "pin_seconds": 5.0}, {"ttl": 5.0}])
+@pytest.mark.parametrize("policy", prefix_policy_names())
+def test_pins_and_ttl_that_have_run_out_bind_nobody(policy: str, hint: dict[str, float], store: str) -> None:
+    blocks = [list(range(6)), *[list(range(10, 16))] * 20]
+    hints = {name: np.array([value, *[np.nan] * 20]) for name, value in hint.items()}
+    trace = RequestTrace.from_lists(60.0 * np.arange(21), blocks, 16, hints=hints)
+    # A policy that stores at the end may ask for a second use first.
+    assert simulate_prefix(trace, policy, 6, store=store).hits >= 6 * 18
 
 
 @pytest.mark.parametrize(("tokens", "kept"), [(16, 1), (17, 2), (32, 2), (33, 3)])

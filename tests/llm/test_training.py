@@ -1,17 +1,21 @@
 """Training beside a live index: nobody waits for it, and its model is adopted between two requests."""
 
+import itertools
 import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from kvpredict.cache.background import Background
+from kvpredict.llm.prefix import simulate_prefix
 from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.prefix.model import Model
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.training import Training
+from kvpredict.llm.prefix.turns import Turns
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.llm.workloads import generate_requests
 from kvpredict.scorers.trees import Node, make_trees
@@ -67,6 +71,38 @@ def test_without_a_thread_runs_are_repeatable_and_equal_to_a_model_adopted_at_on
         assert index._stale == []
         hits.append(index.hits[: len(TRACE), 0].copy())
     assert (hits[0] == hits[1]).all()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_quiet_server_trains_by_what_is_new_and_not_by_the_clock(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = []
+    fitted = Learned.fitted
+
+    def noted(self: Learned, turns: Turns, *rest: Any) -> Model | None:
+        known.append(int(turns.tally[0]))
+        return fitted(self, turns, *rest)
+
+    monkeypatch.setattr(Learned, "fitted", noted)
+    trace = replace(TRACE, times=200.0 * np.arange(len(TRACE)))  # between two requests it is time to train
+    policy = Learned(every=120.0, first=100, growth=0.2, rounds=5)
+    if live:
+        serve(PrefixIndex(300, policy, background=False), trace, 0, len(trace))
+    else:
+        simulate_prefix(trace, policy, 300)
+    assert 100 <= known[0] < 120
+    assert all(1.2 * a <= b < 1.2 * a + 20 for a, b in itertools.pairwise(known))
+    assert known[-1] > 1000
+
+
+def test_once_its_memory_is_full_a_share_of_that_must_be_new() -> None:
+    policy = Learned(rows=1024, growth=0.1)
+    turns = policy.state(10, 5, 10).turns
+    turns.tally[0] = 499
+    assert not policy.grown(turns, 0)
+    turns.tally[0] = 50_102
+    assert not policy.grown(turns, 50_000)
+    turns.tally[0] = 50_103
+    assert policy.grown(turns, 50_000)
 
 
 def test_an_error_in_training_is_logged_and_ends_training_only(

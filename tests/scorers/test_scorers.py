@@ -14,7 +14,7 @@ from kvpredict.core.arithmetic import compress
 from kvpredict.scorers import KINDS, predict_raw
 from kvpredict.scorers.linear import Linear
 from kvpredict.scorers.mlp import MLP
-from kvpredict.scorers.trees import MAX_DEPTH, Node, make_trees, score_columns
+from kvpredict.scorers.trees import MAX_DEPTH, Node, make_trees, score_columns, score_steps
 
 WIDTH = 5
 
@@ -50,6 +50,27 @@ def test_trees_of_depth_2_score_columns_as_they_score_rows(seed: int, rows: int)
     out = np.zeros(rows)
     score_columns(trees, np.asfortranarray(x), rows, out)
     np.testing.assert_array_equal(out, predict_raw(trees, x))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 5), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_steps_of_one_column_score_as_rows_of_their_own(seed: int, depth: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def stepped(node: Node) -> Node:
+        """Move the thresholds to where steps are parted, onto whole numbers too."""
+        if node.left is None or node.right is None:
+            return node
+        threshold = float(rng.integers(-2, 2 * steps + 2)) / 2
+        return node._replace(threshold=threshold, left=stepped(node.left), right=stepped(node.right))
+
+    trees = make_trees([stepped(random_tree(rng, depth)) for _ in range(9)], base=0.5)
+    column = int(rng.integers(WIDTH))
+    rows = np.tile(rng.uniform(-2, steps, WIDTH).astype(np.float32), (steps, 1))
+    rows[:, column] = np.arange(steps)
+    out = np.zeros(steps)
+    score_steps(trees, rows[0].copy(), column, steps, out)
+    np.testing.assert_array_equal(out, predict_raw(trees, rows))
 
 
 @given(st.integers(0, 10**6), st.integers(0, 5), st.integers(1, 20))

@@ -124,13 +124,18 @@ class Books:
             above = number
         return len(self.number) - known
 
-    def ended(self, request: Any, block_size: int) -> None:
-        """Note a request's end: the index learns of its use, and the log gets a line."""
+    def ended(self, request: Any, hash_size: int) -> None:
+        """Note a request's end: the index learns of its use, and the log gets a line.
+
+        ``hash_size`` is how many tokens one of vLLM's hashes stands for.
+        """
         begun, chains = self.requests.pop(request.request_id, (self.clock(), {}))
         if not chains:
             return
-        chain = chains[min(chains)]
+        chain, block_size = chains[min(chains)], hash_size * min(chains)
         inputs = int(getattr(request, "num_prompt_tokens", 0) or len(chain) * block_size)
+        if len(chain) < inputs // block_size:  # aborted in its prefill: what was computed counts
+            inputs = len(chain) * block_size
         outputs = int(getattr(request, "num_output_tokens", 0))
         prompt = min(len(chain), inputs // block_size)
         hints, session = _hints(request)
@@ -148,7 +153,7 @@ class Books:
 
     def _write(self, block_size: int, begun: float, chain: list[Any], **about: Any) -> None:
         if self.log is None:
-            self.log = RequestLog(os.environ[LOG], block_size)
+            self.log = RequestLog(os.environ[LOG], block_size, self.clock)
         self.log.write(begun, [key_number(block_hash) for block_hash in chain], **about)
 
 
@@ -249,5 +254,4 @@ def _note_full(pool: Any, books: Books, request: Any, blocks: Any, *_: Any, **na
 
 
 def _note_end(manager: Any, books: Books, request: Any) -> None:
-    size = next((g.kv_cache_spec.block_size for g in manager.kv_cache_config.kv_cache_groups), 16)
-    books.ended(request, size)
+    books.ended(request, manager.block_pool.hash_block_size)

@@ -182,9 +182,9 @@ def _bind(kernels: Kernels) -> Engine:
             total += p.held[c * heaps + 1, 0]
         return total
 
-    @lean_kernel
-    def upcoming(s, p, c, now):
-        """Return the node that goes next, -1 where none can."""
+    @lean_subroutine
+    def foremost(s, p, c, now):
+        """Return the node that goes first by the ranks of now; -1 where none may go."""
         if exposed(p, c) == 0:
             return -1
         if p.timer_slots.shape[1] > 0:
@@ -193,7 +193,7 @@ def _bind(kernels: Kernels) -> Engine:
 
     @lean_subroutine
     def evict(s, p, c, now):
-        node = upcoming(s, p, c, now)
+        node = foremost(s, p, c, now)
         if node >= 0:
             lose(s, p, c, node, now)
         return node
@@ -213,10 +213,8 @@ def _bind(kernels: Kernels) -> Engine:
         """Make room for one block worth ``least``; return whether there is some."""
         while p.used[c] >= p.capacity[c]:
             if least < np.inf:
-                if exposed(p, c) == 0:
-                    return False
-                lowest = choose(s, p, c, now) if heaps > 1 else p.slots[c, 0]
-                if p.rank[c * heaps + side(s, lowest), lowest] >= least:
+                lowest = foremost(s, p, c, now)
+                if lowest < 0 or p.rank[c * heaps + side(s, lowest), lowest] >= least:
                     return False
             node = evict(s, p, c, now)
             if node < 0:
@@ -431,7 +429,7 @@ def _bind(kernels: Kernels) -> Engine:
         elif what in (EVICT, NEXT):
             if i >= 0 and p.resident[i, 0]:
                 lose(s, p, 0, i, now)
-            return float(upcoming(s, p, 0, now)) if what == NEXT else float(i)
+            return float(foremost(s, p, 0, now)) if what == NEXT else float(i)
         elif what == PIN:
             seize(s, p, i)
         elif what == UNPIN:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.llm.prefix.model import examples, fit_model
+from kvpredict.llm.prefix.model import examples, fit_model, lacking
 from kvpredict.llm.prefix.policies import prefix_policy
 from kvpredict.llm.prefix.policies.learned import Learned
 from kvpredict.llm.prefix.result import Server
@@ -48,12 +48,12 @@ def fit_prefix(
     replayed = simulate_prefix(trace, replace(policy, every=0.0), capacity, server=server, seed=seed)
     turns, now = replayed.info["turns"], float(trace.times[-1]) if len(trace) else 0.0
     model = fit_model(turns, now, least=policy.first, rounds=policy.rounds, leaves=policy.leaves, seed=seed)
+    _, y, _ = examples(turns, now, seed)
     if model is None:
         raise KvpredictError(
-            f"{trace.name}: too little to learn from in {len(trace)} requests ({int(turns.tally[0])} segments, at "
-            f"least {policy.first} are needed, and some reuse). Give a longer trace"
+            f"{trace.name}: too little to learn from in {len(trace)} requests: {lacking(turns, y, policy.first)}. "
+            "Give a longer trace"
         )
-    _, y, _ = examples(turns, now, seed)
     metadata = {
         "trace": trace.name,
         "requests": len(trace),

@@ -400,9 +400,10 @@ class PrefixIndex:
         if self._top + room > len(self.requests.node):
             self._compact(room)
         r = self.requests
-        held = r.node[r.start[ticket] : r.stop[ticket]].copy()
-        r.start[ticket], r.stop[ticket] = self._top, self._top + len(held)
-        r.node[self._top : self._top + len(held)] = held
+        held = int(r.stop[ticket] - r.start[ticket])
+        if held:
+            r.node[self._top : self._top + held] = r.node[r.start[ticket] : r.stop[ticket]].copy()
+        r.start[ticket], r.stop[ticket] = self._top, self._top + held
         self._room[ticket] = room
         self._top += room
 
@@ -422,6 +423,8 @@ class PrefixIndex:
         self._pin()
 
     def _extend(self, ticket: int, blocks: Sequence[int]) -> None:
+        if len(blocks) == 0:
+            return
         r = self.requests
         held = int(r.stop[ticket] - r.start[ticket])
         if held + len(blocks) > self._room[ticket]:

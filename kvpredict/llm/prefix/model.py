@@ -18,10 +18,11 @@ from kvpredict.llm.prefix.hazard import BINS, EDGES
 from kvpredict.llm.prefix.turns import FEATURES, Turns
 from kvpredict.scorers.trees import Node, Trees, check, make_trees
 
-__all__ = ["Model", "examples", "fit_model", "load_model", "no_model", "save_model"]
+__all__ = ["Model", "examples", "fit_model", "lacking", "load_model", "no_model", "save_model"]
 
 FORMAT = 1
 MOST = 400_000  # examples
+REUSES = 20  # examples of these, at least
 DEPTH = 8
 RATE, LEAST, FRACTION, L2 = 0.1, 50, 0.8, 1.0  # LightGBM's
 BAGS = 1
@@ -61,14 +62,27 @@ def examples(turns: Turns, now: float, seed: int = 0) -> tuple[np.ndarray, np.nd
     return x, y.astype(np.float32), turns.blocks[rows][which]
 
 
+def lacking(turns: Turns, y: np.ndarray, least: int) -> str | None:
+    """Return what there is too little of to train on the rows in ``turns``, whose labels are ``y``; else None."""
+    segments, reused = int((turns.stamp >= 0).sum()), int(y.sum())
+    if segments < least:
+        return f"{segments} segments of prompts, at least {least} are needed"
+    if reused < REUSES:
+        return (
+            f"{reused} of {segments} segments of prompts used again after their request had ended, at least {REUSES} "
+            "are needed; what requests in progress at the same time share does not count"
+        )
+    if reused == len(y):
+        return f"none of {segments} segments of prompts was without use for {EDGES[1]:g} seconds"
+    return None
+
+
 def fit_model(
     turns: Turns, now: float, *, least: int = 500, rounds: int = 80, leaves: int = 15, seed: int = 0
 ) -> Model | None:
-    """Train on the rows in ``turns``; None where there are fewer than ``least`` or hardly any reuse among them."""
-    if int((turns.stamp >= 0).sum()) < least:
-        return None
+    """Train on the rows in ``turns``; None where ``lacking`` names something."""
     x, y, weight = examples(turns, now, seed)
-    if y.sum() < 20 or y.sum() == len(y):
+    if lacking(turns, y, least):
         return None
     try:
         import lightgbm

@@ -35,6 +35,7 @@ class Training:
         self.policy, self.background = policy, background
         self.failed = False
         self._due = np.inf
+        self._seen = 0  # segments at the last training
         self._busy = False
         self._fresh: Model | None = None
 
@@ -44,11 +45,13 @@ class Training:
             self._due = now + self.policy.every
         if now >= self._due and not self._busy and not self.failed:
             self._due = now + self.policy.every
-            if not self.background:
-                return self.policy.fitted(turns, now)
-            self._busy = True  # first: the training may be over before ``submit`` is
-            if not _thread.submit(_train, weakref.ref(self), turns.rows(), now):
-                self._busy = False
+            if self.policy.grown(turns, self._seen):
+                before, self._seen = self._seen, int(turns.tally[0])
+                if not self.background:
+                    return self.policy.fitted(turns, now)
+                self._busy = True  # first: the training may be over before ``submit`` is
+                if not _thread.submit(_train, weakref.ref(self), turns.rows(), now):
+                    self._busy, self._seen = False, before
         fresh, self._fresh = self._fresh, None
         return fresh
 

@@ -22,7 +22,7 @@ from kvpredict.llm.prefix.hazard import BINS, age_step, gittins, reuse_within
 from kvpredict.llm.prefix.model import Model, fit_model, load_model, no_model, save_model
 from kvpredict.llm.prefix.policy import PrefixPolicy, Traits, require
 from kvpredict.llm.prefix.turns import CONTINUES, FEATURES, Turns, make_turns, note_arrival, note_end, write_segments
-from kvpredict.scorers.trees import Trees, score_batch
+from kvpredict.scorers.trees import Trees, score_steps
 
 __all__ = ["RANKINGS", "Learned"]
 
@@ -30,6 +30,7 @@ __all__ = ["RANKINGS", "Learned"]
 # model.
 RANKINGS = ("arrival", "lru", "lfu", "frequent", "hint", "model")
 ARRIVAL, LRU, LFU, FREQUENT, HINT, MODEL = range(6)
+AGE_BIN = len(FEATURES)  # column of what is scored
 WITHIN = 300.0  # seconds
 DEAD = -1e10  # rank of what will not be used again, over which order decides
 
@@ -40,18 +41,16 @@ class State(NamedTuple):
     ready: np.ndarray  # uint8 [1], whether there is a model
     hazard: np.ndarray  # float32 [m, BINS], by row of turns
     scored: np.ndarray  # int64 [m], stamp of the row that the hazard belongs to
-    x: np.ndarray  # float32 [BINS + 1, features + 1], to score; trees walk multiples of eight rows fastest
-    y: np.ndarray  # float64 [BINS + 1]
+    x: np.ndarray  # float32 [features + 1], to score
+    y: np.ndarray  # float64 [BINS]
 
 
 @lean_subroutine
 def _score(s, row):
-    for k in range(BINS):
-        for f in range(s.x.shape[1] - 1):
-            value = s.turns.x[row, f]
-            s.x[k, f] = -1.0 if np.isnan(value) else value
-        s.x[k, s.x.shape[1] - 1] = k
-    score_batch(s.trees, s.x, BINS + 1, s.y)
+    for f in range(AGE_BIN):
+        value = s.turns.x[row, f]
+        s.x[f] = -1.0 if np.isnan(value) else value
+    score_steps(s.trees, s.x, AGE_BIN, BINS, s.y)
     for k in range(BINS):
         s.hazard[row, k] = 1.0 / (1.0 + np.exp(-s.y[k]))
     s.scored[row] = s.turns.stamp[row]
@@ -66,7 +65,10 @@ class Learned(PrefixPolicy):
     model : Model, optional
         The first model; without one the policy serves by the simple rankings until it has learned.
     every : float, default 120
-        Seconds of the server's time between trainings; 0: never.
+        Seconds of the server's time between trainings, at least; 0: never.
+    growth : float, default 0.05
+        By what share of those remembered at the last training segments must have been added since, or it is put off for
+        another ``every`` seconds: what a quiet server learns from hardly changes in that time.
     first : int, default 500
         Rows needed for the first training.
     half_life : float, default 200
@@ -84,6 +86,7 @@ class Learned(PrefixPolicy):
 
     model: Model | None = field(default=None, repr=False, compare=False, metadata={"config": False})
     every: float = 120.0
+    growth: float = 0.05
     first: int = 500
     half_life: float = 200.0
     favour: float = 0.01
@@ -97,6 +100,7 @@ class Learned(PrefixPolicy):
             self.model is None or isinstance(self.model, Model), self, f"model must be a Model, got {self.model!r:.60}"
         )
         require(self.every >= 0, self, f"every must be at least 0 seconds, got {self.every}")
+        require(self.growth >= 0, self, f"growth must be at least 0, got {self.growth}")
         require(self.first >= 50, self, f"first must be at least 50 rows, got {self.first}")
         require(self.half_life > 0, self, f"half_life must be above 0 seconds, got {self.half_life}")
         require(0 <= self.favour < 1, self, f"favour must be between 0 and 1, got {self.favour}")
@@ -117,14 +121,14 @@ class Learned(PrefixPolicy):
             ready=np.array([self.model is not None], np.uint8),
             hazard=np.zeros((m, BINS), np.float32),
             scored=np.full(m, -2, np.int64),
-            x=np.zeros((BINS + 1, len(FEATURES) + 1), np.float32),
-            y=np.zeros(BINS + 1),
+            x=np.zeros(len(FEATURES) + 1, np.float32),
+            y=np.zeros(BINS),
         )
 
     def replay(self, run: Any, state: State, seed: int) -> dict[str, Any]:
         """Run a whole trace, training on the past on the way."""
         times = run.requests.time
-        n, at, count, model = len(times), 0, 0, self.model
+        n, at, count, seen, model = len(times), 0, 0, 0, self.model
         due = times[0] + self.every if n and self.every else np.inf
         while at < n:
             stop = min(n, max(at + 1, int(np.searchsorted(times, due)) if due < np.inf else n))
@@ -132,12 +136,15 @@ class Learned(PrefixPolicy):
             at = stop
             if at < n and times[at] >= due:
                 now = float(times[at])
+                due = now + self.every
+                if not self.grown(state.turns, seen):
+                    continue
+                seen = int(state.turns.tally[0])
                 fresh = self.trained(state, now, seed)
                 if fresh is not state:
                     state, count = fresh, count + 1
                     model = replace(model or no_model(), trees=state.trees)
                     run.engine.rerank(state, run.pool, now)
-                due = now + self.every
         followed = RANKINGS[int(run.pool.follows[0])]
         shadows = dict(zip(RANKINGS, run.shadows.tolist(), strict=True))
         return {"trained": count, "shadows": shadows, "followed": followed, "model": model, "turns": state.turns}
@@ -146,6 +153,11 @@ class Learned(PrefixPolicy):
         """Return the state with a model trained on all that ``state`` remembers; itself where that is too little."""
         model = self.fitted(state.turns, now, seed)
         return state if model is None else self.adopted(state, model)
+
+    def grown(self, turns: Turns, seen: int) -> bool:
+        """Return whether enough segments were added since there had been ``seen`` of them."""
+        segments, remembered = int(turns.tally[0]), len(turns.stamp)
+        return min(segments, remembered) >= self.first and segments - seen >= self.growth * min(seen, remembered)
 
     def fitted(self, turns: Turns, now: float, seed: int = 0) -> Model | None:
         """Return a model trained on ``turns``; None where they are too few."""
