@@ -8,14 +8,23 @@ an object is held: an evicted key starts again from one, so a key just too rare 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvpredict.core.frequencies import (
+    check_frequencies,
+    frequency_drop,
+    frequency_lowest,
+    frequency_more,
+    frequency_put,
+    make_frequencies,
+)
 from kvpredict.core.ghost import Ghosts, ghost_add, ghost_drop, ghost_find, make_ghosts
-from kvpredict.core.heap import Heap, check_heap, heap_drop, heap_pop, heap_push, heap_update, make_heap
+from kvpredict.core.heap import check_heap, heap_drop, heap_lowest, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
-from kvpredict.core.policy import Policy, require
+from kvpredict.core.policy import Kernels, Policy, require
 from kvpredict.core.validate import check_ghosts
 
 __all__ = ["Popularity", "probability"]
@@ -24,7 +33,8 @@ RATE, REMEMBERS, TOTAL = 0, 1, 2  # indices into State.scalars
 
 
 class State(NamedTuple):
-    heap: Heap  # by P, kept as log2 f without its common decay; then by last use
+    order: Any  # slots by P, then by last use: Frequencies where nothing is forgotten, else a Heap by log2 f without
+    # its common decay
     key: np.ndarray  # int64 [slots]
     frequency: np.ndarray  # float64 [slots], f as of the last access
     last: np.ndarray  # int64 [slots], clock of the last access
@@ -97,7 +107,7 @@ class Popularity(Policy):
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
         rate = 1.0 / max(self.half_life * slots, 1.0) if self.half_life else 0.0
         return State(
-            heap=make_heap(slots),
+            order=make_heap(slots) if self.half_life else make_frequencies(slots),
             key=np.zeros(slots, np.int64),
             frequency=np.zeros(slots, np.float64),
             last=np.zeros(slots, np.int64),
@@ -107,15 +117,32 @@ class Popularity(Policy):
             history=make_ghosts(int(slots * self.history)),
         )
 
-    @staticmethod
+    def kernels(self) -> Kernels:
+        return _kernels(self.half_life > 0)
+
+    def validate(self, state: State, resident: np.ndarray) -> None:
+        check = check_heap if self.half_life else check_frequencies
+        assert check(state.order) == resident.tolist()
+        check_ghosts(state.history)
+        assert not any(ghost_find(state.history, int(state.key[slot])) >= 0 for slot in resident)
+        held = sum(probability(state, slot) for slot in resident)
+        assert held <= 1 + 1e-9, f"probabilities of the objects held add up to {held}"
+
+
+@lru_cache(maxsize=2)
+def _kernels(forgets: bool) -> Kernels:
+    lowest, drop = (heap_lowest, heap_drop) if forgets else (frequency_lowest, frequency_drop)
+
     @lean_kernel
     def hit(s, slot, e):
         _tick(s)
         s.frequency[slot] = _decayed(s, s.frequency[slot], s.last[slot]) + 1.0
         s.last[slot] = s.clock[0]
-        heap_update(s.heap, slot, _rank(s, slot), s.clock[0])
+        if forgets:
+            heap_update(s.order, slot, _rank(s, slot), s.clock[0])
+        else:
+            frequency_more(s.order, slot)
 
-    @staticmethod
     @lean_kernel
     def admit(s, e):
         _tick(s)
@@ -126,33 +153,29 @@ class Popularity(Policy):
             ghost_drop(s.history, node)
         return True
 
-    @staticmethod
     @lean_kernel
     def evict(s, e):
-        victim = heap_pop(s.heap)
+        victim = lowest(s.order)
+        drop(s.order, victim)
         if s.scalars[REMEMBERS] > 0.0:
             node = ghost_add(s.history, 0, s.key[victim], 1)
             s.history.value[node] = s.frequency[victim]
             s.history.tag[node] = s.last[victim]
         return victim
 
-    @staticmethod
     @lean_kernel
     def insert(s, slot, e):
         s.key[slot] = e.key
         s.frequency[slot] = s.returning[0] + 1.0
         s.last[slot] = s.clock[0]
         s.returning[0] = 0.0
-        heap_push(s.heap, slot, _rank(s, slot), s.clock[0])
+        if forgets:
+            heap_push(s.order, slot, _rank(s, slot), s.clock[0])
+        else:
+            frequency_put(s.order, slot, np.int64(s.frequency[slot]))
 
-    @staticmethod
     @lean_kernel
     def remove(s, slot):
-        heap_drop(s.heap, slot)
+        drop(s.order, slot)
 
-    def validate(self, state: State, resident: np.ndarray) -> None:
-        assert check_heap(state.heap) == resident.tolist()
-        check_ghosts(state.history)
-        assert not any(ghost_find(state.history, int(state.key[slot])) >= 0 for slot in resident)
-        held = sum(probability(state, slot) for slot in resident)
-        assert held <= 1 + 1e-9, f"probabilities of the objects held add up to {held}"
+    return Kernels(hit, admit, evict, insert, remove)
