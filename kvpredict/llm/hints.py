@@ -5,9 +5,13 @@ Every trace, policy and host takes the same few hints, each a float a request (n
 - ``continues``: probability that the session sends another turn;
 - ``finish``: why generation ended, a code of ``FINISH``;
 - ``priority``: -1 evict before all others, 0 usual, 1 keep longer than those, and so on, from -100 to 100;
+  it has no end of its own, so give ``ttl`` with it (see below);
 - ``ttl``: seconds after the request's end from which its blocks go first;
 - ``pin_tokens``, ``pin_seconds``: the first so many tokens are evicted last for so long;
 - ``template``: the prompt template or tool; ``kind``: the operation or tenant; a number, or a text, which is hashed.
+
+Under lru, lfu, gdsf, workload and taillru, prompts of priority 1 that fill the cache keep all others out of it until
+their ``ttl`` is over, without one for good; learned, arc, slru and s3fifo take new blocks in all the same.
 
 The session's id is a column of the trace itself. ``hints_of`` reads them from a request's free dictionary, such as
 vLLM's ``kv_transfer_params``; ``said`` from a line of a log, whatever its format.

@@ -6,6 +6,7 @@ from kvpredict.core.errors import KvpredictError
 
 __all__ = ["attention_windows", "check_positions", "last_position", "moving_rope"]
 
+POSITIONS = ("max_position_embeddings", "max_seq_len")  # MPT has the second name only
 KINDS = {"full_attention", "sliding_attention"}
 MOVING = {"dynamic", "longrope"}  # rotations that change with the length of the text, and with them keys already made
 
@@ -59,7 +60,7 @@ def last_position(model: Any) -> int | None:
     config = model.config.get_text_config(decoder=True)
     if any(getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
         return None
-    return getattr(config, "max_position_embeddings", None)
+    return next((getattr(config, name) for name in POSITIONS if getattr(config, name, None) is not None), None)
 
 
 def check_positions(model: Any, tokens: int, what: str) -> None:

@@ -59,7 +59,8 @@ class PrefixCache:
     """A cache of prompt prefixes for a causal language model, which threads may share: they take turns at ``generate``.
 
     An error in ``generate``, an interrupt included, reaches the caller; what it left half done is forgotten, and the
-    rest is served on. After a change of the model's weights call ``clear``.
+    rest is served on. An interrupt within the index's own books empties the cache, and a learned policy forgets what it
+    has learned since it was given. After a change of the model's weights call ``clear``.
 
     Parameters
     ----------

@@ -24,7 +24,8 @@ class StateCache:
     """A cache of recurrent states, which threads may share: they take turns at ``run``.
 
     An error in ``run``, an interrupt included, reaches the caller; what it left half done is forgotten, and the rest is
-    served on. After a change of the weights, ``embed``'s included, call ``clear``.
+    served on. An interrupt within the index's own books empties the cache, and a learned policy forgets what it has
+    learned since it was given. After a change of the weights, ``embed``'s included, call ``clear``.
 
     Parameters
     ----------

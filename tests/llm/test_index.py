@@ -239,6 +239,36 @@ def test_long_and_many_requests() -> None:
     check_pool(index.pool, 1)
 
 
+@pytest.mark.parametrize("policy", ["lru", "learned", "s3fifo"])
+def test_requests_larger_than_its_memory_go_by_their_first_blocks(policy: str) -> None:
+    index = PrefixIndex(2, policy, host_capacity=1)
+    nodes = len(index.hash)
+    long, *_ = index.begin(range(nodes + 500), 16 * nodes + 8000, now=0.0)
+    other, *found = index.begin(range(10**6, 10**6 + 5), 80, now=1.0)  # there is no number left for it
+    again, *_ = index.begin(range(7), 112, now=2.0)
+    assert [int(index.requests.prompt[ticket]) for ticket in (long, other, again)] == [nodes, 0, 7]
+    assert found == [0, 0]
+    index.end(other, range(10**6 + 5, 10**6 + 9), 64, now=3.0)
+    index.cancel(again, now=4.0)
+    index.end(long, range(2 * nodes, 2 * nodes + 3), 48, now=5.0)  # these follow what is not known
+    assert not any(index.knows(block) for block in (10**6, 10**6 + 5, nodes, 2 * nodes))
+    index._tally = long  # the place that it had serves another as ever
+    ticket, *_ = index.begin(range(4000, 4003), 48, now=6.0)
+    assert ticket == long
+    index.end(ticket, [4003], 16, now=7.0)
+    assert index.knows(4003)
+    assert (index.pool.running == 0).all()
+    assert len(index._node) + len(index._free) == nodes
+    check_pool(index.pool, index.policy.traits.heaps)
+
+
+def test_what_has_no_number_left_is_named() -> None:
+    index = PrefixIndex(1)
+    index.begin(range(len(index.hash)), 16, now=0.0)
+    with pytest.raises(KvpredictError, match="more blocks are in use"):
+        index.put(10**6, now=1.0)
+
+
 def test_engines_that_keep_their_own_books() -> None:
     index = PrefixIndex(4, "lru", requests=4)
     for block, parent in ((1, None), (2, 1), (3, None)):

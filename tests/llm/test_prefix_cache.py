@@ -297,8 +297,9 @@ def test_prompts_that_cannot_be_read_are_refused(
     assert (cache.index.pool.running == 0).all()
 
 
-def test_learned_positions_end() -> None:
-    cache = PrefixCache(tiny("gpt2", n_positions=32).eval(), 10, block_size=4)
+@pytest.mark.parametrize(("kind", "name"), [("gpt2", "n_positions"), ("mpt", "max_seq_len")])
+def test_learned_positions_end(kind: str, name: str) -> None:
+    cache = PrefixCache(tiny(kind, **{name: 32}).eval(), 10, block_size=4)
     assert len(cache.generate([[1] * 30], 3)[0].tokens) == 3
     with pytest.raises(KvpredictError, match="positions end at 32"):
         cache.generate([[1] * 30], 4)
@@ -391,6 +392,28 @@ def test_more_prompts_than_requests_in_progress_are_served_in_turns(model: "tran
     answers = cache.generate(asked, 3, sessions=list(range(8)))
     assert [answer.tokens for answer in answers] == [plain(model, prompt, 3)[0] for prompt in asked]
     assert (cache.index.pool.running == 0).all()
+
+
+def test_prompts_of_more_blocks_than_the_index_has_room_for_are_answered(
+    model: "transformers.PreTrainedModel",
+) -> None:
+    cache = PrefixCache(model, 1, block_size=1)
+    room = len(cache.index.hash)
+    rng = np.random.default_rng(0)
+    asked = [rng.integers(0, 97, 400).tolist() for _ in range(3)]
+    assert sum(map(len, asked)) > room
+    assert [answer.tokens for answer in cache.generate(asked, 3)] == [plain(model, prompt, 3)[0] for prompt in asked]
+    assert (cache.index.pool.running == 0).all()
+    assert cache.generate(asked[-1:], 1)[0].cached_tokens == 1
+
+
+def test_states_of_more_blocks_than_the_index_has_room_for_are_answered() -> None:
+    rnn = torch.nn.GRU(4, 4, batch_first=True)
+    cache = StateCache(rnn, torch.nn.Embedding(97, 4), 1, block_size=1)
+    tokens = np.random.default_rng(0).integers(0, 97, len(cache.index.hash) + 10).tolist()
+    out, _ = cache.run(tokens)
+    assert out.shape[1] == len(tokens)
+    assert cache.run(tokens)[0].shape[1] == len(tokens) - 1
 
 
 def test_hints_are_read_before_any_work_begins(model: "transformers.PreTrainedModel") -> None:

@@ -105,14 +105,15 @@ def test_once_its_memory_is_full_a_share_of_that_must_be_new() -> None:
     assert policy.grown(turns, 50_000)
 
 
+@pytest.mark.parametrize("background", [True, False])
 def test_an_error_in_training_is_logged_and_ends_training_only(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    background: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(*_: Any) -> None:
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(Learned, "fitted", failing)
-    index = PrefixIndex(300, Learned(every=60.0, first=100))
+    index = PrefixIndex(300, Learned(every=60.0, first=100), background=background)
     with caplog.at_level(logging.ERROR, "kvpredict.llm"):
         serve(index, TRACE, 0, 300)
         index.training.join()

@@ -57,6 +57,9 @@ MOST = 2**26  # blocks of a tier: its nodes are numbered by 32 bits
 class PrefixIndex:
     """Which blocks to keep, by hash.
 
+    It numbers ``12 * (capacity + host_capacity) + 1025`` blocks at once. Where requests in progress use all numbers,
+    of a new one only those first blocks count that have a number, and the others are not stored.
+
     Parameters
     ----------
     capacity : int
@@ -122,6 +125,7 @@ class PrefixIndex:
         self._room = np.zeros(places, np.int64)
         self._top = 0
         self._busy: set[int] = set()
+        self._cut: set[int] = set()  # of these requests the first blocks only
         self._tally = 0
         self.training = Training(self.policy, self._background) if isinstance(self.policy, Learned) else None
         self._stale: list[int] = []  # caches whose blocks an older model ranked
@@ -143,7 +147,7 @@ class PrefixIndex:
             self._node.move_to_end(block)
             return node
         above = self._node.get(int(parent), -1) if parent is not None else -1
-        return self._number([block], above)[0]
+        return self._one(block, above)
 
     def knows(self, block: int) -> bool:
         """Return whether a block has a number, held or not."""
@@ -190,7 +194,6 @@ class PrefixIndex:
         ticket = self._ticket(len(blocks) + 64)
         r = self.requests
         try:
-            r.prompt[ticket] = len(blocks)
             r.time[ticket] = now
             r.tokens[ticket] = (input_tokens, 0.0)
             r.block[ticket] = input_tokens / max(1, len(blocks)) if block_size is None else block_size
@@ -201,6 +204,8 @@ class PrefixIndex:
         for name, value in known.items():
             r.hint[ticket, HINTS.index(name)] = value
         self._extend(ticket, blocks)
+        r = self.requests
+        r.prompt[ticket] = r.stop[ticket] - r.start[ticket]
         # Two tiers: what is found in the host's moves up here.
         self._act(BEGIN, ticket, now, tiers)
         self._busy.add(ticket)
@@ -254,7 +259,7 @@ class PrefixIndex:
         now = self.clock() if now is None else now
         node = self._node.get(block, -1)  # storing is no use
         if node < 0:
-            node = self._number([int(block)], -1 if parent is None else self._node.get(parent, -1))[0]
+            node = self._one(int(block), -1 if parent is None else self._node.get(parent, -1))
         self._serve(self._handle, PUT, node, now, self.tiers)
 
     def drop(self, block: int, now: float | None = None) -> None:
@@ -391,6 +396,7 @@ class PrefixIndex:
             self._tally += 1
         ticket = self._tally % places
         self._tally += 1
+        self._cut.discard(ticket)
         self.requests.start[ticket] = self.requests.stop[ticket] = 0
         self._give_room(ticket, blocks)
         return ticket
@@ -423,7 +429,8 @@ class PrefixIndex:
         self._pin()
 
     def _extend(self, ticket: int, blocks: Sequence[int]) -> None:
-        if len(blocks) == 0:
+        """Give a request more blocks, as far as there are numbers for them: none after one that has none."""
+        if len(blocks) == 0 or ticket in self._cut:
             return
         r = self.requests
         held = int(r.stop[ticket] - r.start[ticket])
@@ -445,11 +452,23 @@ class PrefixIndex:
             first = nodes.index(-1)
             above = nodes[first - 1] if first else int(r.node[at - 1]) if held else -1
             nodes[first:] = self._number(hashes[first:], above)
+            if len(nodes) < len(hashes):
+                self._cut.add(ticket)
         r.node[at : at + len(nodes)] = nodes
         r.stop[ticket] = at + len(nodes)
 
+    def _one(self, block: int, above: int) -> int:
+        """Return the number of a block that follows node ``above``; KvpredictError where none is left."""
+        nodes = self._number([block], above)
+        if not nodes:
+            raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
+        return nodes[0]
+
     def _number(self, blocks: Sequence[int], above: int) -> list[int]:
-        """Return the numbers of blocks that follow each other and node ``above``; the new ones get theirs here."""
+        """Return the numbers of blocks that follow each other and node ``above``; the new ones get theirs here.
+
+        They are fewer than the blocks where the numbers run out, because all known blocks are in use.
+        """
         known, free, hashes = self._node, self._free, self.hash
         parent, depth, below = self._links
         nodes = []
@@ -460,6 +479,8 @@ class PrefixIndex:
                     raise KvpredictError(f"a block's hash must be a whole number of 64 bits, got {block}")
                 if not free:
                     self._recycle(above)
+                if not free:
+                    break
                 node = free.pop()
                 known[block] = node
                 hashes[node] = block
@@ -503,8 +524,6 @@ class PrefixIndex:
         for node in freed.tolist():
             del self._node[self.hash[node]]
             self._free.append(node)
-        if not self._free:
-            raise KvpredictError("no block can be forgotten: more blocks are in use than the index has room for")
 
 
 @lru_cache(maxsize=64)

@@ -48,12 +48,20 @@ class Training:
             if self.policy.grown(turns, self._seen):
                 before, self._seen = self._seen, int(turns.tally[0])
                 if not self.background:
-                    return self.policy.fitted(turns, now)
+                    return self._fitted(turns, now)
                 self._busy = True  # first: the training may be over before ``submit`` is
                 if not _thread.submit(_train, weakref.ref(self), turns.rows(), now):
                     self._busy, self._seen = False, before
         fresh, self._fresh = self._fresh, None
         return fresh
+
+    def _fitted(self, turns: Turns, now: float) -> Model | None:
+        try:
+            return self.policy.fitted(turns, now)
+        except Exception:  # no request is to fail because of it
+            self.failed = True
+            log.exception("training failed; the prefix cache goes on with the model it has and trains no more")
+            return None
 
     def join(self) -> None:
         """Wait until the training thread is idle. For tests and shutdown."""
@@ -65,9 +73,6 @@ def _train(reference: "weakref.ref[Training]", rows: Turns, now: float) -> None:
     if training is None:
         return
     try:
-        training._fresh = training.policy.fitted(rows, now)
-    except Exception:
-        training.failed = True
-        log.exception("training failed; the prefix cache goes on with the model it has and trains no more")
+        training._fresh = training._fitted(rows, now)
     finally:
         training._busy = False
