@@ -25,7 +25,7 @@ STORED, GONE, SMALL = 0, 1, 2  # places in State.tally
 class State(NamedTuple):
     main: np.ndarray  # uint8 [n], whether the node is in the main queue of the device
     uses: np.ndarray  # int8 [n], since it was stored on the device, the storing request left out; at most 3
-    since: np.ndarray  # int64 [n], its number in the order of storing, of demotions and of uses elsewhere than on the device
+    since: np.ndarray  # int64 [n], its number in the order of storing, demotion and use off the device
     gone: np.ndarray  # int64 [n], its number in the order of evictions from the small queue, -1: no ghost
     tally: np.ndarray  # int64 [3]
     share: np.ndarray  # float64 [1]
