@@ -105,6 +105,27 @@ def test_vllm_offload_tier_learns_which_block_follows_which(version: str) -> Non
     assert index.pool.touches[index.node(hash(b"shared1"))] == 15  # also when the GPU had it
 
 
+@pytest.mark.parametrize("name", ["arc", "slru", "s3fifo", "gdsf", "workload"])
+def test_vllm_offload_tier_that_cannot_free_enough_changes_nothing(name: str) -> None:
+    policy = KvpredictPolicy(20, name)
+    for r in range(10):
+        keys, context = [f"{r}.{k}" for k in range(2)], SimpleNamespace(req_id=str(r), kv_transfer_params=None)
+        policy.on_store_miss(keys, context)
+        for key in keys:
+            policy.insert(key, SimpleNamespace(ref_cnt=int(r < 4)))
+        policy.on_request_finished([keys], context)
+    assert policy.index is not None
+    before = [array.copy() for array in (*policy.index.state, policy.index.pool.order)]
+    assert policy.evict(13, set()) is None
+    assert policy.evict(12, {"9.0"}) is None
+    after = (*policy.index.state, policy.index.pool.order)
+    assert all((now == then).all() for now, then in zip(after, before, strict=True))
+    victims = policy.evict(12, set())
+    assert victims is not None
+    assert {key for key, _ in victims} == {f"{r}.{k}" for r in range(4, 10) for k in range(2)}
+    assert policy.safely.failures == 0
+
+
 def test_vllm_offload_tier_that_is_small_for_what_runs_outlives_it() -> None:
     policy = KvpredictPolicy(2, "lru")
     contexts = [Context(str(r), [b"%d-%d" % (r, k) for k in range(100)]) for r in range(40)]

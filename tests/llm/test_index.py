@@ -13,7 +13,7 @@ from kvpredict.llm.prefix.index import PrefixIndex
 from kvpredict.llm.requests import RequestTrace
 from kvpredict.llm.workloads import generate_requests
 from tests.llm.draws import request_traces
-from tests.llm.test_simulate import check_pool
+from tests.llm.test_simulate import COUNTING, check_counts, check_pool
 
 # Those that store on arrival, and know no future.
 TRAITS = {name: prefix_policy(name).traits for name in prefix_policy_names()}
@@ -160,6 +160,30 @@ def test_what_the_engine_refuses_to_evict_stays_what_it_was(policy: str) -> None
     before = [array.copy() for array in index.state]
     assert index.pop_some(2, lambda _: False, now=9.0) == []
     assert all((now == then).all() for now, then in zip(index.state, before, strict=True))
+
+
+@pytest.mark.parametrize("host", [0, 3, 10, 40])
+@pytest.mark.parametrize("policy", COUNTING)
+def test_policies_count_what_the_device_holds(policy: str, host: int) -> None:
+    index, rng = PrefixIndex(10, policy, host_capacity=host), np.random.default_rng(3)
+    chains: list[list[int]] = [[]]
+    running: list[int] = []
+    for now in range(1500):
+        if rng.random() < 0.5 and len(running) < 6:
+            base = chains[rng.integers(max(0, len(chains) - 15), len(chains))]
+            chains.append([*base, *range(4 * now, 4 * now + int(rng.integers(1, 4)))][:8])
+            running.append(index.begin(chains[-1], 16 * len(chains[-1]), now=now)[0])
+        elif running:
+            ticket = running.pop(rng.integers(len(running)))
+            if rng.random() < 0.1:
+                index.cancel(ticket, now)
+            else:
+                index.end(ticket, [10**6 + now], 3, now=now)
+        elif rng.random() < 0.5:
+            index.drop(chains[-1][-1], now)
+        check_counts(policy, index.state, index.pool)
+        check_pool(index.pool, 2, stored_by_engine=True)
+    assert index.pool.used[: index.tiers].all()
 
 
 @pytest.mark.parametrize("policy", ["arc", "slru"])

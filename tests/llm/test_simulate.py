@@ -1,6 +1,7 @@
 """The compiled simulator against its twin, and the server's rules."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from kvpredict.core.errors import KvpredictError
 from kvpredict.core.heap import Heap, check_heap
 from kvpredict.llm.prefix import Server, prefix_policy, prefix_policy_names, simulate_prefix
 from kvpredict.llm.prefix import simulate as module
+from kvpredict.llm.prefix.policies.s3fifo import SMALL
 from kvpredict.llm.prefix.pool import Pool
 from kvpredict.llm.requests import RequestTrace
+from kvpredict.llm.workloads import generate_requests
 from tests.llm.draws import request_traces
 from tests.llm.naive import naive_hits
 
@@ -75,6 +78,55 @@ def test_invariants_hold_for_every_policy(trace: RequestTrace, policy: str, capa
     whole = simulate_prefix(trace, policy, capacity, host_capacity=host)
     assert pools
     assert (stepped.hit_blocks == whole.hit_blocks).all()
+
+
+COUNTING = ["arc", "slru", "s3fifo"]
+
+
+def check_counts(policy: str, state: Any, p: Pool) -> None:
+    """Assert that a policy that counts what the device holds counts right, whatever the host tier holds."""
+    device = p.resident[:, 0] > 0
+    if policy == "s3fifo":
+        assert state.tally[SMALL] == (device & (state.main == 0)).sum()
+        assert not state.main[~device].any()
+        return
+    again = (device & (state.kept == 3)).sum()
+    assert ((state.kept > 0) == device).all()
+    counted = state.held.tolist() if policy == "arc" else [p.used[0] - state.protected[0], state.protected[0]]
+    assert counted == [device.sum() - again, again]
+
+
+@pytest.mark.parametrize("store", ["arrival", "end"])
+@pytest.mark.parametrize("host", [0, 1, 5, 20, 80])
+@pytest.mark.parametrize("policy", COUNTING)
+def test_policies_count_what_the_device_holds(
+    policy: str, host: int, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = generate_requests("mixed", requests=300, seed=4, block_size=256)
+    original = module._Run.__call__
+    moved = []
+
+    def watched(run: module._Run, state: Any, first: int, last: int) -> None:
+        for i in range(first, last):
+            original(run, state, i, i + 1)
+            check_counts(policy, state, run.pool)
+            check_pool(run.pool, 2)
+        moved.append(run.pool.tally[2])
+
+    monkeypatch.setattr(module._Run, "__call__", watched)
+    found = simulate_prefix(trace, policy, 20, host_capacity=host, store=store)
+    assert moved[-1] > 100
+    assert (found.host_hits > 0) == (host > 0)
+
+
+@pytest.mark.parametrize("policy", COUNTING)
+def test_a_host_tier_takes_no_hits_from_the_device(policy: str) -> None:
+    trace = generate_requests("chat", requests=2000, seed=5)
+    capacity = trace.capacity(0.03)
+    alone = simulate_prefix(trace, policy, capacity).hits
+    for host in (capacity, 4 * capacity):
+        both = simulate_prefix(trace, policy, capacity, host_capacity=host)
+        assert both.hits - both.host_hits > 0.995 * alone
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,6 +12,7 @@ Select it with ``--kv-transfer-config`` by ``"eviction_policy": "KvpredictPolicy
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from kvpredict.llm.engines.guard import Safely, lenient_hints, policy_from_environment
@@ -84,10 +85,10 @@ class KvpredictPolicy(_Base):
     def evict(self, n: int, protected: Any, *_: Any, **__: Any) -> list[tuple[Any, Any]] | None:
         if n < 1:
             return []
-        if n > len(self.blocks):  # for a request larger than the tier: nothing is tried
+        oldest = self._oldest(n, protected)
+        if len(oldest) < n:  # the policy is not asked: it would take what it is given back for a ghost's return
             return None
-        chosen = self.safely(self._choose, n, protected) or self._oldest(n, protected)
-        return None if chosen is None else [(key, self.blocks.pop(key)) for key in chosen]
+        return [(key, self.blocks.pop(key)) for key in self.safely(self._choose, n, protected) or oldest]
 
     def clear(self) -> None:
         for key in list(self.blocks):
@@ -192,8 +193,8 @@ class KvpredictPolicy(_Base):
         self._open.clear()
         self._held = 0
 
-    def _choose(self, n: int, protected: Any) -> list[Any] | None:
-        """Take the ``n`` keys of lowest rank out of the index; None, and no change, where there are not as many."""
+    def _choose(self, n: int, protected: Any) -> list[Any]:
+        """Take the ``n`` keys of lowest rank out of the index, of at least as many that may go."""
         index, keys = self.index, self._keys
         assert index is not None
 
@@ -203,21 +204,17 @@ class KvpredictPolicy(_Base):
         numbers = index.pop_some(n, usable)
         if len(numbers) < n:  # the rest are inner blocks, whose descendants are in use
             taken = {keys[number] for number in numbers}
-            rest = [hash(key) for key in self._oldest(0, protected) or () if key not in taken]
-            if len(numbers) + len(rest) < n:
-                for number in reversed(numbers):
-                    index.put(number)
-                return None
+            rest = [hash(key) for key in self._oldest(len(self.blocks), protected) if key not in taken]
             rest = sorted(rest, key=lambda number: index.rank(number) or 0.0)[: n - len(numbers)]
             for number in rest:
                 index.drop(number)
             numbers += rest
         return [keys.pop(number) for number in numbers]
 
-    def _oldest(self, n: int, protected: Any) -> list[Any] | None:
-        """Return the ``n`` keys used longest ago, 0 for all; None where there are not as many."""
-        free = [key for key, block in self.blocks.items() if key not in protected and _unused(block)]
-        return free[: n or None] if len(free) >= n else None
+    def _oldest(self, n: int, protected: Any) -> list[Any]:
+        """Return the ``n`` keys used longest ago of those that may go, or as many as there are."""
+        free = (key for key, block in self.blocks.items() if key not in protected and _unused(block))
+        return list(islice(free, n))
 
 
 def _unused(block: Any) -> bool:

@@ -166,14 +166,16 @@ def _bind(kernels: Kernels) -> Engine:
     @lean_kernel
     def store(s, p, c, node, now):
         """Put in a node that is new to the cache; the policy is told first, for the heap that it stands in."""
-        stored(s, p, c, node)
+        if c == 0:
+            stored(s, p, node)
         enter(s, p, c, node, now)
 
     @lean_kernel
     def lose(s, p, c, node, now):
         """Take out a node, and tell the policy."""
         leave(s, p, c, node, now)
-        evicted(s, p, c, node, now)
+        if c == 0:
+            evicted(s, p, node, now)
 
     @lean_kernel
     def exposed(p, c):

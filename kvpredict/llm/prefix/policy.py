@@ -8,7 +8,9 @@ writes ``rank`` alone. ``s`` is its state, ``p`` the pool, ``r`` the requests an
 - ``until(s, p, node, which, now)``: when that rank changes by the passing of time, inf for never;
 - ``arrive(s, p, r, i, now)`` before a request's blocks are looked up, ``finish(s, p, r, i, now)`` after it has ended
   and before the pool notes the use. Both may name nodes whose rank they changed in ``p.dirty``;
-- ``stored(s, p, c, node)`` before cache ``c`` takes a node in, ``evicted(s, p, c, node, now)`` after it lost one;
+- ``stored(s, p, node)`` before the device takes a node in, ``evicted(s, p, node, now)`` after it lost one, to the host
+  tier or for good: what a policy counts is of the device alone, and the host tier goes by ``rank`` and ``side`` as they
+  are then;
 - ``worth(s, p, r, j, now)``: the rank of a block about to be stored (``r.node[j]``), which is refused when the lowest
   rank in a full cache is higher; by default everything is stored;
 - ``side(s, node)`` and ``choose(s, p, c, now)``: in which of the cache's heaps a node stands, and which node goes.
@@ -77,12 +79,12 @@ def _unheeded(s, p, r, i, now):
 
 
 @lean_kernel
-def _unnoted(s, p, c, node):
+def _unnoted(s, p, node):
     pass
 
 
 @lean_kernel
-def _unseen(s, p, c, node, now):
+def _unseen(s, p, node, now):
     pass
 
 

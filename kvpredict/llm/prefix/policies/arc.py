@@ -1,7 +1,8 @@
 """ARC: blocks used once and blocks used again share the cache, in proportions that hits on what was evicted shift.
 
 A miss on a block lately evicted from one part asks for more of that part. Ghost lists are kept as windows: a block
-evicted from a part is remembered for as many further evictions from it as the part lacks to the cache's size.
+evicted from a part is remembered for as many further evictions from it as the part lacks to the cache's size. A host
+tier is no part of this: it evicts by LRU, and a block that comes back from it is one lately evicted.
 
 Megiddo and Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003. Only unused leaves go.
 """
@@ -22,10 +23,10 @@ __all__ = ["ARC"]
 
 
 class State(NamedTuple):
-    kept: np.ndarray  # uint8 [n], 0 not stored, 1 stored and not used yet, 2 used once (T1), 3 used again (T2)
+    kept: np.ndarray  # uint8 [n], 0 not on the device, 1 stored and not used yet, 2 used once (T1), 3 used again (T2)
     gone: np.ndarray  # int64 [2, n], a node's number in the order of evictions from T1 and from T2, -1: none
     tally: np.ndarray  # int64 [2], evictions from each
-    held: np.ndarray  # int64 [2], nodes in each
+    held: np.ndarray  # int64 [2], nodes of the device in each
     target: np.ndarray  # float64 [1], of T1
 
 
@@ -49,7 +50,7 @@ class ARC(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def stored(s, p, c, node):
+    def stored(s, p, node):
         again = -1
         for k in range(2):
             window = p.capacity[0] - s.held[k]
@@ -77,10 +78,9 @@ class ARC(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def evicted(s, p, c, node, now):
+    def evicted(s, p, node, now):
         k = 1 if s.kept[node] == 3 else 0
-        if s.kept[node] > 0:
-            s.held[k] -= 1
+        s.held[k] -= 1
         s.gone[k, node] = s.tally[k]
         s.tally[k] += 1
         s.kept[node] = 0

@@ -52,7 +52,7 @@ class GDSF(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def stored(s, p, c, node):
+    def stored(s, p, node):
         s.uses[node] = 0
 
     @staticmethod
@@ -65,5 +65,5 @@ class GDSF(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def evicted(s, p, c, node, now):
+    def evicted(s, p, node, now):
         s.floor[0] = max(s.floor[0], s.merit[node])

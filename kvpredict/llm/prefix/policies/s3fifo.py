@@ -1,7 +1,8 @@
 """S3-FIFO: a small queue sorts out blocks used once; those used again move to the main queue, others leave a ghost.
 
 Queues are in the order of storing; a block that was used since gets another round in the main queue. Only unused leaves
-can go, so a queue is passed over where its next block is pinned or has children.
+can go, so a queue is passed over where its next block is pinned or has children. A host tier is one queue, in the order
+of its blocks' demotion or last use.
 
 Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023.
 """
@@ -22,9 +23,9 @@ STORED, GONE, SMALL = 0, 1, 2  # places in State.tally
 
 
 class State(NamedTuple):
-    main: np.ndarray  # uint8 [n], whether the node is in the main queue
-    uses: np.ndarray  # int8 [n], since it was stored, the storing request left out; at most 3
-    since: np.ndarray  # int64 [n], its number in the order of storing
+    main: np.ndarray  # uint8 [n], whether the node is in the main queue of the device
+    uses: np.ndarray  # int8 [n], since it was stored on the device, the storing request left out; at most 3
+    since: np.ndarray  # int64 [n], its number in the order of storing, demotion and use off the device
     gone: np.ndarray  # int64 [n], its number in the order of evictions from the small queue, -1: no ghost
     tally: np.ndarray  # int64 [3]
     share: np.ndarray  # float64 [1]
@@ -71,7 +72,7 @@ class S3FIFO(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def stored(s, p, c, node):
+    def stored(s, p, node):
         known = s.gone[node] >= 0 and s.tally[GONE] - s.gone[node] <= (1.0 - s.share[0]) * p.capacity[0]
         s.main[node] = 1 if known else 0
         s.tally[SMALL] += 0 if known else 1
@@ -85,16 +86,23 @@ class S3FIFO(PrefixPolicy):
     def finish(s, p, r, i, now):
         for j in range(r.start[i], r.stop[i]):
             node = r.node[j]
-            if s.uses[node] < 3:
+            if not p.resident[node, 0]:
+                s.since[node] = s.tally[STORED]
+                s.tally[STORED] += 1
+            elif s.uses[node] < 3:
                 s.uses[node] += 1
 
     @staticmethod
     @lean_kernel
-    def evicted(s, p, c, node, now):
+    def evicted(s, p, node, now):
         if not s.main[node]:
             s.tally[SMALL] -= 1
             s.gone[node] = s.tally[GONE]
             s.tally[GONE] += 1
+        s.main[node] = 0
+        s.uses[node] = 0
+        s.since[node] = s.tally[STORED]
+        s.tally[STORED] += 1
 
     @staticmethod
     @lean_kernel

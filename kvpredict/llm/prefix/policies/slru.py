@@ -2,7 +2,8 @@
 
 The second kind, the protected segment, may fill ``protected`` of the cache; what exceeds it goes back, oldest leaf
 first. Karedla, Love and Wherry, "Caching Strategies to Improve Disk System Performance", IEEE Computer 1994. Here only
-unused leaves move between segments by eviction, so the protected one may be larger for a while.
+unused leaves move between segments by eviction, so the protected one may be larger for a while. A host tier has no
+segments.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ __all__ = ["SLRU"]
 
 
 class State(NamedTuple):
-    kept: np.ndarray  # uint8 [n], 0 not stored, 1 stored and not used yet, 2 used once, 3 protected
+    kept: np.ndarray  # uint8 [n], 0 not on the device, 1 stored and not used yet, 2 used once, 3 protected
     protected: np.ndarray  # int64 [1], nodes in the protected segment of the device
     share: np.ndarray  # float64 [1]
 
@@ -55,7 +56,7 @@ class SLRU(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def stored(s, p, c, node):
+    def stored(s, p, node):
         s.kept[node] = 1
 
     @staticmethod
@@ -71,7 +72,7 @@ class SLRU(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def evicted(s, p, c, node, now):
+    def evicted(s, p, node, now):
         if s.kept[node] == 3:
             s.protected[0] -= 1
         s.kept[node] = 0

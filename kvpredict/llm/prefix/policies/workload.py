@@ -89,5 +89,5 @@ class Workload(PrefixPolicy):
 
     @staticmethod
     @lean_kernel
-    def evicted(s, p, c, node, now):
+    def evicted(s, p, node, now):
         s.stay[0] += 0.01 * (max(1.0, now - p.last[node]) - s.stay[0])
