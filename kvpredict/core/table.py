@@ -1,7 +1,7 @@
 """A bounded hash table from int64 keys to int32 values: open addressing, linear probing, backward-shift deletion.
 
-Policies use it for what they remember of keys that hold no slot (ghosts, histories). It never grows: it is made
-for at most ``n`` keys and runs at most half full, so a look-up touches one or two cache lines.
+The prefix cache keeps its sessions in it; ghosts and histories, whose rows hold the key, have ``core.index``. It never
+grows: it is made for at most ``n`` keys and runs at most half full, so a look-up touches one or two cache lines.
 """
 
 from typing import NamedTuple

@@ -18,6 +18,7 @@ from kvpredict.core.index import index_drop, index_get, index_put, make_index
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.lists import back, make_links, push_front, unlink
 from kvpredict.core.rows import make_rows
+from kvpredict.features.facts import EVICTED, FACTS, FIRST, INSERTED, KEY, LAST
 from kvpredict.features.regions import Regions, make_regions, visit, write_regions
 from kvpredict.features.schema import BASE_FEATURES, MISSING, OWN_FEATURES
 
@@ -35,8 +36,6 @@ __all__ = [
     "write",
 ]
 
-FACTS = 8  # places for an entry in History.fact, of which are in use
-KEY, LAST, FIRST, INSERTED, EVICTED, SIZE = 0, 1, 2, 3, 4, 5
 GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, WEIGHT = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
 NOW, HELD, PREVIOUS, LEFT, FREE = 0, 1, 2, 3, 4  # of clock
 SPACING, NOVEL, MISSED, MEAN_SIZE, BY_MISS, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level

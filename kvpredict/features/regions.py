@@ -15,6 +15,7 @@ from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.rows import make_rows
 from kvpredict.core.table import hash_key
+from kvpredict.features.facts import FACTS, KEY, LAST
 from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
 
 __all__ = ["Regions", "make_regions", "visit", "write_regions"]
@@ -86,7 +87,7 @@ def _differ(g, key):
 def write_regions(g, fact, entries, count, now, per_unit, out, j):
     """Write the features of the first ``count`` of ``entries`` to ``out[:, j:]``.
 
-    ``fact[8 * entry]`` is an entry's key, the next number there the request at which it was last asked for.
+    ``fact`` is what a history keeps of each entry (``features.facts``).
     """
     place = g.place
     if place.shape[1] == 0:
@@ -98,9 +99,9 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
         shift = SHIFTS[k] + g.bits[LOWEST]
         for i in range(count):
             entry = entries[i]
-            number = fact[8 * entry] >> shift
+            number = fact[FACTS * entry + KEY] >> shift
             at = hash_key(number) & (place.shape[1] - 1)
-            last = fact[8 * entry + 1]
+            last = fact[FACTS * entry + LAST]
             latest = place[k, at, LATEST]
             share = place[k, at, KNOWN]
             rate = place[k, at, RATE]

@@ -42,6 +42,7 @@ class BlockStore:
 
         Requests that it began and did not end are cancelled then, and their blocks are forgotten unless they are whole.
         """
+        # What Condition asks a lock too. An owner noted here would be wrong after an interrupt between the two.
         if self._lock._is_owned():  # type: ignore[attr-defined]
             raise KvpredictError("the cache was called from within another call of it; call it afterwards")
         # On one line, so that no interrupt finds a line between the end of the work and the release.

@@ -28,10 +28,8 @@ from kvpredict.core.objective import check_objective, weigher, worth
 from kvpredict.core.policy import Kernels, Policy, Traits, require
 from kvpredict.core.random import below, seed_random
 from kvpredict.core.validate import list_nodes
+from kvpredict.features.facts import FACTS, LAST, SIZE
 from kvpredict.features.history import (
-    FACTS,
-    LAST,
-    SIZE,
     History,
     make_history,
     note_eviction,

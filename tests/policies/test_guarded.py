@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kvpredict import KvpredictError, UnknownName
 from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.core.objective import worth
-from kvpredict.features.history import FACTS, LAST
+from kvpredict.features.facts import FACTS, LAST
 from kvpredict.policies import policy
 from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access, cost_of

@@ -10,7 +10,8 @@ from kvpredict.core.lists import back, newer
 from kvpredict.core.policy import Kernels
 from kvpredict.core.shadow import shadow_kernels
 from kvpredict.core.table import hash_key
-from kvpredict.features.history import COUNT, FACTS, KEY, LAST, SIZE
+from kvpredict.features.facts import FACTS, KEY, LAST, SIZE
+from kvpredict.features.history import COUNT
 from kvpredict.policies.guarded.state import AWAKE, ENTRY, LEADER, ORDER, PENDING, PENDINGS, SAMPLED, WHERE
 
 TOUCHES = 32  # a new leader is told at most that an object was asked for so many times

@@ -8,10 +8,8 @@ from kvpredict.core.jit import lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, newer, push_front, unlink
 from kvpredict.core.objective import weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels
+from kvpredict.features.facts import FACTS, LAST, SIZE
 from kvpredict.features.history import (
-    FACTS,
-    LAST,
-    SIZE,
     note_eviction,
     note_hit,
     note_insertion,

@@ -16,7 +16,8 @@ from kvpredict.core.random import seed_random
 from kvpredict.core.rows import make_rows
 from kvpredict.core.shadow import leaves, make_requests, make_shadows
 from kvpredict.core.validate import list_nodes
-from kvpredict.features.history import FACTS, SIZE, make_history
+from kvpredict.features.facts import FACTS, SIZE
+from kvpredict.features.history import make_history
 from kvpredict.features.samples import make_samples
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.policies.guarded.kernels import guarded_kernels
