@@ -98,6 +98,7 @@ def fit_decode(
         delay=delay,
         checkpoint=folder / "end_to_end.pt",
         validation=validation,
+        origin={"learner": stage1.name, "recorded": len(recording), **stage1.params()},
         seed=seed,
         progress=progress,
     )

@@ -10,6 +10,7 @@ was cut off is taken up where it ended; memory is bounded by one sequence.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,17 +51,13 @@ class Recording:
         return len(self.parts)
 
     def __iter__(self) -> "Iterator[dict[str, Tensor]]":
-        from safetensors.torch import load_file
-
         for name in self.parts:
-            yield load_file(self.folder / name)
+            yield _read(self.folder / name)
 
     @property
     def projection(self) -> "Tensor | None":
         """What hidden states were multiplied by, [L, E, rank]; None where they are whole."""
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / _PROJECTION)["projection"] if self.about["rank"] else None
+        return _read(self.folder / _PROJECTION)["projection"] if self.about["rank"] else None
 
 
 def read_recording(folder: str | Path) -> Recording:
@@ -114,7 +111,8 @@ def record(
     KvpredictError
         On sequences shorter than ``every + horizon``, or parameters out of range.
     TraceError
-        When ``folder`` holds a recording with other settings.
+        When ``folder`` holds a recording with other settings or of other sequences, a damaged one, or cannot be
+        written.
     """
     import torch
 
@@ -147,7 +145,7 @@ def record(
     }
     projection = _begin(folder, about, seed)
     names = [f"part-{number:06d}.safetensors" for number in range(len(sequences))]
-    missing = [(name, tokens) for name, tokens in zip(names, sequences, strict=True) if not (folder / name).is_file()]
+    missing = [(n, tokens) for n, tokens in zip(names, sequences, strict=True) if not _recorded(folder / n, tokens)]
     for name, tokens in (progress or _plain)(missing, "recording sequences", len(missing)):
         ids = torch.tensor([list(tokens)], device=factor.device)
         seen = observe(model, ids, attention=True, early=early)
@@ -156,6 +154,18 @@ def record(
             part["hidden"] = torch.einsum("lte,ler->ltr", part["hidden"].float(), projection).half()
         _write(folder / name, part)
     return Recording(folder, about, names)
+
+
+def _recorded(path: Path, tokens: Sequence[int]) -> bool:
+    """Return whether the part ``path`` is there; raise ``TraceError`` if it is of another sequence."""
+    if not path.is_file():
+        return False
+    if _read(path, "token")["token"].tolist() != list(tokens):
+        raise TraceError(
+            f"{path.parent} holds a recording of other sequences ({path.name} is not that text): choose another folder "
+            "or remove it"
+        )
+    return True
 
 
 def check_recording(horizon: int, every: int, label: str, rank: int, early: int) -> None:
@@ -178,26 +188,27 @@ def _begin(folder: Path, about: dict[str, Any], seed: int) -> "Tensor | None":
     """Make the folder or find it made alike; return the projection."""
     import torch
 
-    index = folder / _INDEX
+    index, projection = folder / _INDEX, folder / _PROJECTION
     if index.is_file():
-        before = json.loads(index.read_text())
-        differs = [key for key in about if before.get(key) != about[key]]
+        try:
+            before = json.loads(index.read_text())
+            differs = [key for key in about if before.get(key) != about[key]]
+        except (ValueError, AttributeError) as error:
+            raise TraceError(
+                f"{folder} holds a damaged recording ({_INDEX}: {error}): choose another folder or remove it"
+            ) from error
         if differs:
             raise TraceError(
                 f"{folder} holds a recording with another {', '.join(differs)}: choose another folder or remove it"
             )
-        return Recording(folder, about, []).projection
-    folder.mkdir(parents=True, exist_ok=True)
-    projection = None
-    if about["rank"]:
+    if about["rank"] and not projection.is_file():
         generator = torch.Generator().manual_seed(seed)
         shape = (about["model"]["layers"], about["model"]["width"], about["rank"])
-        projection = torch.randn(shape, generator=generator) * about["rank"] ** -0.5
-        _write(folder / _PROJECTION, {"projection": projection})
-    part = index.with_suffix(".part")
-    part.write_text(json.dumps(about, indent=1))
-    part.replace(index)
-    return projection
+        _write(projection, {"projection": torch.randn(shape, generator=generator) * about["rank"] ** -0.5})
+    if not index.is_file():
+        with _writing(index) as part:
+            part.write_text(json.dumps(about, indent=1))
+    return Recording(folder, about, []).projection
 
 
 def _part(model: Any, ids: "Tensor", seen: Observed, factor: "Tensor", about: dict[str, Any]) -> "dict[str, Tensor]":
@@ -250,12 +261,39 @@ def _loss_effect(model: Any, ids: "Tensor", seen: Observed, at: int) -> "Tensor"
 
 
 def _write(path: Path, arrays: "dict[str, Tensor]") -> None:
-    """Write a file beside its place and rename it: a reader never sees half of one."""
     from safetensors.torch import save_file
 
-    path = file_place(path)
+    with _writing(path) as part:
+        save_file({name: array.contiguous() for name, array in arrays.items()}, part)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Give a file beside the place of ``path`` to write to, and rename it: a reader never sees half of one."""
+    from safetensors import SafetensorError
+
     part = path.with_suffix(".part")
-    save_file({name: array.contiguous() for name, array in arrays.items()}, part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path = file_place(path)
+        part = path.with_suffix(".part")
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise TraceError(
+            f"{path} cannot be written ({error}): the parts before it stay, and recording again goes on after them"
+        ) from error
+
+
+def _read(path: Path, *names: str) -> "dict[str, Tensor]":
+    """Return the arrays ``names`` of a file, all without names; raise ``TraceError`` on a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in names or file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise TraceError(f"{path} cannot be read ({error}): remove it, and it is recorded again") from error

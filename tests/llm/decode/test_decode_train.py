@@ -163,6 +163,48 @@ def test_training_end_to_end_goes_on_where_it_was_cut_off(
         replace(settings, rate=0.5).fit(model, tokens, probe, **given)
 
 
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    model, tokens = models.model("llama"), models.tokens(4, 100, seed=6).tolist()
+    settings, probe = replace(STEPS, steps=2), random_probe(model)
+    given: dict[str, Any] = {"checkpoint": tmp_path / "state.pt", "validation": tokens[3:], "origin": {"penalty": 1.0}}
+    done = settings.fit(model, tokens[:2], probe, **given)
+    for what, on, texts, start, changed in (
+        ("sequences", model, tokens[1:3], probe, {}),
+        ("validation sequences", model, tokens[:2], probe, {"validation": tokens[2:3]}),
+        ("model", models.model("qwen2"), tokens[:2], probe, {}),
+        ("delay", model, tokens[:2], probe, {"delay": 3}),
+        ("probe", model, tokens[:2], probe, {"origin": {"penalty": 2.0}}),
+        ("probe", model, tokens[:2], random_probe(model, units=5), {}),
+    ):
+        with pytest.raises(TraceError, match=f"of a training with other {what}: remove it"):
+            settings.fit(on, texts, start, **(given | changed))
+    again = settings.fit(model, tokens[:2], probe, **given)
+    assert torch.equal(done.probe.weight, again.probe.weight)
+    content = torch.load(tmp_path / "state.pt", weights_only=True)
+    for what in ("model", "delay", "sequences", "validation sequences", "probe"):
+        del content[what]  # as earlier versions wrote it
+    torch.save(content, tmp_path / "state.pt")
+    assert torch.equal(settings.fit(model, tokens[:2], probe, **given).probe.weight, done.probe.weight)
+
+
+def test_another_learner_of_stage_1_does_not_get_the_old_stage_2(tmp_path: Path) -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
+    given: dict[str, Any] = {"horizon": 32, "every": 32, "end_to_end": replace(STEPS, steps=1)}
+    fit_decode(model, tokens, tmp_path, **given)
+    for other in (decode_learner("ridge", strength=3.0), decode_learner("mlp", **FAST["mlp"])):
+        with pytest.raises(TraceError, match="other probe"):
+            fit_decode(model, tokens, tmp_path, learner=other, **given)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=6).tolist()
+    place = tmp_path / "state.pt"
+    place.mkdir()
+    with pytest.raises(TraceError, match=r"state\.pt cannot be written"):
+        replace(STEPS, steps=1).fit(model, tokens, random_probe(model), checkpoint=place)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
 @pytest.mark.parametrize(("losses", "step"), [((1, 2, 3, 4), 0), ((4, 2, 2, 3), 2), ((4, nan, 3, 2), 6)])
 def test_the_state_with_the_least_loss_is_returned_the_start_included(
     losses: tuple[float, ...], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
 """Recording: labels against a slow twin, interruption, and the same features in training and serving."""
 
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +139,51 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     record(model, sequences(1), tmp_path / "r", **SETTINGS)
     with pytest.raises(TraceError, match="another label"):
         record(model, sequences(1), tmp_path / "r", **SETTINGS, label="loss")
+
+
+def test_a_folder_with_other_sequences_is_refused(tmp_path: Path) -> None:
+    model, texts = models.model("llama"), sequences(3)
+    record(model, texts[:1], tmp_path / "r", **SETTINGS)
+    for others in (texts[1:2], [texts[0][:-16]]):
+        with pytest.raises(TraceError, match="other sequences"):
+            record(model, others, tmp_path / "r", **SETTINGS)
+    longer = record(model, texts[:2], tmp_path / "r", **SETTINGS)
+    assert [part["token"].tolist() for part in longer] == texts[:2]
+
+
+def test_damaged_recordings_are_named(tmp_path: Path) -> None:
+    model, texts = models.model("llama"), sequences(2)
+    folder = tmp_path / "r"
+    record(model, texts, folder, **SETTINGS, rank=4)
+    part = folder / "part-000001.safetensors"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:200])
+    with pytest.raises(TraceError, match="part-000001"):
+        record(model, texts, folder, **SETTINGS, rank=4)
+    with pytest.raises(TraceError, match="part-000001"):
+        list(read_recording(folder))
+    part.unlink()
+    (folder / "projection.safetensors").unlink()  # drawn from the seed, so the same again
+    record(model, texts, folder, **SETTINGS, rank=4)
+    assert part.read_bytes() == whole
+    for damage in ("{", "[]"):
+        (folder / "recording.json").write_text(damage)
+        with pytest.raises(TraceError, match="damaged"):
+            record(model, texts, folder, **SETTINGS, rank=4)
+
+
+def test_a_full_disk_leaves_what_was_recorded(tmp_path: Path) -> None:
+    model, texts = models.model("llama"), sequences(2)
+    folder = tmp_path / "r"
+    record(model, texts[:1], folder, **SETTINGS)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(TraceError, match=r"part-000001\.safetensors cannot be written"):
+            record(model, texts, folder, **SETTINGS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(path.name for path in folder.iterdir()) == ["part-000000.safetensors", "recording.json"]
+    assert len(record(model, texts, folder, **SETTINGS)) == 2

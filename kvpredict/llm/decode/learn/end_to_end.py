@@ -8,8 +8,9 @@ The model is frozen and computes in its own type, probes and loss in float32. Af
 how many tokens each head kept on training sequences, on average.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kvpredict.core.errors import KvpredictError, TraceError
 from kvpredict.core.place import file_place
 from kvpredict.llm.decode.features import SPAN, early_feature
+from kvpredict.llm.decode.fingerprint import model_identity
 from kvpredict.llm.decode.gates import SCOPES, gated, hard, kept, log_gates
 from kvpredict.llm.decode.learn.learner import Curves, Progress, quiet, require
 from kvpredict.llm.decode.observe import Observed, observe, prefix_cache
@@ -141,6 +143,7 @@ class EndToEnd:
         delay: int = 0,
         checkpoint: Path | None = None,
         validation: Sequence[Sequence[int]] = (),
+        origin: Mapping[str, Any] | None = None,
         seed: int = 0,
         progress: Progress = quiet,
     ) -> Trained:
@@ -159,12 +162,29 @@ class EndToEnd:
             Steps after which tokens are judged, with the attention that they got till then.
         checkpoint : Path, optional
             A file to write the state of training to, and to go on from where it is there.
+        origin : mapping of plain values, optional
+            How ``probe`` was made; a checkpoint that began with a probe of another origin is refused. The probe's own
+            numbers are not compared, as fitting one again may round otherwise.
+
+        Raises
+        ------
+        TraceError
+            When ``checkpoint`` is of a training with other settings, model, sequences or probe, damaged, or cannot be
+            written.
         """
         self.check(sequences, validation)
         device = next(model.parameters()).device
-        state = _State.begin(probe.to(device), self, seed)
+        state = _State.begin(probe.to(device), self)
+        about: dict[str, Any] = {} if checkpoint is None else {
+            "settings": asdict(self) | {"seed": seed},
+            "model": model_identity(model)["digest"],
+            "delay": delay,
+            "sequences": _digest(sequences),
+            "validation sequences": _digest(validation),
+            "probe": {name: list(value.shape) for name, value in state.values.items()} | {"origin": dict(origin or {})},
+        }  # fmt: skip
         if checkpoint is not None and checkpoint.is_file():
-            state.load(checkpoint, self, seed)
+            state.load(checkpoint, about)
         trained = any(p.requires_grad for p in model.parameters())
         model.requires_grad_(False)
 
@@ -180,7 +200,7 @@ class EndToEnd:
                 if (step + 1) % self.every == 0 or step + 1 == self.steps:
                     judge(step + 1)
                     if checkpoint is not None:
-                        state.save(checkpoint, self, seed)
+                        state.save(checkpoint, about)
             found = state.best()
             shares = self._shares(model, sequences[:12], found, delay) if self.scope == "model" else None
         finally:
@@ -301,6 +321,10 @@ def added_loss(
     return torch.stack(out).cpu()
 
 
+def _digest(sequences: Sequence[Sequence[int]]) -> str:
+    return hashlib.blake2b(repr([list(map(int, s)) for s in sequences]).encode(), digest_size=16).hexdigest()
+
+
 def _mean(losses: "Tensor") -> list[float]:
     return [float(value) for value in losses.mean(0)]
 
@@ -325,7 +349,7 @@ class _State:
         return self.start.weight.device
 
     @classmethod
-    def begin(cls, probe: Probe, settings: EndToEnd, seed: int) -> "_State":
+    def begin(cls, probe: Probe, settings: EndToEnd) -> "_State":
         import torch
 
         values = {name: array.clone() for name, array in probe.arrays().items() if name in (*_FEW, *_MANY)}
@@ -403,15 +427,12 @@ class _State:
         curve["step"].append(step)
         curve["value"].append(value)
 
-    def save(self, path: Path, settings: EndToEnd, seed: int) -> None:
-        """Write the state beside its place and rename it."""
+    def save(self, path: Path, about: dict[str, Any]) -> None:
+        """Write the state beside its place and rename it; ``about`` says of what training."""
         import torch
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path = file_place(path)
-        part = path.with_suffix(".part")
         content = {
-            "settings": asdict(settings) | {"seed": seed},
+            **about,
             "values": self.values,
             "optimizer": self.optimizer.state_dict(),
             "curves": self.curves,
@@ -420,20 +441,35 @@ class _State:
             "best": self.kept_best,
             "mean": self.mean,
         }
-        torch.save(content, part)
-        os.replace(part, path)
+        part = path.with_suffix(".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path = file_place(path)
+            part = path.with_suffix(".part")
+            torch.save(content, part)
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch's own where the disk is full
+            part.unlink(missing_ok=True)
+            raise TraceError(
+                f"the checkpoint {path} cannot be written ({error}): an older one stays, and training goes on from it"
+            ) from error
 
-    def load(self, path: Path, settings: EndToEnd, seed: int) -> None:
-        """Go on from a file that ``save`` wrote; tensors and plain values only are read."""
+    def load(self, path: Path, about: dict[str, Any]) -> None:
+        """Go on from a file that ``save`` wrote about the same training; tensors and plain values only are read."""
         import torch
 
         try:
             content = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # whatever a damaged file makes the reader raise
             raise TraceError(f"the checkpoint {path} cannot be read ({error}): remove it to start anew") from error
-        known = {"average": 0.0, "attention": False} | content["settings"]
-        if known != asdict(settings) | {"seed": seed}:
-            raise TraceError(f"the checkpoint {path} is of a training with other settings: remove it to start anew")
+        known = content | {"settings": {"average": 0.0, "attention": False} | content["settings"]}
+        # What a file of an earlier version does not tell is taken to be the same.
+        differs = [what for what, value in about.items() if known.get(what, value) != value]
+        if differs:
+            raise TraceError(
+                f"the checkpoint {path} is of a training with other {', '.join(differs)}: remove it to start anew, or "
+                "choose another folder"
+            )
         with torch.no_grad():
             for name, value in self.values.items():
                 value.copy_(content["values"][name])
