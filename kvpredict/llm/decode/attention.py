@@ -23,6 +23,7 @@ __all__ = ["NAME", "attach"]
 NAME = "kvpredict_decode"
 # What attention functions of some models take and plain attention over slots does not do.
 UNKNOWN = ("softcap", "s_aux", "position_bias", "block_mask", "head_mask")
+PAST = ("past_key_values", "layer_past")  # what attention modules call the cache that they are given
 
 
 _serving = threading.local()  # .layer: whom the attention module that runs in this thread serves, or None
@@ -51,6 +52,10 @@ def attach(model: Any) -> tuple[str, list[int | None]]:
             modules[module.layer_idx] = module
     if sorted(modules) != list(range(layers)):
         raise KvpredictError(f"DecodeCache cannot serve the model type {kind!r}: found no attention in some layers")
+    if not all(module.is_causal for module in modules.values()):
+        raise KvpredictError(
+            f"DecodeCache cannot serve the model type {kind!r}: its tokens see later ones (is_decoder=False?)"
+        )
     now = config._attn_implementation
     if now not in ("sdpa", NAME):
         raise KvpredictError(f"the model computes attention by {now!r}: load it with attn_implementation='sdpa'")
@@ -72,11 +77,11 @@ def attach(model: Any) -> tuple[str, list[int | None]]:
 def _arrive(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Note whose layer this forward serves; only a DecodeCache has ``layer_of``."""
     _serving.layer = None
-    find = getattr(kwargs.get("past_key_values"), "layer_of", None)
-    if find is None:
-        return
-    layer = _serving.layer = find(module._kvpredict_model, module.layer_idx)
-    layer.hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    for name in PAST:
+        find = getattr(kwargs.get(name), "layer_of", None)
+        if find is not None:
+            layer = _serving.layer = find(module._kvpredict_model, module.layer_idx)
+            layer.hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 def _leave(module: Any, args: Any, output: Any) -> None:
@@ -102,4 +107,5 @@ def _attention(
     for name in UNKNOWN:
         if kwargs.get(name) is not None:
             raise KvpredictError(f"DecodeCache cannot serve {type(module).__name__}: its attention uses {name!r}")
-    return layer.attend(module, query, key, value, attention_mask, scaling), None
+    # Some models take a view of it.
+    return layer.attend(module, query, key, value, attention_mask, scaling).contiguous(), None

@@ -31,6 +31,7 @@ class Clock:
         self.seen = self.fewest = 0
         self.now: Tensor | None = None
         self.step: Any = None
+        self.layer: int | None = 0  # which comes next; None while one is at work, and after an error in it
 
     def advance(self, key: Tensor, mask: Tensor | None, window: int | None, evicts: bool) -> Step:
         """Count the T new tokens of ``key`` [B, H, T, D].
@@ -41,13 +42,18 @@ class Clock:
         Raises
         ------
         KvpredictError
-            On a mask of another form, padding after a token, or a sequence of padding only.
+            On a mask of another form, padding after a token, or no mask where the layer's window needs one.
         """
         batch, _, fresh, _ = key.shape
         if self.now is None:
             self.now = torch.zeros(batch, dtype=torch.int32, device=key.device)
         if mask is not None and (mask.shape[-1] != fresh or mask.dtype != torch.bool or len(mask) not in (1, batch)):
             raise KvpredictError(PAIRS)
+        if mask is None and window is not None and fresh > window:
+            raise KvpredictError(
+                f"the model's configuration tells of a sliding window of {window} tokens, but its attention sees all: "
+                "DecodeCache cannot serve it unless config.sliding_window is None"
+            )
         if mask is None or (fresh == 1 and torch.compiler.is_compiling()):
             new = torch.arange(fresh, dtype=torch.int32, device=key.device)
             position = self.now[:, None] + new  # [B, T]

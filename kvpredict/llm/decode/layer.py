@@ -80,6 +80,8 @@ class DecodeLayer(CacheLayerMixin):
             raise KvpredictError(
                 "the cache's attention is not in the model: call cache.attach(model) on the model that runs"
             )
+        if self.owner.clock.layer != self.index:
+            raise KvpredictError("a forward pass broke off between two layers of the cache: call cache.reset()")
         if key_states.requires_grad:
             raise KvpredictError("DecodeCache is for inference: run the model under torch.no_grad()")
         if self.is_initialized and key_states.shape[0] != self.batch_size:
@@ -123,11 +125,22 @@ class DecodeLayer(CacheLayerMixin):
 
         ``query`` is [B, heads, T, D], ``key`` and ``value`` [B, KV heads, T, D], ``mask`` the model's for new tokens.
         """
+        if not self.awaited:
+            raise KvpredictError(f"DecodeCache cannot serve {type(module).__name__}: it attends twice in a layer")
         self.awaited = False
         if not self.is_initialized:
             self.lazy_initialization(key, value)
+        clock = self.owner.clock
+        step: Step = clock.step if self.index else clock.advance(key, mask, self.window, self.owner.evicts_now)
+        clock.layer = None  # until this one is through
+        out = self._through(module, query, key, value, step, scaling)
+        clock.layer = (self.index + 1) % len(self.owner.layers)
+        return out
+
+    def _through(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, step: Step, scaling: float | None
+    ) -> Tensor:
         owner, policy = self.owner, self.owner.policy
-        step: Step = owner.clock.step if self.index else owner.clock.advance(key, mask, self.window, owner.evicts_now)
         heads = key.shape[1]
         each = query.shape[1] // heads
         arrival = Arrival(

@@ -8,6 +8,8 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -46,6 +48,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
             vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3,
             bos_token_id=0, eos_token_id=None,
         )
+    ),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(  # Pythia
+        GPTNeoXConfig(**{k: v for k, v in PLAIN.items() if k != "num_key_value_heads"}, max_position_embeddings=512)
     ),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**PLAIN, sliding_window=WINDOW)),
     "mixed": lambda: Qwen2ForCausalLM(  # one layer looks at everything, the other through a window

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    AfmoeConfig,
+    AfmoeForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 import kvpredict as kvp
 from kvpredict.llm.decode.policies.h2o import H2O
@@ -256,6 +268,60 @@ def test_models_that_it_cannot_serve() -> None:
         kvp.DecodeCache(64, "window", model=eager)
     with pytest.raises(kvp.KvpredictError, match="cannot serve"):
         kvp.DecodeCache(64, "window", model=torch.nn.Linear(2, 2))
+
+
+def test_attention_that_is_not_causal_or_comes_twice_or_does_not_slide_is_refused() -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    ids = models.tokens(1, 30)
+    with pytest.raises(kvp.KvpredictError, match="'bert': its tokens see later ones"):
+        kvp.DecodeCache(64, "window", model=BertLMHeadModel(BertConfig(**small)))
+    decoder = BertLMHeadModel(BertConfig(**small, is_decoder=True)).eval()
+    cache = kvp.DecodeCache(64, "window", model=decoder)
+    torch.testing.assert_close(
+        models.read(decoder, cache, ids, [20, *[1] * 10]), models.read(decoder, DynamicCache(), ids, [20, *[1] * 10])
+    )
+    twice = DiffLlamaForCausalLM(DiffLlamaConfig(**small, vocab_size=models.VOCABULARY)).eval()
+    with pytest.raises(kvp.KvpredictError, match="DiffLlamaAttention: it attends twice"):
+        models.read(twice, kvp.DecodeCache(64, "window", model=twice), ids, [30])
+    wide = models.MAKERS["llama"]()
+    wide.config.sliding_window = 24  # as Moshi's, whose attention does not know of it
+    with pytest.raises(kvp.KvpredictError, match="sliding window of 24 tokens, but its attention sees all"):
+        models.read(wide, kvp.DecodeCache(64, "window", model=wide), ids, [30])
+
+
+def test_models_that_view_what_attention_returns_are_served() -> None:
+    torch.manual_seed(3)
+    config = AfmoeConfig(**models.PLAIN, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2, head_dim=8)
+    on, ids = AfmoeForCausalLM(config).eval(), models.tokens(2, 40)
+    truth = models.read(on, DynamicCache(config=on.config), ids, [30, *[1] * 10])
+    for name, split in (("h2o", "equal"), ("h2o", [[1, 2], [2, 1]]), ("keydiff", [[2, 1], [1, 2]])):
+        cache = kvp.DecodeCache(80, name, model=on, split=split, **SMALL)
+        torch.testing.assert_close(models.read(on, cache, ids, [30, *[1] * 10]), truth, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 30])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_pass_that_broke_off_is_not_gone_on_from(layer: int, tokens: int) -> None:
+    on, ids = models.MAKERS["llama"](), models.tokens(1, 70)
+    cache = kvp.DecodeCache(40, "tova", model=on.eval(), **SMALL)
+    truth = models.read(on, cache, ids, [40, tokens])
+    cache.reset()
+    models.read(on, cache, ids, [40])
+    asked = cache.policy.attend
+
+    def interrupted(held: Held, weights: Any) -> None:
+        if held.layer == layer:
+            raise KeyboardInterrupt
+        asked(held, weights)
+
+    object.__setattr__(cache.policy, "attend", interrupted)
+    with pytest.raises(KeyboardInterrupt), torch.no_grad():
+        on(ids[:, 40 : 40 + tokens], past_key_values=cache)
+    object.__delattr__(cache.policy, "attend")
+    with pytest.raises(kvp.KvpredictError, match=r"broke off .* cache\.reset\(\)"), torch.no_grad():
+        on(ids[:, 40 : 40 + tokens], past_key_values=cache)
+    cache.reset()
+    assert torch.equal(models.read(on, cache, ids, [40, tokens]), truth)
 
 
 def test_a_policy_for_another_model_is_refused() -> None:

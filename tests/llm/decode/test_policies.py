@@ -37,7 +37,7 @@ def compare(
     hooks = []
     for module in on.modules():
         if hasattr(module, "layer_idx") and hasattr(module, "is_causal"):
-            out = module.o_proj if hasattr(module, "o_proj") else module.c_proj
+            out = next(getattr(module, n) for n in ("o_proj", "c_proj", "dense") if hasattr(module, n))
             keep = read.setdefault(module.layer_idx, [])
             hooks.append(out.register_forward_pre_hook(lambda _, args, keep=keep: keep.append(args[0])))
     try:
