@@ -22,7 +22,7 @@ def attention_windows(model: Any, who: str) -> list[int | None]:
     whole: Any = getattr(model, "config", None)
     kind = getattr(whole, "model_type", type(model).__name__)
     refusal = f"{who} cannot serve the model type {kind!r}"
-    if not callable(getattr(whole, "get_text_config", None)):
+    if not callable(getattr(whole, "get_text_config", None)) or not callable(getattr(model, "can_generate", None)):
         raise KvpredictError(f"{refusal}: give a causal language model of transformers")
     config = whole.get_text_config(decoder=True)
     if getattr(whole, "is_encoder_decoder", False):

@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.llm.decode import evaluate
 from kvpredict.pipelines.run import run_name, run_pipeline
 from tests.pipelines.composed import config
 
@@ -85,7 +86,7 @@ def test_mistakes_are_named(workplace: Path) -> None:
         ("pipeline.policies=[window,learned]", "pipeline.policy"),
         ("pipeline.text=[missing.txt]", "missing.txt does not exist"),
         ("pipeline.prefix=3000", "none of 3 documents"),
-        ("pipeline.budgets=[0.05]", "below the 10 slots"),
+        ("pipeline.budgets=[0.05]", "below the 14 slots"),
         ("pipeline.budgets=[2]", "pipeline.budgets has 2"),
         ("pipeline.budgets=[]", r"pipeline\.budgets=\[\]"),
         ("pipeline.policies=[]", "name one policy at least"),
@@ -109,6 +110,20 @@ def test_mistakes_are_named(workplace: Path) -> None:
             run_pipeline(
                 config(*SMALL, "pipeline.text=[texts]", "tracking=none", *given), folder=workplace, start=workplace
             )
+
+
+def test_a_budget_that_is_too_small_is_named_before_any_is_judged(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, real = [], evaluate.nll_once
+    monkeypatch.setattr(evaluate, "nll_once", lambda *given: judged.append(1) or real(*given))
+    read = config(
+        *SMALL, "pipeline.text=[texts]", "tracking=none", "pipeline.policies=[h2o]", "pipeline.recent=null",
+        "pipeline.budgets=[0.5,0.05]",
+    )  # fmt: skip
+    with pytest.raises(KvpredictError, match="a budget of 6 tokens is below the 9 slots"):
+        run_pipeline(read, folder=workplace / "run", start=workplace)
+    assert not judged
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")

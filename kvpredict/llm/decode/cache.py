@@ -33,6 +33,12 @@ except ImportError as missing:
 __all__ = ["DecodeCache", "find_policy"]
 
 WHEN = ("steps", "prefill")
+IDS = (torch.int64, torch.int32)  # what embeddings take
+
+
+def _check_whole(name: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise KvpredictError(f"{name} must be a whole number of at least {low}, got {value!r}")
 
 
 def find_policy(policy: str | Path | DecodePolicy) -> DecodePolicy:
@@ -108,10 +114,10 @@ class DecodeCache(Cache):
         super().__init__(layers=[])
         self.policy = find_policy(policy)
         for name, value, low in (("budget_tokens", budget_tokens, 1), ("sinks", sinks, 0), ("interval", interval, 1)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                raise KvpredictError(f"{name} must be a whole number of at least {low}, got {value!r}")
+            _check_whole(name, value, low)
         recent = self.policy.recent if recent is None else recent
-        if isinstance(recent, bool) or not isinstance(recent, int | float | np.integer) or not recent >= 0:
+        number = isinstance(recent, int | float | np.integer | np.floating) and not isinstance(recent, bool)
+        if not number or not 0 <= recent < float("inf"):
             raise KvpredictError(f"recent must be a number of tokens, or a share of the slots below 1, got {recent!r}")
         if recent >= 1 and recent != int(recent):
             raise KvpredictError(f"recent must be a whole number of tokens or a share below 1, got {recent!r}")
@@ -196,13 +202,14 @@ class DecodeCache(Cache):
         Afterwards ``model.generate(input_ids, attention_mask=attention_mask, past_key_values=cache)`` goes on with the
         last token.
         """
-        if not isinstance(chunk, int) or chunk < 1:
-            raise KvpredictError(f"chunk must be a whole number of at least 1 token, got {chunk!r}")
+        _check_whole("chunk", chunk, 1)
         if self.clock.seen:
             raise KvpredictError("prefill begins with an empty cache: call reset()")
         shape = tuple(getattr(input_ids, "shape", ()))
-        if len(shape) != 2 or 0 in shape:
-            raise KvpredictError(f"input_ids must be a tensor [batch, tokens], got {type(input_ids).__name__} {shape}")
+        kind = getattr(input_ids, "dtype", "")
+        if not isinstance(input_ids, torch.Tensor) or kind not in IDS or len(shape) != 2 or 0 in shape:
+            got = f"{type(input_ids).__name__} {shape} {kind}".rstrip()
+            raise KvpredictError(f"input_ids must be a tensor [batch, tokens] of whole numbers, got {got}")
         if attention_mask is not None and tuple(getattr(attention_mask, "shape", ())) != shape:
             raise KvpredictError(f"attention_mask must have the shape of input_ids, {shape}")
         last = input_ids.shape[1] - 1
@@ -310,8 +317,7 @@ class DecodeCache(Cache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sequence ``repeats`` times."""
-        if repeats < 1:
-            raise KvpredictError(f"repeats must be at least 1, got {repeats}")
+        _check_whole("repeats", repeats, 1)
         if self.clock.now is not None:
             self._rows(torch.arange(len(self.clock.now)).repeat_interleave(repeats))
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from kvpredict.core.errors import ArtifactError, KvpredictError
 
-__all__ = ["attention_layers", "check_model", "model_identity", "output_factor"]
+__all__ = ["IDENTITY", "attention_layers", "check_model", "model_identity", "output_factor"]
+
+IDENTITY = frozenset({"type", "layers", "kv_heads", "head_dim", "width", "digest", "weights"})  # keys of model_identity
 
 _SAMPLE = 4  # weights looked at in each matrix
 _ROUNDING = 0.01  # bfloat16 keeps 8 bits

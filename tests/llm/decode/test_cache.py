@@ -193,6 +193,8 @@ def test_steady_steps_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"budget_tokens": 64, "interval": 0}, "interval must be"),
         ({"budget_tokens": 64, "recent": 3.5}, "recent must be a whole number"),
         ({"budget_tokens": 64, "recent": "x"}, "recent must be a number"),
+        ({"budget_tokens": 64, "recent": float("inf")}, "recent must be a number"),
+        ({"budget_tokens": 64, "recent": np.float32("nan")}, "recent must be a number"),
         ({"budget_tokens": 64, "when": "never"}, "steps, prefill"),
         ({"budget_tokens": 64, "split": "pyramids"}, "Did you mean 'pyramid'"),
         ({"budget_tokens": 64, "split": np.ones((3, 2))}, r"this model's is \(2, 2\)"),
@@ -390,7 +392,13 @@ def test_a_layer_with_a_window_holds_no_more_than_it_sees(when: str) -> None:
             torch.testing.assert_close(torch.cat(parts, 1), on(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("given", ["text", [1, 2], torch.ones(5, dtype=torch.long), torch.ones(1, 0, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "text", [1, 2], np.ones((1, 5), np.int64), torch.ones(1, 5), torch.ones(5, dtype=torch.long),
+        torch.ones(1, 0, dtype=torch.long),
+    ],
+)  # fmt: skip
 def test_prefill_says_what_it_takes(given: Any) -> None:
     cache = kvp.DecodeCache(64, "keydiff", model=models.model(), **SMALL)
     with pytest.raises(kvp.KvpredictError, match="input_ids must be a tensor"):
@@ -399,7 +407,42 @@ def test_prefill_says_what_it_takes(given: Any) -> None:
         cache.prefill(models.model(), models.tokens(1, 9), torch.ones(1, 8))
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    on, ids = models.model(), models.tokens(1, 60)
+    cache = kvp.DecodeCache(np.int64(40), "keydiff", model=on, recent=np.float32(0.5), interval=np.int32(4))
+    cache.prefill(on, ids, chunk=np.int64(16))
+    assert cache.recent_of(40) == 20
+    cache.batch_repeat_interleave(np.int64(2))
+    assert len(cache.kept(1)) == 2
+    for wrong in (True, 2.0, 0):
+        with pytest.raises(kvp.KvpredictError, match="repeats must be a whole number"):
+            cache.batch_repeat_interleave(wrong)
+        with pytest.raises(kvp.KvpredictError, match="chunk must be a whole number"):
+            kvp.DecodeCache(64, model=on).prefill(on, ids, chunk=wrong)
+
+
+def test_keys_that_are_no_numbers_go_first_and_leave_the_others_their_scores() -> None:
+    key = torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    position = torch.arange(6, dtype=torch.int32).expand(1, 2, 6)
+    ill = key.clone()
+    ill[0, 0, 3, 0], ill[0, 1, 2, 5] = torch.nan, torch.inf
+
+    def scores(keys: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return KeyDiff().score(Held(0, slice(0, 2), torch.empty(1, 2, 6, 0), keys, keys, at, torch.tensor([6])))
+
+    got = scores(ill, position)[0]
+    for head, token in ((0, 3), (1, 2)):
+        without = position.clone()
+        without[0, head, token] = -1
+        others = torch.arange(6) != token
+        assert got[head].isnan().tolist() == (~others).tolist()
+        assert torch.equal(got[head, others], scores(key, without)[0, head, others])
+
+
 def test_what_is_no_model_is_refused() -> None:
-    for given in (None, 5, type(models.model()), models.model().config):
+    class Wrapped(torch.nn.Module):
+        config = models.model().config
+
+    for given in (None, 5, type(models.model()), models.model().config, Wrapped()):
         with pytest.raises(kvp.KvpredictError, match="causal language model"):
             kvp.DecodeCache(64, "keydiff").attach(given)

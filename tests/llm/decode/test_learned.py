@@ -229,6 +229,16 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (folder / FILE).write_text(json.dumps(json.loads(text) | {"format": 99}))
     with pytest.raises(ArtifactError, match="upgrade"):
         kvp.load_policy(folder)
+    whole = json.loads(text)
+    for damaged in (
+        whole | {"policy": None},
+        whole | {"policy": whole["policy"] | {"longest": 1.5}},
+        whole | {"model": {}},
+        whole | {"model": [1]},
+    ):
+        (folder / FILE).write_text(json.dumps(damaged))
+        with pytest.raises(KvpredictError, match=r"damaged|whole numbers"):
+            kvp.load_policy(folder)
     (folder / FILE).write_text(text)
     (folder / "probe.npz").write_bytes((folder / "probe.npz").read_bytes()[:-9])
     with pytest.raises(ArtifactError, match="damaged"):

@@ -27,5 +27,6 @@ class KeyDiff(DecodePolicy):
 
         there = (held.position >= 0).unsqueeze(-1)
         keys = normalize(held.key.float(), dim=-1).masked_fill(~there, 0.0)  # [B, h, S, D]
-        mean = normalize(keys.sum(2, keepdim=True), dim=-1)
+        # A key that is no number has no score; the others' are theirs all the same.
+        mean = normalize(keys.nan_to_num(0.0).sum(2, keepdim=True), dim=-1)
         return -(keys * mean).sum(-1)

@@ -24,7 +24,7 @@ import numpy as np
 from kvpredict.artifact import as_path, write_folder
 from kvpredict.core.errors import ArtifactError, KvpredictError
 from kvpredict.llm.decode.features import RECEIVED, early_feature, fading, later, norm_features
-from kvpredict.llm.decode.fingerprint import check_model
+from kvpredict.llm.decode.fingerprint import IDENTITY, check_model
 from kvpredict.llm.decode.policy import HIDDEN, WEIGHTS, Arrival, DecodePolicy, Held
 from kvpredict.llm.decode.probe import Probe
 
@@ -105,8 +105,10 @@ class Learned(DecodePolicy):
         if self.delay or self.attention:
             object.__setattr__(self, "needs", frozenset({HIDDEN, WEIGHTS}))
             object.__setattr__(self, "columns", _ALL if self.attention else _EARLY + 1)
-        if self.delay < 0 or self.longest < 1:
-            raise KvpredictError(f"delay={self.delay} must be at least 0, longest={self.longest} at least 1")
+        if not all(isinstance(n, int) for n in (self.delay, self.longest)) or self.delay < 0 or self.longest < 1:
+            raise KvpredictError(
+                f"delay={self.delay!r} and longest={self.longest!r} must be whole numbers of at least 0 and 1"
+            )
 
     def arrive(self, new: Arrival) -> "Tensor":
         import torch
@@ -231,10 +233,12 @@ class Learned(DecodePolicy):
             splits = arrays.pop("splits", None)
             arrays.setdefault("received", torch.zeros(*arrays["early"].shape, len(RECEIVED)))  # format 1 began without
             settings = {key: value for key, value in content["policy"].items() if key != "name"}
+            if missing := IDENTITY - set(content["model"]):
+                raise ArtifactError(f"{folder} is damaged: its model has no {', '.join(sorted(missing))}")
             return Learned(Probe(**arrays), content["model"], splits, metadata=content["metadata"], **settings)
         except FileNotFoundError as error:
             raise ArtifactError(f"{folder} holds no decode policy: {error.filename} is missing") from error
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             if isinstance(error, ArtifactError):
                 raise
             raise ArtifactError(
