@@ -1,7 +1,7 @@
 """Learners of decode policies: they learn, they go on where they were cut off, and the model is left alone."""
 
 from dataclasses import replace
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.llm.decode.fingerprint import output_factor
 from kvpredict.llm.decode.fit import fit_decode
-from kvpredict.llm.decode.learn import decode_learner, decode_learner_names, end_to_end
+from kvpredict.llm.decode.learn import ImportanceLearner, decode_learner, decode_learner_names, end_to_end
 from kvpredict.llm.decode.learn.agent import budget_weights, log_probability, returns
 from kvpredict.llm.decode.learn.end_to_end import EndToEnd, added_loss
 from kvpredict.llm.decode.learn.learner import expanded, longest_age, rows, score_rows
@@ -286,6 +286,18 @@ def test_fit_decode_makes_a_policy_for_any_layout(name: str, tmp_path: Path) -> 
     assert set(fitted.curves) == {"loss"}
 
 
+@pytest.mark.parametrize(
+    ("learner", "steps"), [(decode_learner("mlp", epochs=1, rate=1e30), 0), (decode_learner("ridge"), 1)]
+)
+def test_a_probe_that_training_has_driven_to_infinity_is_not_returned(
+    learner: ImportanceLearner, steps: int, tmp_path: Path
+) -> None:
+    model, tokens = models.model("llama"), models.tokens(2, 100, seed=1).tolist()
+    stage2 = replace(STEPS, steps=steps, rate=1e38, rate_few=1e38)
+    with pytest.raises(KvpredictError, match="not finite: train again"):
+        fit_decode(model, tokens, tmp_path, learner=learner, end_to_end=stage2, horizon=32, every=32)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     model, tokens = models.model("llama"), models.tokens(1, 90).tolist()
     with pytest.raises(KvpredictError, match="sequences of 96 tokens"):
@@ -294,6 +306,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         replace(STEPS, budgets=(0.1,))
     with pytest.raises(KvpredictError, match="above 0 and below 1, got 2"):
         replace(STEPS, budgets=(2.0,))
+    for rates in ({"rate_few": nan}, {"rate": inf}, {"rate": 0.0}):
+        with pytest.raises(KvpredictError, match="learning rates must be finite"):
+            replace(STEPS, **rates)
     with pytest.raises(KvpredictError, match="budgets must hold a share"):
         replace(STEPS, budgets=())
     with pytest.raises(KvpredictError, match="sequences of 96 tokens"):

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ class EndToEnd:
         require(self.continuation >= 2, self, f"continuation must be at least 2 tokens, got {self.continuation}")
         require(self.scope in SCOPES, self, f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
         require(len(self.temperature) == 2 and min(self.temperature) > 0, self, "temperature must be two above 0")
-        require(min(self.rate, self.rate_few) > 0, self, "learning rates must be above 0")
+        for rate in (self.rate, self.rate_few):
+            require(0 < rate < inf, self, f"learning rates must be finite and above 0, got {rate}")
         require(self.every >= 1, self, f"every must be at least 1, got {self.every}")
         require(0 <= self.average <= 0.999, self, f"average must be 0 to 0.999, got {self.average}")
         require(self.sinks >= 0 and self.recent >= 1, self, "sinks must be at least 0, recent at least 1")

@@ -69,7 +69,7 @@ class Learned(DecodePolicy):
     Raises
     ------
     KvpredictError
-        Without a probe: unlike the heuristics it cannot be made by name.
+        Without a probe, since unlike the heuristics it cannot be made by name, or with one that is not finite.
     """
 
     name = "learned"
@@ -96,6 +96,11 @@ class Learned(DecodePolicy):
         if self.probe is None:
             raise KvpredictError(
                 "the decode policy 'learned' has to be trained: give the folder of one (pipeline=decode_train makes it)"
+            )
+        ill = [name for name, array in self.probe.arrays().items() if not bool(array.isfinite().all())]
+        if ill:
+            raise KvpredictError(
+                f"the probe is no use, its {', '.join(ill)} are not finite: train again, with lower rates or more data"
             )
         object.__setattr__(self, "budgets", tuple(self.budgets))
         if self.splits is not None and len(self.splits) != len(self.budgets):
