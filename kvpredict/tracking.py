@@ -44,6 +44,7 @@ CHAMPION = "champion"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 POLICY = "policy"  # the folder of a saved policy, in a run's folder and among its artifacts
+WORK = "work"  # the folder, in a run's, of what training writes down to go on from: gigabytes, and no artifact
 MODEL = "model"
 METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_PARAM = 1000, 100, 6000  # limits of MLflow's stores
 LOCK_SECONDS = 300
@@ -128,7 +129,7 @@ def log_run(
     result : mapping
         What ``result.json`` holds.
     folder : Path
-        Where the run's files are; all of them become artifacts.
+        Where the run's files are; all but those in ``work`` become artifacts.
     started : float
         When the run began, seconds since 1970.
     parent : str, optional
@@ -152,7 +153,11 @@ def log_run(
             _log_params(client, run_id, _flatten(result["config"]))
             _log_metrics(client, run_id, result)
             _log_dataset(client, run_id, result["trace"])
-            client.log_artifacts(run_id, str(folder))
+            for path in sorted(folder.iterdir()):
+                if path.is_file():
+                    client.log_artifact(run_id, str(path))
+                elif path.name != WORK:
+                    client.log_artifacts(run_id, str(path), path.name)
             logged = Logged(uri, run_id)
             if model_name is not None:
                 logged = _register(client, logged, folder / POLICY, _model_name(model_name), result, beats)

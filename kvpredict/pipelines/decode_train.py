@@ -15,6 +15,7 @@ from kvpredict.llm.decode.policies.learned import Learned
 from kvpredict.pipelines.config import Config, ConfigError, DecodeTrain
 from kvpredict.pipelines.decode_data import Data, load_data
 from kvpredict.pipelines.progress import track
+from kvpredict.tracking import WORK
 
 __all__ = ["run"]
 
@@ -26,7 +27,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     stage2 = EndToEnd(**vars(settings.end_to_end))
     _check(settings, stage2)
     data = load_data(config, start)
-    work = folder / "work" if settings.work is None else (start / Path(settings.work).expanduser()).resolve()
+    work = folder / WORK if settings.work is None else (start / Path(settings.work).expanduser()).resolve()
     fitted = fit_decode(
         data.model,
         data.train,

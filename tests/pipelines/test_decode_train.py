@@ -168,3 +168,7 @@ def test_a_training_is_tracked(place: Path, tmp_path: Path) -> None:
     assert tracked_run.info.run_name == "decode_train model ridge and end to end 32 tokens"
     assert "learned/added_nll_25" in tracked_run.data.metrics
     assert "training/loss" in tracked_run.data.metrics
+    artifacts = [file.path for file in mlflow.MlflowClient().list_artifacts(tracked_run.info.run_id)]
+    assert {"policy", "report.html", "result.json"} <= set(artifacts)
+    assert (tmp_path / "run" / "work").is_dir()
+    assert "work" not in artifacts  # the recording is large and of no use to others
