@@ -10,7 +10,7 @@ was cut off is taken up where it ended; memory is bounded by one sequence.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -282,7 +282,8 @@ def _writing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise TraceError(
             f"{path} cannot be written ({error}): the parts before it stay, and recording again goes on after them"
         ) from error

@@ -187,3 +187,5 @@ def test_a_full_disk_leaves_what_was_recorded(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert sorted(path.name for path in folder.iterdir()) == ["part-000000.safetensors", "recording.json"]
     assert len(record(model, texts, folder, **SETTINGS)) == 2
+    with pytest.raises(TraceError, match="cannot be written"):
+        record(model, texts, folder / "recording.json" / "below", **SETTINGS)

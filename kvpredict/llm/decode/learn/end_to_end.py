@@ -11,6 +11,7 @@ how many tokens each head kept on training sequences, on average.
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
@@ -451,7 +452,8 @@ class _State:
             torch.save(content, part)
             os.replace(part, path)
         except (OSError, RuntimeError) as error:  # torch's own where the disk is full
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             raise TraceError(
                 f"the checkpoint {path} cannot be written ({error}): an older one stays, and training goes on from it"
             ) from error
