@@ -41,6 +41,7 @@ def variants() -> dict[str, dict[str, Any]]:
         made |= {f"without {one}": {"leaders": "+".join(n for n in leaders if n != one)} for one in leaders}
     made |= {
         "only lru leads": {"leaders": "lru"},
+        "with clock2qplus": {"leaders": "+".join([*leaders, "clock2qplus"])},
         "no regions": {"regions": False},
         "with a prior": {"prior": "shipped"},
     }

@@ -57,7 +57,7 @@ from kvpredict.policies.guarded.state import (
 from kvpredict.scorers.boosting import empty_trees, make_training
 from kvpredict.scorers.trees import Trees
 
-LEADERS = ("lru", "s3fifo", "clock2qplus", "lhd", "popularity")
+LEADERS = ("lru", "s3fifo", "lhd", "popularity")
 SIZED_LEADERS = ("gdsf",)
 
 SHIPPED = Path(__file__).parent / "prior"
@@ -71,7 +71,7 @@ class Guarded(Policy):
 
     Parameters
     ----------
-    leaders : str, default "lru+s3fifo+clock2qplus+lhd+popularity"
+    leaders : str, default "lru+s3fifo+lhd+popularity"
         Heuristics to follow where the model does not pay, joined by ``+``.
     sized_leaders : str, default "gdsf"
         Further ones, which sleep until an object of another size than 1 is seen; 1 to 12 in all.
