@@ -117,7 +117,8 @@ def tables(rows: Rows, folder: Path) -> None:
         return
     usual = against["defaults"]
     lines = []
-    for name, cells in against.items():
+    for name in (name for name in variants() if name in against):
+        cells = against[name]
         means = {cell: statistics.fmean(seeds.values()) for cell, seeds in cells.items()}
         worst = max(means, key=lambda cell: means[cell])
         same = [cell for cell in cells if cell in usual]
