@@ -5,6 +5,9 @@ as in LightGBM, Ke et al., NeurIPS 2017), trees grown level by level to one comm
 arrays that ``scorers.trees`` walks. As many rows as can be are worked on at once: borders are sorted for all columns by
 one network of comparisons (Batcher, "Sorting networks and their applications", AFIPS 1968), values find their bins by
 counting borders, and of two sisters only the smaller one is added up, the other is what remains of their parent.
+
+Each tree looks for its splits in every other row, the even and the odd ones in turns; its leaves are means of all. Half
+of the rows each is half the work, and trees that differ more (Friedman, "Stochastic gradient boosting", 2002).
 """
 
 from typing import NamedTuple
@@ -34,6 +37,7 @@ class Training(NamedTuple):
     border: np.ndarray  # int64 [nodes], last bin to the left
     rows: np.ndarray  # float64 [leaves]
     add: np.ndarray  # uint8 [nodes], whether a node's sums are added up, or found by subtraction
+    counts: np.ndarray  # float64 [2, width * 32], rows of even and of odd number by column and bin
     sums: np.ndarray  # float64 [nodes * width * 32, 2], of rest, and counts, by node, column and bin
 
 
@@ -50,6 +54,7 @@ def make_training(m: int, width: int, depth: int) -> Training:
         border=np.zeros(2**depth - 1, np.int64),
         rows=np.zeros(2**depth),
         add=np.zeros(2**depth - 1, np.uint8),
+        counts=np.zeros((2, width * BINS), np.float64),
         sums=np.zeros(((2**depth - 1) * width * BINS, 2), np.float64),
     )
 
@@ -75,7 +80,7 @@ def fit_trees(training, count, trees, rate):
     width = x.shape[1]
     inner = feature.shape[1]
     _bin(x, count, training.sample, edges, bins)
-    _count(bins, count, sums)
+    _count(bins, count, training.counts)
     total = 0.0
     for i in range(count):
         total += y[i]
@@ -83,13 +88,14 @@ def fit_trees(training, count, trees, rate):
     for i in range(count):
         rest[i] = y[i] - trees.base[0]
     for t in range(feature.shape[0]):
-        _add_root(bins, rest, count, sums)
+        half = t & 1
+        _add_root(bins, rest, count, half, training.counts, sums)
         for i in range(count):
             node[i] = 0
         first = 0
         while first < inner:  # one level: nodes first … 2 first
             if first > 0:
-                _add_level(bins, rest, node, first, count, border, feature[t], training.add, sums)
+                _add_level(bins, rest, node, first, count, half, border, feature[t], training.add, sums)
             for n in range(first, 2 * first + 1):
                 column, bin_ = _best_split(sums, n * width * BINS, width)
                 feature[t, n] = column
@@ -103,46 +109,48 @@ def fit_trees(training, count, trees, rate):
 
 
 @lean_kernel
-def _count(bins, count, sums):
-    """Count all rows by column and bin, for all trees."""
+def _count(bins, count, counts):
+    """Count the rows of even and of odd number by column and bin, for all trees."""
     width = bins.shape[1]
-    for at in range(width * BINS):
-        sums[at, 1] = 0.0
-    for i in range(count):
-        for j in range(width):
-            sums[j * BINS + np.int64(bins[i, j]), 1] += 1.0
+    for half in range(2):
+        for at in range(width * BINS):
+            counts[half, at] = 0.0
+        for i in range(half, count, 2):
+            for j in range(width):
+                counts[half, j * BINS + np.int64(bins[i, j])] += 1.0
 
 
 @lean_kernel
-def _add_root(bins, rest, count, sums):
-    """Add up ``rest`` by column and bin."""
+def _add_root(bins, rest, count, half, counts, sums):
+    """Add up ``rest`` of every other row by column and bin."""
     width = bins.shape[1]
     for at in range(width * BINS):
         sums[at, 0] = 0.0
-    for i in range(count):
+        sums[at, 1] = counts[half, at]
+    for i in range(half, count, 2):
         for j in range(width):
             sums[j * BINS + np.int64(bins[i, j]), 0] += rest[i]
 
 
 @lean_kernel
-def _add_level(bins, rest, node, first, count, border, feature, add, sums):
-    """Add up ``rest`` and rows by node of the level that starts at ``first``, column and bin."""
+def _add_level(bins, rest, node, first, count, half, border, feature, add, sums):
+    """Add up ``rest`` and rows, every other one, by node of the level that starts at ``first``, column and bin."""
     width = bins.shape[1]
     cells = width * BINS
     for left in range(first, 2 * first + 1, 2):
         above = (left - 1) // 2
         rows = 0.0
-        half = 0.0
+        below = 0.0
         for b in range(BINS):
             rows += sums[above * cells + feature[above] * BINS + b, 1]
-            half += sums[above * cells + feature[above] * BINS + b, 1] if b <= border[above] else 0.0
-        add[left] = 2.0 * half <= rows
+            below += sums[above * cells + feature[above] * BINS + b, 1] if b <= border[above] else 0.0
+        add[left] = 2.0 * below <= rows
         add[left + 1] = not add[left]
         smaller = left if add[left] else left + 1
         for at in range(smaller * cells, (smaller + 1) * cells):
             sums[at, 0] = 0.0
             sums[at, 1] = 0.0
-    for i in range(count):
+    for i in range(half, count, 2):
         if add[node[i]]:
             at = node[i] * cells
             for j in range(width):

@@ -16,9 +16,18 @@ from kvpredict.trace import Trace
 
 def test_every_variant_differs_from_the_defaults() -> None:
     known = run.variants()
+    assert known.pop("model of hindsight") == {"prior": "hindsight", "learn": False}
     usual = policy("guarded")
     assert [name for name, params in known.items() if policy("guarded", **params) == usual] == ["defaults"]
     assert {"no guard", "no learning", "only lru leads", "margin 0"} <= set(known)
+
+
+def test_a_model_of_hindsight_knows_the_trace_and_learns_nothing_more(tmp_path: Path) -> None:
+    trace = Trace(np.random.default_rng(0).zipf(1.2, 30_000) % 2000)
+    made = run.make(run.variants()["model of hindsight"], trace, 0.1)
+    assert made.prior is not None
+    counts = simulate(trace, made, trace.capacity(0.1)).account["counts"]
+    assert counts["fits"] == counts["samples"] == 0
 
 
 def test_rows_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,15 @@ def data(seed: int, rows: int = 3000) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_first_split_is_the_best_of_all_borders(seed: int) -> None:
-    x, y = data(seed)
-    model, training = fitted(x, y, trees=1, depth=1, rate=1.0)
-    rest = y - y.mean()
+@pytest.mark.parametrize("tree", [0, 1])
+def test_a_split_is_the_best_of_all_borders_for_every_other_row(tree: int, seed: int) -> None:
+    """The second tree is the first to see the odd rows; it splits what the first one left."""
+    all_x, all_y = data(seed)
+    model, training = fitted(all_x, all_y, trees=1 + tree, depth=1, rate=1.0)
+    all_rest = all_y - all_y.mean()
+    if tree:
+        all_rest -= model.leaf[0][(all_x[:, model.feature[0, 0]] > model.threshold[0, 0]).astype(int)]
+    x, rest = all_x[tree::2], all_rest[tree::2]
     best = max(
         (
             sum(part.sum() ** 2 / part.size for part in (rest[x[:, j] <= t], rest[x[:, j] > t])),
@@ -41,11 +46,12 @@ def test_the_first_split_is_the_best_of_all_borders(seed: int) -> None:
         for b, t in enumerate(training.edges[j])
         if min((x[:, j] <= t).sum(), (x[:, j] > t).sum()) >= LEAST
     )
-    column = int(model.feature[0, 0])
-    left = x[:, column] <= model.threshold[0, 0]
+    column = int(model.feature[tree, 0])
+    left = x[:, column] <= model.threshold[tree, 0]
     gain = sum(part.sum() ** 2 / part.size for part in (rest[left], rest[~left]))
     assert gain == pytest.approx(best[0], rel=1e-6)
-    assert model.leaf[0] == pytest.approx([rest[left].mean(), rest[~left].mean()], abs=1e-5)
+    left = all_x[:, column] <= model.threshold[tree, 0]
+    assert model.leaf[tree] == pytest.approx([all_rest[left].mean(), all_rest[~left].mean()], abs=1e-5)
 
 
 def test_what_is_left_over_is_what_the_trees_do_not_predict() -> None:

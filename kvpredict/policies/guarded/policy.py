@@ -57,7 +57,7 @@ from kvpredict.policies.guarded.state import (
 from kvpredict.scorers.boosting import empty_trees, make_training
 from kvpredict.scorers.trees import Trees
 
-LEADERS = ("lru", "s3fifo", "clock2qplus", "lhd", "popularity")
+LEADERS = ("lru", "s3fifo", "lhd", "popularity")
 SIZED_LEADERS = ("gdsf",)
 
 SHIPPED = Path(__file__).parent / "prior"
@@ -71,7 +71,7 @@ class Guarded(Policy):
 
     Parameters
     ----------
-    leaders : str, default "lru+s3fifo+clock2qplus+lhd+popularity"
+    leaders : str, default "lru+s3fifo+lhd+popularity"
         Heuristics to follow where the model does not pay, joined by ``+``.
     sized_leaders : str, default "gdsf"
         Further ones, which sleep until an object of another size than 1 is seen; 1 to 12 in all.
@@ -88,7 +88,7 @@ class Guarded(Policy):
     regions : bool, default True
         Look at what happened to keys near an object's own. Costs time and memory, and is of use where keys are numbers
         whose order means something.
-    samples : int, default 10000
+    samples : int, default 20000
         Decisions kept for training.
     horizon : float, default 4.0
         Time to the next use, in residence times, beyond which all is the same.
@@ -136,7 +136,7 @@ class Guarded(Policy):
     batch: int = 8
     history: float = 4.0
     regions: bool = True
-    samples: int = 10_000
+    samples: int = 20_000
     horizon: float = 4.0
     margin: float = 0.003
     swing: float = 2.0
