@@ -89,7 +89,7 @@ class Guarded(Policy):
         Look at what happened to keys near an object's own. Costs time and memory, and is of use where keys are numbers
         whose order means something.
     samples : int, default 20000
-        Decisions kept for training.
+        Decisions kept for training, some 370 bytes each, whatever the capacity.
     horizon : float, default 4.0
         Time to the next use, in residence times, beyond which all is the same.
     margin : float, default 0.003
