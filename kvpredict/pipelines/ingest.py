@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
+from kvpredict.core.place import atomic_path
 from kvpredict.pipelines.build import load_trace
 from kvpredict.pipelines.config import Config, ConfigError
 from kvpredict.pipelines.facts import trace_facts
-from kvpredict.pipelines.files import atomic_path
 from kvpredict.trace import Trace
 
 __all__ = ["run", "write_trace"]

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvpredict.pipelines.files import atomic_path, write_text
+from kvpredict.core.place import atomic_path
+from kvpredict.pipelines.files import write_text
 from kvpredict.pipelines.output import as_json, print_comparison, print_sweep
 from kvpredict.pipelines.progress import track
 

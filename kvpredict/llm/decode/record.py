@@ -8,15 +8,14 @@ was cut off is taken up where it ended; memory is bounded by one sequence.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError, TraceError, unknown_name
-from kvpredict.core.place import file_place
+from kvpredict.core.place import atomic_path
 from kvpredict.llm.decode.features import SPAN, importance
 from kvpredict.llm.decode.fingerprint import model_identity, output_factor
 from kvpredict.llm.decode.gates import gated
@@ -269,21 +268,14 @@ def _write(path: Path, arrays: "dict[str, Tensor]") -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """Give a file beside the place of ``path`` to write to, and rename it: a reader never sees half of one."""
+    """Give a file to write to that becomes ``path``; raise ``TraceError`` where that cannot be."""
     from safetensors import SafetensorError
 
-    part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path = file_place(path)
-        part = path.with_suffix(".part")
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with atomic_path(path) as part:
+            yield part
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
         raise TraceError(
             f"{path} cannot be written ({error}): the parts before it stay, and recording again goes on after them"
         ) from error

@@ -9,16 +9,14 @@ how many tokens each head kept on training sequences, on average.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvpredict.core.errors import KvpredictError, TraceError
-from kvpredict.core.place import file_place
+from kvpredict.core.place import atomic_path
 from kvpredict.llm.decode.features import SPAN, early_feature
 from kvpredict.llm.decode.fingerprint import model_identity
 from kvpredict.llm.decode.gates import SCOPES, gated, hard, kept, log_gates
@@ -444,16 +442,11 @@ class _State:
             "best": self.kept_best,
             "mean": self.mean,
         }
-        part = path.with_suffix(".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path = file_place(path)
-            part = path.with_suffix(".part")
-            torch.save(content, part)
-            os.replace(part, path)
+            with atomic_path(path) as part:
+                torch.save(content, part)
         except (OSError, RuntimeError) as error:  # torch's own where the disk is full
-            with suppress(OSError):
-                part.unlink()
             raise TraceError(
                 f"the checkpoint {path} cannot be written ({error}): an older one stays, and training goes on from it"
             ) from error
