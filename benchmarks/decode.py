@@ -5,8 +5,8 @@
 *Layouts*: one layer's attention for one new token over heads whose budgets differ, stored as groups of like heads (what
 ``DecodeCache`` does), as one flat buffer with sums over segments, and padded to the longest with a mask; their results
 are compared before anything is timed. *Steps*: a model of SmolLM2-135M's shape with random weights, bfloat16, after
-1,024 tokens; `learned` has random weights too, and other slots for every head. Medians of layouts, means of steps; one
-process, one thread, seed 0.
+1,024 tokens; `learned` has random weights too, and other slots for every head, `learned_equal` equally many, and it weighs
+the attention received. Medians of layouts, means of steps; one process, one thread, seed 0.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from kvpredict.llm.decode.policies import decode_policy_names
 from kvpredict.llm.decode.policies.learned import Learned
 from kvpredict.llm.decode.probe import blank_probe
 
+EQUAL = "learned_equal"
 SHAPES = {  # KV heads, query heads a KV head, width, slots of each head
     "SmolLM2, a quarter of 1,024": (3, 3, 64, (77, 205, 486)),
     "SmolLM2, a quarter of 8,192": (3, 3, 64, (615, 1638, 3891)),
@@ -114,11 +115,14 @@ def compare_layouts() -> None:
                 print(f"| {name} | {str(dtype).removeprefix('torch.')} | {batch} | {' | '.join(took)} |", flush=True)
 
 
-def untrained(model: Any) -> Learned:
-    """Return a learned policy with random weights and budgets from .3 to 3 times the mean."""
+def untrained(model: Any, equal: bool) -> Learned:
+    """Return a learned policy with random weights: ``equal`` slots and attention received, or uneven slots without."""
     identity = model_identity(model)
     blank = blank_probe(output_factor(model), identity["width"])
     probe = replace(blank, weight=torch.randn_like(blank.weight), ages=torch.randn_like(blank.ages))
+    if equal:
+        probe = replace(probe, received=torch.randn_like(blank.received))
+        return Learned(probe, identity, attention=True)
     return Learned(probe, identity, torch.rand(1, *probe.bias.shape) + 0.1, (0.25,))
 
 
@@ -136,7 +140,7 @@ def compare_steps(tokens: int, steps: int, policies: list[str]) -> None:
     print("|---|---|---|---|---|---|---|")
     for name in policies:
         budget = tokens // 4
-        policy = untrained(model) if name == "learned" else name
+        policy = untrained(model, name == EQUAL) if name in ("learned", EQUAL) else name
         kept: list[DecodeCache] = []
 
         def make(_: Any, when: str, policy: Any = policy, kept: list[DecodeCache] = kept) -> DecodeCache:
@@ -159,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The decode cache on a CPU.")
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=48, help="a multiple of the interval, 16, weighs ranking rightly")
-    parser.add_argument("--policies", nargs="*", default=[n for n in decode_policy_names() if n != "oracle"])
+    parser.add_argument("--policies", nargs="*", default=[*(n for n in decode_policy_names() if n != "oracle"), EQUAL])
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
