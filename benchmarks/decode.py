@@ -5,7 +5,7 @@
 *Layouts*: one layer's attention for one new token over heads whose budgets differ, stored as groups of like heads (what
 ``DecodeCache`` does), as one flat buffer with sums over segments, and padded to the longest with a mask; their results
 are compared before anything is timed. *Steps*: a model of SmolLM2-135M's shape with random weights, bfloat16, after
-1,024 tokens; `learned` has random weights too, and other slots for every head, `learned_equal` equally many, and it weighs
+1,024 tokens; `learned` has random weights too, and other slots for every head, `learned_equal` equally many, and weighs
 the attention received. Medians of layouts, means of steps; one process, one thread, seed 0.
 """
 
