@@ -105,10 +105,10 @@ def test_the_best_of_frozen_and_online_is_chosen_on_the_last_part_and_says_so(tm
 
 
 def test_a_frozen_model_is_not_chosen_where_the_workload_moves() -> None:
-    rng = np.random.default_rng(0)
-    popularity = 1.0 / np.arange(1, 2001)
-    eras = [rng.permutation(2000)[rng.choice(2000, 8000, p=popularity / popularity.sum())] for _ in range(5)]
-    moved = Trace.from_keys(np.array([hash_key(np.int64(key)) for key in np.concatenate(eras)]))
+    # A loop, where what was used longest ago comes back next, and then keys that are soon forgotten for good.
+    loop = np.arange(30_000) % 400
+    drift = 1000 + np.arange(10_000) // 4 + np.random.default_rng(0).geometric(0.02, 10_000)
+    moved = Trace.from_keys(np.array([hash_key(np.int64(key)) for key in np.concatenate([loop, drift])]))
     best = kvp.fit(moved, 200)
     assert best.report.settings["chosen"] != "learned"
     sober = kvp.fit(moved, 200, learner=learner("best", hedge=0.0))

@@ -24,7 +24,7 @@ def zipf(n: int = 30_000, seed: int = 0) -> Trace:
 def test_decisions_are_rows_old_enough_to_have_a_label() -> None:
     x, y = decisions(zipf(), 300, Guarded())
     assert x.shape == (len(y), len(BASE_FEATURES))
-    assert 500 < len(y) <= 10_000
+    assert 500 < len(y) <= 20_000
     assert np.isfinite(x).all()
     assert np.isfinite(y).all()
     assert y.min() < 0 < y.max()
