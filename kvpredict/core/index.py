@@ -1,6 +1,6 @@
 """A bounded index from int64 keys to the rows that hold them, for policies that look a ghost up at every miss.
 
-Open addressing with linear probing and backward-shift deletion, like ``core.table``, but a cell is one int64: 31 bits
+Open addressing with linear probing, like ``core.table``, and backward-shift deletion; a cell is one int64: 31 bits
 of the key's hash above the row's number plus one, 0 when free. Eight cells share a cache line, and a look-up reads a
 row only where the hash matches. The key of row ``i`` is ``rows[width * i]``.
 """

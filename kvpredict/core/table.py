@@ -1,4 +1,4 @@
-"""A bounded hash table from int64 keys to int32 values: open addressing, linear probing, backward-shift deletion.
+"""A bounded hash table from int64 keys to int32 values: open addressing, linear probing.
 
 The prefix cache keeps its sessions in it; ghosts and histories, whose rows hold the key, have ``core.index``. It never
 grows: it is made for at most ``n`` keys and runs at most half full, so a look-up touches one or two cache lines.
@@ -10,7 +10,7 @@ import numpy as np
 
 from kvpredict.core.jit import lean_kernel
 
-__all__ = ["Table", "hash_key", "make_table", "table_get", "table_pop", "table_put"]
+__all__ = ["Table", "hash_key", "make_table", "table_get", "table_put"]
 
 _MASK = 0xFFFFFFFF
 
@@ -63,29 +63,3 @@ def table_put(table, key, value):
         i = (i + 1) & mask
     table.keys[i] = key
     table.values[i] = value
-
-
-@lean_kernel
-def table_pop(table, key):
-    """Delete ``key`` and return its value, or -1 when it was not there."""
-    keys = table.keys
-    values = table.values
-    mask = values.size - 1
-    i = hash_key(key) & mask
-    while values[i] >= 0 and keys[i] != key:
-        i = (i + 1) & mask
-    found = values[i]
-    if found < 0:
-        return found
-    hole = i
-    i = (i + 1) & mask
-    while values[i] >= 0:
-        home = hash_key(keys[i]) & mask
-        # The cell may move into the hole unless its home lies cyclically after the hole.
-        if ((i - home) & mask) >= ((i - hole) & mask):
-            keys[hole] = keys[i]
-            values[hole] = values[i]
-            hole = i
-        i = (i + 1) & mask
-    values[hole] = -1
-    return found

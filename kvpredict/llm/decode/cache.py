@@ -30,13 +30,14 @@ except ImportError as missing:
         f'DecodeCache needs torch and transformers: pip install "kvpredict[llm]" ({missing})'
     ) from missing
 
-__all__ = ["DecodeCache", "find_policy"]
+__all__ = ["DecodeCache", "check_whole", "find_policy"]
 
 WHEN = ("steps", "prefill")
 IDS = (torch.int64, torch.int32)  # what embeddings take
 
 
-def _check_whole(name: str, value: Any, low: int) -> None:
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raise ``KvpredictError`` unless ``value`` is an integer of at least ``low``; NumPy's are, booleans are not."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
         raise KvpredictError(f"{name} must be a whole number of at least {low}, got {value!r}")
 
@@ -114,7 +115,7 @@ class DecodeCache(Cache):
         super().__init__(layers=[])
         self.policy = find_policy(policy)
         for name, value, low in (("budget_tokens", budget_tokens, 1), ("sinks", sinks, 0), ("interval", interval, 1)):
-            _check_whole(name, value, low)
+            check_whole(name, value, low)
         recent = self.policy.recent if recent is None else recent
         number = isinstance(recent, int | float | np.integer | np.floating) and not isinstance(recent, bool)
         if not number or not 0 <= recent < float("inf"):
@@ -202,7 +203,7 @@ class DecodeCache(Cache):
         Afterwards ``model.generate(input_ids, attention_mask=attention_mask, past_key_values=cache)`` goes on with the
         last token.
         """
-        _check_whole("chunk", chunk, 1)
+        check_whole("chunk", chunk, 1)
         if self.clock.seen:
             raise KvpredictError("prefill begins with an empty cache: call reset()")
         shape = tuple(getattr(input_ids, "shape", ()))
@@ -317,7 +318,7 @@ class DecodeCache(Cache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sequence ``repeats`` times."""
-        _check_whole("repeats", repeats, 1)
+        check_whole("repeats", repeats, 1)
         if self.clock.now is not None:
             self._rows(torch.arange(len(self.clock.now)).repeat_interleave(repeats))
 

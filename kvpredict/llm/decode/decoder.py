@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.llm.decode.cache import DecodeCache
+from kvpredict.llm.decode.cache import DecodeCache, check_whole
 
 __all__ = ["Decoder"]
 
@@ -48,9 +48,11 @@ class Decoder:
     def step(self, ids: Tensor) -> Tensor:
         """Read one token of each sequence, [B, 1]; return the logits of the next, [B, vocabulary]."""
         now = self.cache.clock.now
-        if now is None or ids.shape != (len(now), 1):
+        shape = tuple(getattr(ids, "shape", ()))
+        if now is None or not isinstance(ids, Tensor) or shape != (len(now), 1):
             held = "nothing" if now is None else f"{len(now)} sequences"
-            raise KvpredictError(f"ids must be [sequences, 1]; the cache holds {held}, ids are {tuple(ids.shape)}")
+            got = f"{type(ids).__name__} {shape}"
+            raise KvpredictError(f"ids must be a tensor [sequences, 1]; the cache holds {held}, ids are {got}")
         if ids.device.type != "cuda" or not self._steady():
             return self._forward(ids)
         groups = self._groups()
@@ -76,8 +78,7 @@ class Decoder:
 
     def generate(self, ids: Tensor, new: int) -> Tensor:
         """Decode greedily from the last token of the prompt, [B, 1]; return the new tokens, [B, new]."""
-        if new < 1:
-            raise KvpredictError(f"new must be at least 1 token, got {new}")
+        check_whole("new", new, 1)
         out = []
         for _ in range(new):
             ids = self.step(ids).argmax(-1, keepdim=True)

@@ -26,6 +26,20 @@ def test_it_goes_on_after_a_prompt() -> None:
         Decoder(on, kvp.DecodeCache(64, model=on))
 
 
+def test_arguments_of_another_kind_are_named() -> None:
+    on, ids = models.model(), models.tokens(2, 20)
+    cache = kvp.DecodeCache(64, model=on)
+    cache.prefill(on, ids)
+    decoder = Decoder(on, cache)
+    for wrong in (None, ids[:, -1:].tolist(), ids[:, -1:].numpy(), ids[:1, -1:], ids):
+        with pytest.raises(kvp.KvpredictError, match=r"ids must be a tensor \[sequences, 1\]; the cache holds 2"):
+            decoder.step(wrong)
+    for new in (0, "x", 1.5, True, None):
+        with pytest.raises(kvp.KvpredictError, match="new must be a whole number of at least 1"):
+            decoder.generate(ids[:, -1:], new)
+    assert cache.clock.seen == 19
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["h2o", "keydiff"])
