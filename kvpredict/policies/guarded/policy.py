@@ -62,7 +62,7 @@ SIZED_LEADERS = ("gdsf",)
 
 SHIPPED = Path(__file__).parent / "prior"
 FEWEST_SLOTS = 256  # of a shadow that runs on a sample of the keys
-PARTS = 16  # in which samples are copied for training elsewhere
+PARTS = 32  # in which samples are copied for training elsewhere: short, as requests wait meanwhile
 
 
 @dataclass(frozen=True)
