@@ -118,7 +118,7 @@ def tables(rows: Rows, folder: Path) -> None:
         return
     usual = against["defaults"]
     lines = []
-    for name in (name for name in variants() if name in against):
+    for name in filter(against.__contains__, variants()):
         cells = against[name]
         means = {cell: statistics.fmean(seeds.values()) for cell, seeds in cells.items()}
         worst = max(means, key=lambda cell: means[cell])
