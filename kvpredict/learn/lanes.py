@@ -129,7 +129,16 @@ class Lanes:
         Written are ``rows``, float32 ``[b, candidates, width]``: the logarithms of the candidates' features;
         ``distance``, float64 ``[b, candidates]``: requests until their next use, ``inf`` for none; and ``hits``, int64
         ``[b]``: hits on the way, 0 for a lane that waits or has ended.
+
+        Raises
+        ------
+        KvpredictError
+            When there is not one action a lane, or one is no candidate.
         """
+        if actions.shape != (self.count,) or actions.max(initial=-1) >= self.candidates:
+            raise KvpredictError(
+                f"actions must be {self.count} numbers below {self.candidates}, one a cache, got {actions.tolist()}"
+            )
         self._advance(self._state, self._play, actions, rows, distance, hits)
 
 

@@ -113,3 +113,15 @@ def test_miniatures_keep_a_share_of_the_keys_and_start_at_different_places() -> 
 def test_a_cache_that_holds_everything_has_nothing_to_decide() -> None:
     with pytest.raises(KvpredictError, match="holds all of its 3 keys"):
         Lanes([Trace.from_keys([1, 2, 3])], 3)
+
+
+@pytest.mark.parametrize("actions", [[CAPACITY, 0], [0, 10**12], [0], [0, 0, 0], [[0, 0]]])
+def test_an_action_that_is_no_candidate_is_refused(actions: list[int]) -> None:
+    many = CacheVectorEnv([some_trace(0), some_trace(1)], CAPACITY)
+    many.reset(seed=0)
+    with pytest.raises(KvpredictError, match=f"must be 2 numbers below {many.lanes.candidates}"):
+        many.step(np.array(actions))
+    again, _, _, _, _ = many.step(np.zeros(2, np.int64))  # nothing was changed
+    other = CacheVectorEnv([some_trace(0), some_trace(1)], CAPACITY)
+    other.reset(seed=0)
+    np.testing.assert_array_equal(again, other.step(np.zeros(2, np.int64))[0])
