@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.agent.run import DEVELOPMENT, FRACTIONS, HERE, VALIDATION, fill, mean_line
-from experiments.all_policies.run import PUBLIC
+from experiments.agent.run import FRACTIONS, HERE, fill, mean_line
+from experiments.common import DEVELOPMENT, PUBLIC, VALIDATION
 from kvpredict import Trace, policy, read_trace, simulate
 from kvpredict.learn.controller import evolve_controller
 from kvpredict.trace.workloads import workload

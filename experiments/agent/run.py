@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.all_policies.run import PUBLIC
+from experiments.common import DEVELOPMENT, PUBLIC, VALIDATION
 from kvpredict import fit, read_trace, simulate
 from kvpredict.artifact import Artifact
 from kvpredict.core.errors import KvpredictError
@@ -28,11 +28,8 @@ from kvpredict.trace import Trace
 HERE = Path(__file__).parent
 ALL = HERE.parent / "all_policies"
 
-DEVELOPMENT = (
-    "arc_oltp", "lirs_multi3", "lirs_sprite", "web07", "tencent_ns2706", "cloudphysics", "mooncake", "wiki",
-)  # fmt: skip
-VALIDATION = ("arc_p6", "lirs_2_pools", "tencent_ns3300", "scarab")
 FRACTIONS = (0.01, 0.1)
+TRAINED = ("learned", "guarded", "fit")  # of the policies in all_policies/results.csv
 NETS = ("warm start", "imitation", "gradient")
 COLUMNS = ["trace", "part", "fraction", "capacity", "policy", "misses", "relative_to_lru", "fit_seconds"]
 
@@ -56,7 +53,7 @@ def best_heuristic() -> dict[tuple[str, float], int]:
     with open(ALL / "results.csv", newline="") as file:
         for row in csv.DictReader(file):
             name, cell = row["policy"], (row["trace"], float(row["fraction"]))
-            if row["unit"] == "objects" and name not in ("learned", "guarded") and not policy_class(name).traits.oracle:
+            if row["unit"] == "objects" and name not in TRAINED and not policy_class(name).traits.oracle:
                 best[cell] = min(best.get(cell, int(row["misses"])), int(row["misses"]))
     return best
 
@@ -66,7 +63,7 @@ def measure(trace: Trace, capacity: int, seed: int, **params: Any) -> dict[str, 
     past = trace.head(0.5)
     found = {}
     started = time.perf_counter()
-    made = fit(past, capacity, seed=seed)
+    made = fit(past, capacity, learner="lightgbm", seed=seed)
     found["lightgbm"] = simulate(trace, made, capacity, warmup=0.5, seed=seed).misses, time.perf_counter() - started
     started = time.perf_counter()
     made = fit(past, capacity, learner=Stages(**params), seed=seed)
