@@ -77,7 +77,8 @@ def simulate(
     Raises
     ------
     KvpredictError
-        On a capacity below 1 or not whole, an unknown unit or policy, or a warm-up that is negative.
+        On a capacity below 1 or not whole, an unknown unit or policy, a warm-up that is negative, or a column "cost"
+        that holds negative or no finite numbers.
 
     >>> trace = Trace.from_keys([1, 2, 1, 3, 1])
     >>> simulate(trace, "lru", capacity=2).hits
@@ -182,6 +183,12 @@ def replay_arguments(
         hints = trace.next_use
     else:
         hints = np.asarray(trace.columns.get("cost", np.empty(0)), np.float64)
+        bad = np.flatnonzero(~(np.isfinite(hints) & (hints >= 0.0)))
+        if bad.size:  # one such number would be in every sum from then on
+            raise KvpredictError(
+                f"{trace.name}: the column 'cost' must hold finite numbers, at least 0; {bad.size} are not, the first "
+                f"at request {bad[0]}: {hints[bad[0]]}. Fill them in, or read the trace without that column"
+            )
     names = policy.extra
     extra = np.empty((n if names else 1, len(names)), np.float64)
     for j, name in enumerate(names):

@@ -211,3 +211,10 @@ def test_row_and_speed(trace: Trace) -> None:
     assert row["hits"] == result.hits
     assert row["requests_per_second"] == result.total_requests / result.seconds > 0
     assert Result("x", 1, "objects", 0, 0, 0, 0, 0, 0.0).requests_per_second == float("inf")
+
+
+@pytest.mark.parametrize("cost", [np.nan, np.inf, -1.0])
+def test_a_cost_that_is_no_cost_is_refused(cost: float) -> None:
+    trace = Trace.from_keys([1, 2, 1, 3], cost=[1.0, 2.0, cost, 0.0])
+    with pytest.raises(KvpredictError, match=f"'cost' must hold finite numbers.*; 1 are not.*request 2: {cost}"):
+        simulate(trace, "gdsf", 2)
