@@ -7,7 +7,7 @@ under the precision of the float32 in which features are stored.
 
 from kvpredict.core.jit import lean_kernel
 
-__all__ = ["compress", "half_lives"]
+__all__ = ["compress", "exponential", "half_lives", "logarithm"]
 
 
 @lean_kernel
@@ -27,6 +27,23 @@ def half_lives(x):
     half = whole >> 1
     scale = float(1 << (32 - half)) * float(1 << (32 + half - whole)) * 5.421010862427522e-20  # 2 ** -64
     return scale * power if x < 63.0 else 0.0
+
+
+@lean_kernel
+def exponential(x):
+    """Return e ** x; not above e ** 43, and 0.0 from -43 down."""
+    power = half_lives(abs(x) * 1.4426950408889634)
+    return power if x < 0.0 else 1.0 / max(power, 1e-19)
+
+
+@lean_kernel
+def logarithm(x):
+    """Return the natural logarithm of ``x > 0``.
+
+    >>> round(logarithm(0.25) + logarithm(4.0), 7)
+    0.0
+    """
+    return compress(x - 1.0) if x >= 1.0 else -compress(1.0 / x - 1.0)
 
 
 @lean_kernel

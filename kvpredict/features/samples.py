@@ -1,15 +1,15 @@
 """Samples: feature rows taken at decisions, each waiting for its object's next access, which is its label.
 
 A ring of ``m`` rows. A sample is linked to its object's history entry until the object is asked for again, its entry is
-forgotten, or the ring overwrites it. Only samples older than the horizon are used for training, reused or not: a
-younger one would enter only if its object came back soon, which teaches that everything comes back soon.
+forgotten, or the ring overwrites it. Until then it tells for how long there was no access, which is as good to learn
+from (``scorers.boosting``): none has to wait until it is known what came of it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.arithmetic import compress
+from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
 
 __all__ = ["Samples", "collect", "lose", "make_samples", "record", "resolve"]
@@ -17,7 +17,8 @@ __all__ = ["Samples", "collect", "lose", "make_samples", "record", "resolve"]
 TIME, DUE = 0, 1  # columns of Samples.when
 OWNER, BEFORE, AFTER = 0, 1, 2  # columns of Samples.link
 TAKEN = 0  # of Samples.clock
-SOFT = 0.3  # of a residence time: below it distances hardly differ, as objects reused so soon are kept in any case
+LATELY = 8.0  # residence times after which a sample counts half, or
+SHARE = 0.25  # so much of all the past, where that is longer
 
 
 class Samples(NamedTuple):
@@ -96,24 +97,27 @@ def lose(s, entry):
 
 
 @lean_kernel
-def collect(s, now, horizon, x, y, start, end, count):
-    """Copy samples ``start`` to ``end`` of the ring, if older than ``horizon`` requests, to ``x`` and ``y``.
+def collect(s, now, horizon, room, start, end, count):
+    """Copy samples ``start`` to ``end`` of the ring to ``room`` (``scorers.boosting.Training``).
 
     ``count`` rows stand there already; returns how many there are now.
 
-    A label is log(1 + distance to the next access + soft) - log(1 + residence time + soft), the distance cut at the
-    horizon.
+    A sample was watched until its object's next access, until now, or for ``horizon`` residence times. One of an object
+    that has been forgotten since counts as watched, and not used, as the key's next access is a miss in any case.
     """
-    row = s.row
+    x, row = room.x, s.row
     for i in range(start, min(s.clock[TAKEN], end)):
-        if s.when[i, TIME] + horizon > now:
-            continue
-        distance = horizon
-        if s.when[i, DUE] > 0:
-            distance = min(horizon, np.float64(s.when[i, DUE] - s.when[i, TIME]))
+        unit = s.unit[i]
+        age = np.float64(now - s.when[i, TIME])
+        time = min(age, horizon * unit)
+        used = 0.0
+        if s.when[i, DUE] > 0 and s.when[i, DUE] - s.when[i, TIME] <= time:
+            time = np.float64(s.when[i, DUE] - s.when[i, TIME])
+            used = 1.0
         for j in range(row.shape[1]):
             x[count, j] = row[i, j]
-        soft = SOFT * s.unit[i]
-        y[count] = compress(distance + soft) - compress(s.unit[i] + soft)
+        room.time[count] = time / unit
+        room.used[count] = used
+        room.weight[count] = half_lives(age / max(LATELY * unit, SHARE * now))
         count += 1
     return count

@@ -17,8 +17,8 @@ from kvpredict.features.schema import Schema
 from kvpredict.learn.dataset import serve
 from kvpredict.learn.learner import NothingToLearn
 from kvpredict.policies.guarded import Guarded
-from kvpredict.policies.guarded.learning import DEPTH, RATE, TREES
-from kvpredict.scorers.boosting import empty_trees, fit_trees, make_training
+from kvpredict.policies.guarded.learning import DEPTH, FAR, RATE
+from kvpredict.scorers.boosting import empty_trees, fit_far, make_training
 from kvpredict.simulate.simulate import check_trace, whole_capacity
 from kvpredict.trace.trace import Trace
 
@@ -29,20 +29,22 @@ MIN_ROWS = 200
 
 @kernel
 def _fit(training, count, trees):
-    fit_trees(training, count, trees, RATE)
+    fit_far(training, count, trees, RATE)
 
 
 def decisions(
     trace: Trace, capacity: int, policy: Guarded, *, unit: str = "objects", seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Serve ``trace`` with ``policy`` and return what it would be fitted to at the end.
 
     Returns
     -------
     x : float32 array [m, width]
         Rows of objects that might have been evicted, at most ``policy.samples``.
-    y : float32 array [m]
-        Log of the time until the next use, in residence times.
+    time : float32 array [m]
+        For how long each was watched, in residence times.
+    used : float32 array [m]
+        1 where that time ended in a use, 0 where it ended in none.
     """
     check_trace(trace)
     capacity = whole_capacity(capacity, unit)
@@ -82,20 +84,20 @@ def prior(
     rng = np.random.default_rng(seed)
     parts = []
     for trace, capacity in traces:
-        x, y = decisions(trace, capacity, policy, unit=unit, seed=seed)
-        some = rng.permutation(len(y))[:rows]
-        parts.append((x[some], y[some]))
-    x, y = (np.concatenate(columns) for columns in zip(*parts, strict=True)) if parts else (np.empty(0), np.empty(0))
-    if len(y) < MIN_ROWS:
+        found = decisions(trace, capacity, policy, unit=unit, seed=seed)
+        some = rng.permutation(len(found[0]))[:rows]
+        parts.append([column[some] for column in found])
+    x, time, used = (np.concatenate(columns) for columns in zip(*parts, strict=True)) if parts else [np.empty(0)] * 3
+    if len(x) < MIN_ROWS:
         raise NothingToLearn(
-            f"too few decisions to learn from: {len(y)}, at least {MIN_ROWS} are needed. Give longer traces, or other "
+            f"too few decisions to learn from: {len(x)}, at least {MIN_ROWS} are needed. Give longer traces, or other "
             "capacities"
         )
-    order = rng.permutation(len(y))  # borders of bins are taken from evenly spaced rows
-    training = make_training(len(y), x.shape[1], DEPTH)
-    training.x[:], training.y[:] = x[order], y[order]
-    trees = empty_trees(TREES, DEPTH)
-    _fit(training, len(y), trees)
+    order = rng.permutation(len(x))  # borders of bins are taken from evenly spaced rows
+    training = make_training(len(x), x.shape[1], DEPTH)
+    training.x[:], training.time[:], training.used[:] = x[order], time[order], used[order]
+    trees = empty_trees(FAR, DEPTH)
+    _fit(training, len(x), trees)
     # An artifact's score says who is to stay, the policy's model who is to go.
     stays = trees._replace(leaf=-trees.leaf, base=-trees.base)
     return Artifact(stays, Schema(), "identity", metadata or {})

@@ -1,66 +1,91 @@
-"""Gradient boosting of small regression trees, compiled, for models that are refitted inside a running cache.
+"""Gradient boosting of small trees that predict a time per use, compiled, for models refitted inside a running cache.
 
-Least squares over feature histograms (Friedman, "Greedy function approximation", Annals of Statistics 2001; histograms
-as in LightGBM, Ke et al., NeurIPS 2017), trees grown level by level to one common depth and written straight into the
-arrays that ``scorers.trees`` walks. As many rows as can be are worked on at once: borders are sorted for all columns by
-one network of comparisons (Batcher, "Sorting networks and their applications", AFIPS 1968), values find their bins by
-counting borders, and of two sisters only the smaller one is added up, the other is what remains of their parent.
+What is fitted is a rate: uses over time watched. A row that was watched for a time ``t``, to a use or to no use, is
+worth (use) log(rate) - rate t, the likelihood of a process whose rate the row tells (Cox and Oakes, "Analysis of
+Survival Data", 1984, section 3). So a row counts from the moment it is taken, for the time it has been watched, and
+nothing has to be said of what comes later. Trees add up to the log of 1 / rate, the time per use, each of them a step
+of boosting (Friedman, "Greedy function approximation", Annals of Statistics 2001).
 
-Each tree looks for its splits in every other row, the even and the odd ones in turns; its leaves are means of all. Half
-of the rows each is half the work, and trees that differ more (Friedman, "Stochastic gradient boosting", 2002).
+Looking far ahead, an object that is used soon or never may come out as one that is used some day. An object is worth
+keeping for the best that it offers, over any time ahead: the largest ratio of uses to time held (Gittins, "Bandit
+processes and dynamic allocation indices", J. Royal Statistical Society B 41, 1979). ``Ranks`` are trees for two such
+times: ``far`` as far as rows were watched, and ``near``, what the log is less by where only the time up to ``NEAR``
+counts.
+
+Histograms as in LightGBM (Ke et al., NeurIPS 2017), trees grown level by level to one common depth and written straight
+into the arrays that ``scorers.trees`` walks. As many rows as can be are worked on at once: borders are sorted for all
+columns by one network of comparisons (Batcher, "Sorting networks and their applications", AFIPS 1968), values find
+their bins by counting borders, and of two sisters only one is added up, the other is what remains of their parent.
+
+Each tree looks for its splits in every other row, the even and the odd ones in turns; its leaves are of all. Half of
+the rows each is half the work, and trees that differ more (Friedman, "Stochastic gradient boosting", 2002).
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from kvpredict.core.arithmetic import exponential, logarithm
 from kvpredict.core.jit import lean_kernel, lean_subroutine
-from kvpredict.scorers.trees import Trees
+from kvpredict.scorers.trees import Trees, score_columns
 
-__all__ = ["Training", "empty_trees", "fit_trees", "make_training"]
+__all__ = ["Ranks", "Training", "empty_ranks", "empty_trees", "fit_far", "fit_ranks", "make_training", "rank_columns"]
 
 BINS = 32
 SAMPLE = 1024  # rows from which the borders of the bins are taken
-LEAST = 20  # rows in a leaf
+LEAST = 20  # rows on either side of a split: fewer uses than so many rows have on average are none to go by
+SOFT = 0.05  # added to all times: what is used so soon is kept in any case
+NEAR = 0.25  # the nearer of the two times ahead
+
+
+class Ranks(NamedTuple):
+    """Who is to go first: the sum of ``far``, and of ``near`` where that is below 0."""
+
+    far: Trees
+    near: Trees
 
 
 class Training(NamedTuple):
     """Room for ``m`` rows to fit to, and what a fit needs besides; nothing is allocated in a running cache."""
 
     x: np.ndarray  # float32 [m, width]
-    y: np.ndarray  # float32 [m]
-    rest: np.ndarray  # float32 [m], what the trees so far leave unexplained
+    time: np.ndarray  # float32 [m], for which each was watched
+    used: np.ndarray  # float32 [m], 1 where a use ended that time, else 0
+    weight: np.ndarray  # float32 [m]
+    uses: np.ndarray  # float32 [m], weighed, within the time ahead
+    rest: np.ndarray  # float32 [m, 2]: uses beyond those that the trees so far expect; expected uses
     node: np.ndarray  # int32 [m], node that each row has reached
     bins: np.ndarray  # uint8 [m, width]
     edges: np.ndarray  # float32 [width, 31], borders between bins, stored border by border
     sample: np.ndarray  # float32 [1024, width]
     border: np.ndarray  # int64 [nodes], last bin to the left
-    rows: np.ndarray  # float64 [leaves]
-    add: np.ndarray  # uint8 [nodes], whether a node's sums are added up, or found by subtraction
-    counts: np.ndarray  # float64 [2, width * 32], rows of even and of odd number by column and bin
-    sums: np.ndarray  # float64 [nodes * width * 32, 2], of rest, and counts, by node, column and bin
+    rows: np.ndarray  # int64 [nodes], how many are looked at, or whether their sums are found by subtraction
+    leaves: np.ndarray  # float64 [leaves, 2], uses and expected uses of each
+    sums: np.ndarray  # float64 [nodes * width * 32, 2], of rest by node, column and bin
 
 
 def make_training(m: int, width: int, depth: int) -> Training:
     """Return room for ``m`` rows and trees of ``depth``."""
     return Training(
         x=np.zeros((m, width), np.float32),
-        y=np.zeros(m, np.float32),
-        rest=np.zeros(m, np.float32),
+        time=np.zeros(m, np.float32),
+        used=np.zeros(m, np.float32),
+        weight=np.ones(m, np.float32),
+        uses=np.zeros(m, np.float32),
+        rest=np.zeros((m, 2), np.float32),
         node=np.zeros(m, np.int32),
         bins=np.zeros((m, width), np.uint8),
         edges=np.zeros((BINS - 1, width), np.float32).T,
         sample=np.zeros((SAMPLE, width), np.float32),
         border=np.zeros(2**depth - 1, np.int64),
-        rows=np.zeros(2**depth),
-        add=np.zeros(2**depth - 1, np.uint8),
-        counts=np.zeros((2, width * BINS), np.float64),
+        rows=np.zeros(2**depth - 1, np.int64),
+        leaves=np.zeros((2**depth, 2), np.float64),
         sums=np.zeros(((2**depth - 1) * width * BINS, 2), np.float64),
     )
 
 
 def empty_trees(trees: int, depth: int) -> Trees:
-    """Return ``trees`` trees of ``depth`` that score everything 0, to be filled by ``fit_trees``."""
+    """Return ``trees`` trees of ``depth`` that score everything 0, to be filled by a fit."""
     inner = 2**depth - 1
     return Trees(
         np.zeros((trees, inner), np.int16),
@@ -70,34 +95,75 @@ def empty_trees(trees: int, depth: int) -> Trees:
     )
 
 
+def empty_ranks(far: int, near: int, depth: int) -> Ranks:
+    """Return so many trees of each kind, which rank all alike."""
+    return Ranks(empty_trees(far, depth), empty_trees(near, depth))
+
+
 @lean_subroutine
-def fit_trees(training, count, trees, rate):
-    """Fit ``trees`` in place to the first ``count`` rows of ``training``; ``rate`` is the learning rate."""
-    x, y, rest, node, bins, edges = (
-        training.x, training.y, training.rest, training.node, training.bins, training.edges,
-    )  # fmt: skip
+def rank_columns(ranks, x, count, out, spare):
+    """Write the ranks of the first ``count`` rows of ``x``, stored column by column, to ``out``; the highest goes.
+
+    ``spare`` is room for as many numbers.
+    """
+    score_columns(ranks.far, x, count, out)
+    score_columns(ranks.near, x, count, spare)
+    for i in range(count):
+        out[i] += min(spare[i], 0.0)
+
+
+@lean_subroutine
+def fit_ranks(training, count, ranks, rate):
+    """Fit ``ranks`` in place to the first ``count`` rows of ``training``; ``rate`` is the learning rate."""
+    fit_far(training, count, ranks.far, rate)
+    # The near trees begin where the far ones ended: what they have to learn is little, from few uses.
+    time, used, uses, rest, weight = training.time, training.used, training.uses, training.rest, training.weight
+    for i in range(count):
+        rest[i, 1] *= (min(time[i], np.float32(NEAR)) + SOFT) / (time[i] + SOFT)
+        uses[i] = weight[i] * used[i] if time[i] <= NEAR else 0.0
+    _fit(training, count, ranks.near, rate)
+
+
+@lean_subroutine
+def fit_far(training, count, trees, rate):
+    """Fit ``trees`` in place to all of the time for which rows were watched."""
+    time, used, uses, rest, weight = training.time, training.used, training.uses, training.rest, training.weight
+    _bin(training.x, count, training.sample, training.edges, training.bins)
+    for i in range(count):
+        rest[i, 1] = weight[i] * (time[i] + SOFT)
+        uses[i] = weight[i] * used[i]
+    _fit(training, count, trees, rate)
+
+
+@lean_subroutine
+def _fit(training, count, trees, rate):
+    """Fit ``trees`` to the uses beyond those that are expected so far."""
+    bins, edges, uses, rest, node = training.bins, training.edges, training.uses, training.rest, training.node
     border, sums, leaf, feature = training.border, training.sums, trees.leaf, trees.feature
-    width = x.shape[1]
+    width = bins.shape[1]
     inner = feature.shape[1]
-    _bin(x, count, training.sample, edges, bins)
-    _count(bins, count, training.counts)
-    total = 0.0
+    found = 0.0
+    expected = 0.0
     for i in range(count):
-        total += y[i]
-    trees.base[0] = total / max(count, 1)
+        found += uses[i]
+        expected += rest[i, 1]
+    trees.base[0] = logarithm((expected + SOFT) / (found + 0.5))
+    scale = (found + 0.5) / (expected + SOFT)
     for i in range(count):
-        rest[i] = y[i] - trees.base[0]
+        rest[i, 1] *= scale
+        rest[i, 0] = uses[i] - rest[i, 1]
+    least = LEAST * found / max(count, 1)
     for t in range(feature.shape[0]):
         half = t & 1
-        _add_root(bins, rest, count, half, training.counts, sums)
+        _add_root(bins, rest, count, half, sums)
         for i in range(count):
             node[i] = 0
         first = 0
         while first < inner:  # one level: nodes first … 2 first
             if first > 0:
-                _add_level(bins, rest, node, first, count, half, border, feature[t], training.add, sums)
+                _add_level(bins, rest, node, first, count, half, training.rows, sums)
             for n in range(first, 2 * first + 1):
-                column, bin_ = _best_split(sums, n * width * BINS, width)
+                column, bin_ = _best_split(sums, n * width * BINS, width, least)
                 feature[t, n] = column
                 border[n] = bin_
                 trees.threshold[t, n] = edges[column, bin_] if bin_ < BINS - 1 else np.float32(np.inf)
@@ -105,60 +171,50 @@ def fit_trees(training, count, trees, rate):
                 at = node[i]
                 node[i] = 2 * at + 1 + (bins[i, feature[t, at]] > border[at])
             first = 2 * first + 1
-        _fill_leaves(rest, node, inner, count, leaf[t], training.rows, rate)
+        _fill_leaves(uses, rest, node, inner, count, leaf[t], training.leaves, rate)
 
 
 @lean_kernel
-def _count(bins, count, counts):
-    """Count the rows of even and of odd number by column and bin, for all trees."""
-    width = bins.shape[1]
-    for half in range(2):
-        for at in range(width * BINS):
-            counts[half, at] = 0.0
-        for i in range(half, count, 2):
-            for j in range(width):
-                counts[half, j * BINS + np.int64(bins[i, j])] += 1.0
-
-
-@lean_kernel
-def _add_root(bins, rest, count, half, counts, sums):
-    """Add up ``rest`` of every other row by column and bin."""
+def _add_root(bins, rest, count, half, sums):
+    """Add up every other row of ``rest`` by column and bin."""
     width = bins.shape[1]
     for at in range(width * BINS):
         sums[at, 0] = 0.0
-        sums[at, 1] = counts[half, at]
+        sums[at, 1] = 0.0
     for i in range(half, count, 2):
+        beyond, expected = rest[i, 0], rest[i, 1]
         for j in range(width):
-            sums[j * BINS + np.int64(bins[i, j]), 0] += rest[i]
+            at = j * BINS + np.int64(bins[i, j])
+            sums[at, 0] += beyond
+            sums[at, 1] += expected
 
 
 @lean_kernel
-def _add_level(bins, rest, node, first, count, half, border, feature, add, sums):
-    """Add up ``rest`` and rows, every other one, by node of the level that starts at ``first``, column and bin."""
+def _add_level(bins, rest, node, first, count, half, rows, sums):
+    """Add up every other row of ``rest`` by node of the level that starts at ``first``, column and bin."""
     width = bins.shape[1]
     cells = width * BINS
+    for n in range(first, 2 * first + 1):
+        rows[n] = 0
+    for i in range(half, count, 2):
+        rows[node[i]] += 1
     for left in range(first, 2 * first + 1, 2):
-        above = (left - 1) // 2
-        rows = 0.0
-        below = 0.0
-        for b in range(BINS):
-            rows += sums[above * cells + feature[above] * BINS + b, 1]
-            below += sums[above * cells + feature[above] * BINS + b, 1] if b <= border[above] else 0.0
-        add[left] = 2.0 * below <= rows
-        add[left + 1] = not add[left]
-        smaller = left if add[left] else left + 1
+        smaller = left if rows[left] <= rows[left + 1] else left + 1
+        rows[left] = smaller == left  # from here on: whether it is added up
+        rows[left + 1] = smaller > left
         for at in range(smaller * cells, (smaller + 1) * cells):
             sums[at, 0] = 0.0
             sums[at, 1] = 0.0
     for i in range(half, count, 2):
-        if add[node[i]]:
+        if rows[node[i]]:
             at = node[i] * cells
+            beyond, expected = rest[i, 0], rest[i, 1]
             for j in range(width):
-                sums[at + np.int64(bins[i, j]), 0] += rest[i]
-                sums[at + np.int64(bins[i, j]), 1] += 1.0
+                sums[at + np.int64(bins[i, j]), 0] += beyond
+                sums[at + np.int64(bins[i, j]), 1] += expected
                 at += BINS
     for n in range(first, 2 * first + 1):
-        if not add[n]:
+        if not rows[n]:
             sister = n + 1 if n & 1 else n - 1
             for at in range(cells):
                 for k in range(2):
@@ -166,18 +222,20 @@ def _add_level(bins, rest, node, first, count, half, border, feature, add, sums)
 
 
 @lean_kernel
-def _fill_leaves(rest, node, inner, count, leaf, rows, rate):
-    """Give each leaf its share of the mean of its rows, and take that off ``rest``."""
+def _fill_leaves(uses, rest, node, inner, count, leaf, leaves, rate):
+    """Give each leaf its share of the log of expected over found uses, and expect accordingly from then on."""
     for n in range(inner + 1):
-        leaf[n] = 0.0
-        rows[n] = 0.0
+        leaves[n, 0] = 1.0  # a leaf that hardly anything is known of leaves things as they are
+        leaves[n, 1] = 1.0
     for i in range(count):
-        leaf[node[i] - inner] += rest[i]
-        rows[node[i] - inner] += 1.0
+        leaves[node[i] - inner, 0] += uses[i]
+        leaves[node[i] - inner, 1] += rest[i, 1]
     for n in range(inner + 1):
-        leaf[n] = rate * leaf[n] / max(rows[n], 1.0)
+        leaf[n] = rate * logarithm(leaves[n, 1] / leaves[n, 0])
+        leaves[n, 0] = exponential(-leaf[n])
     for i in range(count):
-        rest[i] -= leaf[node[i] - inner]
+        rest[i, 1] *= leaves[node[i] - inner, 0]
+        rest[i, 0] = uses[i] - rest[i, 1]
 
 
 @lean_kernel
@@ -227,14 +285,17 @@ def _sort(values, count):
 
 
 @lean_kernel
-def _best_split(sums, start, width):
-    """Return the column and the last bin to the left that lower the squared error most; bin BINS - 1 for no split."""
-    total = 0.0
-    count = 0.0
+def _best_split(sums, start, width, least):
+    """Return the column and the last bin to the left that explain most; bin BINS - 1 for no split.
+
+    On either side more uses than ``least`` are expected.
+    """
+    beyond = 0.0
+    expected = 0.0
     for b in range(BINS):
-        total += sums[start + b, 0]
-        count += sums[start + b, 1]
-    best = total * total / max(count, 1.0) + 1e-9
+        beyond += sums[start + b, 0]
+        expected += sums[start + b, 1]
+    best = beyond * beyond / max(expected, 1e-9) + 1e-9
     column = 0
     border = BINS - 1
     for j in range(width):
@@ -243,9 +304,9 @@ def _best_split(sums, start, width):
         for b in range(BINS - 1):
             left += sums[start + j * BINS + b, 0]
             held += sums[start + j * BINS + b, 1]
-            if held < LEAST or count - held < LEAST:
+            if held <= least or expected - held <= least:
                 continue
-            gain = left * left / held + (total - left) * (total - left) / (count - held)
+            gain = left * left / held + (beyond - left) * (beyond - left) / (expected - held)
             if gain > best:
                 best = gain
                 column = j

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvpredict.core.arithmetic import half_lives
+from kvpredict.core.arithmetic import exponential
 from kvpredict.core.jit import lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, newer
 from kvpredict.core.policy import Kernels
@@ -118,7 +118,7 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
                 requests.key[count, 0] = c.history.fact[FACTS * entry + KEY]
                 requests.key[count, 1] = size
                 requests.time[count, 0] = c.history.fact[FACTS * entry + LAST]
-                requests.time[count, 1] = cost_of(c.value[entry]) * size if by_cost else 1.0
+                requests.time[count, 1] = exponential(c.value[entry]) * size if by_cost else 1.0
                 count += 1
             if count + TOUCHES > PENDINGS or i == known - 1:
                 run(shadows[0], c.entry, c.gone, c.apart, requests, 0, count, c.word[LEADER])
@@ -142,10 +142,3 @@ def by_last_access(entries, count, fact):
                 at -= gap
             entries[at] = entry
         gap //= 2
-
-
-@lean_kernel
-def cost_of(value):
-    """Return the exponential of a logarithm."""
-    power = half_lives(abs(value) * 1.4426950408889634)
-    return power if value < 0.0 else 1.0 / max(power, 1e-18)

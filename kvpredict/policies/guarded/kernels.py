@@ -22,7 +22,7 @@ from kvpredict.features.history import (
 from kvpredict.features.samples import collect, lose, record, resolve
 from kvpredict.policies.guarded.contests import full_contest, sampled_contest
 from kvpredict.policies.guarded.guard import PERIOD, look_back
-from kvpredict.policies.guarded.learning import FEWEST, RATE, draw, is_sampled, keep_rows, label_span, schedule_fit
+from kvpredict.policies.guarded.learning import FEWEST, RATE, draw, is_sampled, keep_rows, schedule_fit
 from kvpredict.policies.guarded.state import (
     AWAY,
     BYPASSED,
@@ -35,6 +35,7 @@ from kvpredict.policies.guarded.state import (
     FITS,
     HAS_MODEL,
     HEAD,
+    HORIZON,
     LAMBDA,
     LEADER,
     LEARNS,
@@ -55,8 +56,7 @@ from kvpredict.policies.guarded.state import (
     USED,
     WHERE,
 )
-from kvpredict.scorers.boosting import fit_trees
-from kvpredict.scorers.trees import score_columns
+from kvpredict.scorers.boosting import fit_ranks, rank_columns
 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
@@ -170,9 +170,9 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             if c.word[DUE] == IDLE:
                 c.word[DUE] = WANTED
             return
-        count = collect(samples, c.history.clock[0], label_span(c), training.x, training.y, 0, samples.unit.size, 0)
+        count = collect(samples, c.history.clock[0], c.level[HORIZON], training, 0, samples.unit.size, 0)
         if count >= FEWEST:
-            fit_trees(training, count, model, RATE)
+            fit_ranks(training, count, model, RATE)
             c.word[FITS] += 1
             c.word[HAS_MODEL] = 1
         schedule_fit(c)
@@ -190,12 +190,12 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             at = newer(c.queue, at)
         draw(c, given_up, count)
         write(h, drawn, count, len(c.slot), c.x)
-        score_columns(model, c.x, count, score)
+        rank_columns(model, c.x, count, score, c.spare)
         victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // SHARE))
         if is_sampled(c, samples, victims):
             keep_rows(c, samples, count - PER_DECISION)
         for i in range(count):
-            # The model predicts the log of the time to the next use: the longer, the sooner to go.
+            # The model predicts the log of the time per use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
                 score[i] -= c.value[drawn[i]]
             if not c.entry[drawn[i], QUEUED]:
@@ -251,7 +251,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             record(samples, new.x, 0, entry, h.clock[0], residence_time(h, len(c.slot)))
         if not learned:
             return False
-        score_columns(model, new.x, 1, new.score)
+        rank_columns(model, new.x, 1, new.score, c.spare)
         score = new.score[0]
         if varies and word[UNEQUAL]:
             score -= c.value[entry]

@@ -8,22 +8,15 @@ from kvpredict.core.random import below, uniform
 from kvpredict.features.history import residence_time
 from kvpredict.features.samples import collect, record
 from kvpredict.policies.guarded.state import DUE, ENTRY, FITS, HAS_MODEL, HORIZON, LEARNS, NEXT_FIT, ORDER, PER_DECISION
-from kvpredict.scorers.boosting import fit_trees
+from kvpredict.scorers.boosting import fit_ranks
 
-TREES, DEPTH, RATE = 24, 2, 0.2
+FAR, NEAR, DEPTH, RATE = 24, 8, 2, 0.2  # trees of each kind
 FIRST_FIT = 2000  # requests
 GROWTH = 0.3  # requests from one fit to the next, for each one so far
 FEWEST = 500  # samples that a fit needs
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
 RECENT = 2e6  # requests that they may cover in any case
 FIRST = 16.0  # residence times that they are spread over at least
-
-
-@lean_kernel
-def label_span(c):
-    """Return how long a sample waits for its label, in requests."""
-    now = c.history.clock[0]
-    return min(c.level[HORIZON] * residence_time(c.history, len(c.slot)), 0.35 * now)
 
 
 @lean_kernel
@@ -65,24 +58,30 @@ def keep_rows(c, samples, start):
 def gather_rows(c, samples, training, rows, start, end):
     if start == 0:
         rows[0] = 0
-    rows[0] = collect(samples, c.history.clock[0], label_span(c), training.x, training.y, start, end, rows[0])
+    rows[0] = collect(samples, c.history.clock[0], c.level[HORIZON], training, start, end, rows[0])
 
 
 @kernel
-def fit_rows(training, rows, trees):
+def fit_rows(training, rows, ranks):
     if rows[0] >= FEWEST:
-        fit_trees(training, rows[0], trees, RATE)
+        fit_ranks(training, rows[0], ranks, RATE)
+
+
+@lean_kernel
+def _copy(trees, into):
+    into.feature[:] = trees.feature
+    into.threshold[:] = trees.threshold
+    into.leaf[:] = trees.leaf
+    into.base[:] = trees.base
 
 
 @kernel
-def adopt_trees(c, model, trees, rows):
+def adopt(c, model, ranks, rows):
     if rows[0] < 0:
         return
     if rows[0] >= FEWEST:
-        model.feature[:] = trees.feature
-        model.threshold[:] = trees.threshold
-        model.leaf[:] = trees.leaf
-        model.base[:] = trees.base
+        _copy(ranks.far, model.far)
+        _copy(ranks.near, model.near)
         c.word[FITS] += 1
         c.word[HAS_MODEL] = 1
     schedule_fit(c)

@@ -21,7 +21,7 @@ from kvpredict.features.history import make_history
 from kvpredict.features.samples import make_samples
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.policies.guarded.kernels import guarded_kernels
-from kvpredict.policies.guarded.learning import DEPTH, FEWEST, FIRST_FIT, TREES, adopt_trees, fit_rows, gather_rows
+from kvpredict.policies.guarded.learning import DEPTH, FAR, FEWEST, FIRST_FIT, NEAR, adopt, fit_rows, gather_rows
 from kvpredict.policies.guarded.state import (
     AWAKE,
     AWAY,
@@ -54,7 +54,7 @@ from kvpredict.policies.guarded.state import (
     Newcomer,
     State,
 )
-from kvpredict.scorers.boosting import empty_trees, make_training
+from kvpredict.scorers.boosting import empty_ranks, empty_trees, make_training
 from kvpredict.scorers.trees import Trees
 
 LEADERS = ("lru", "s3fifo", "lhd", "popularity")
@@ -91,12 +91,12 @@ class Guarded(Policy):
     samples : int, default 20000
         Decisions kept for training, some 370 bytes each, whatever the capacity.
     horizon : float, default 4.0
-        Time to the next use, in residence times, beyond which all is the same.
+        Residence times for which the model looks ahead: what is used later counts as not used.
     margin : float, default 0.003
         Share of the leader's misses by which this cache may be worse before lambda rises.
     swing : float, default 2.0
         Requests, in capacities, in which lambda moves over its whole range.
-    most : float, default 3.0
+    most : float, default 4.0
         Largest lambda, in logarithms of time.
     memory : float, default 8.0
         Half-life of misses in the comparison of leaders, in capacities; at least 1,000 requests.
@@ -140,7 +140,7 @@ class Guarded(Policy):
     horizon: float = 4.0
     margin: float = 0.003
     swing: float = 2.0
-    most: float = 3.0
+    most: float = 4.0
     memory: float = 8.0
     patience: float = 2.0
     objective: str = "objects"
@@ -223,17 +223,20 @@ class Guarded(Policy):
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((width, self.candidates), np.float32).T,
             score=np.zeros(self.candidates, np.float64),
+            spare=np.zeros(self.candidates, np.float64),
             victim=np.zeros((self.batch, 2), np.int64),
             doom=np.zeros(self.batch),
             newcomer=Newcomer(np.zeros(1, np.int32), np.zeros((1, width), np.float32), np.zeros(1)),
             log=np.zeros((NOTES, 5)),
         )
-        model = empty_trees(TREES, DEPTH)
+        model = empty_ranks(FAR, NEAR, DEPTH)
         if self.prior is not None:
             word[HAS_MODEL] = 1
-            _copy(self.prior.scorer, model)
-            np.negative(model.leaf, out=model.leaf)  # an artifact's score says who is to stay, this model who is to go
-            np.negative(model.base, out=model.base)
+            _copy(self.prior.scorer, model.far)
+            np.negative(
+                model.far.leaf, out=model.far.leaf
+            )  # an artifact's score says who is to stay
+            np.negative(model.far.base, out=model.far.base)
         return State(
             core=core,
             samples=make_samples(self.samples, width, entries),
@@ -249,7 +252,7 @@ class Guarded(Policy):
         if not aside or not self.learn:
             return None
         c, ring = state.core, len(state.samples.unit)
-        spare = empty_trees(TREES, DEPTH)
+        spare = empty_ranks(FAR, NEAR, DEPTH)
         rows = np.zeros(1, np.int64)
 
         def gather(step: int) -> bool:
@@ -260,25 +263,27 @@ class Guarded(Policy):
         def fit() -> None:
             fit_rows(state.training, rows, spare)
 
-        def adopt() -> None:
-            adopt_trees(c, state.model, spare, rows)
+        def take_over() -> None:
+            adopt(c, state.model, spare, rows)
 
         # Compiled now, so that no request waits for it: no rows, no effect.
         gather_rows(c, state.samples, state.training, rows, 0, 0)
         fit()
-        adopt_trees(c, state.model, spare, np.full(1, -1, np.int64))
-        return Trainer(c.word[DUE : DUE + 1], gather, fit, adopt)
+        adopt(c, state.model, spare, np.full(1, -1, np.int64))
+        return Trainer(c.word[DUE : DUE + 1], gather, fit, take_over)
 
     def inherit(self, state: State, old: State) -> None:
         """Begin with the model of ``old``."""
-        _copy(old.model, state.model)
+        for its, mine in zip(old.model, state.model, strict=True):
+            _copy(its, mine)
         state.core.word[[FITS, HAS_MODEL]] = old.core.word[[FITS, HAS_MODEL]]
 
-    def samples_of(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and labels of the samples that are old enough, float32 ``[m, width]`` and ``[m]``."""
+    def samples_of(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the samples' rows, float32 ``[m, width]``, how long each was watched, and 1 where a use ended that."""
         rows = np.zeros(1, np.int64)
         gather_rows(state.core, state.samples, state.training, rows, 0, len(state.samples.unit))
-        return state.training.x[: rows[0]].copy(), state.training.y[: rows[0]].copy()
+        room = state.training
+        return room.x[: rows[0]].copy(), room.time[: rows[0]].copy(), room.used[: rows[0]].copy()
 
     def save(self, folder: str | Path) -> Path:
         """Write the policy and its prior to ``folder``, atomically; ``kvpredict.load_policy`` reads it.
@@ -286,7 +291,7 @@ class Guarded(Policy):
         What a cache has learned since is not in it: see ``kvpredict.cache.snapshot``.
         """
         settings = {k: v for k, v in super().params().items() if k not in ("prior", "report")}
-        cold = Artifact(empty_trees(TREES, DEPTH), Schema(), "identity", {"prior": "none"})
+        cold = Artifact(empty_trees(FAR, DEPTH), Schema(), "identity", {"prior": "none"})
         return (self.prior or cold).save(folder, policy={"name": self.name, **settings})
 
     def params(self) -> dict[str, Any]:
@@ -354,11 +359,11 @@ def _checked_prior(given: Any) -> Artifact | None:
         raise KvpredictError(f"policy 'guarded': prior must be an Artifact or a path, got {type(given).__name__}")
     if given.metadata.get("prior") == "none":
         return None
-    usual = empty_trees(TREES, DEPTH)
+    usual = empty_trees(FAR, DEPTH)
     fits = isinstance(given.scorer, Trees) and given.scorer.leaf.shape == usual.leaf.shape
     if not fits or given.schema.extra or given.link != "identity":
         raise KvpredictError(
-            f"policy 'guarded': this model cannot be its prior, which is {TREES} trees of depth {DEPTH} on the base "
+            f"policy 'guarded': this model cannot be its prior, which is {FAR} trees of depth {DEPTH} on the base "
             "features: make one with kvpredict.learn.online.prior"
         )
     return given

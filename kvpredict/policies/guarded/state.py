@@ -7,8 +7,7 @@ import numpy as np
 from kvpredict.core.shadow import Requests
 from kvpredict.features.history import History
 from kvpredict.features.samples import Samples
-from kvpredict.scorers.boosting import Training
-from kvpredict.scorers.trees import Trees
+from kvpredict.scorers.boosting import Ranks, Training
 
 ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
@@ -58,6 +57,7 @@ class Core(NamedTuple):
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
     score: np.ndarray  # float64 [c]
+    spare: np.ndarray  # float64 [c], room for parts of scores
     victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
     doom: np.ndarray  # float64 [b], their scores
     newcomer: Newcomer
@@ -68,5 +68,5 @@ class State(NamedTuple):
     core: Core
     samples: Samples
     training: Training
-    model: Trees
+    model: Ranks
     shadows: Any  # a tree of Shadow; or two, of which the second runs on a sample of the keys
