@@ -17,7 +17,7 @@ from kvpredict.features.schema import Schema
 from kvpredict.learn.dataset import serve
 from kvpredict.learn.learner import NothingToLearn
 from kvpredict.policies.guarded import Guarded
-from kvpredict.policies.guarded.learning import DEPTH, FAR, RATE
+from kvpredict.policies.guarded.learning import DEPTH, FAR_TREES, RATE
 from kvpredict.scorers.boosting import empty_trees, fit_far, make_training
 from kvpredict.simulate.simulate import check_trace, whole_capacity
 from kvpredict.trace.trace import Trace
@@ -96,7 +96,7 @@ def prior(
     order = rng.permutation(len(x))  # borders of bins are taken from evenly spaced rows
     training = make_training(len(x), x.shape[1], DEPTH)
     training.x[:], training.time[:], training.used[:] = x[order], time[order], used[order]
-    trees = empty_trees(FAR, DEPTH)
+    trees = empty_trees(FAR_TREES, DEPTH)
     _fit(training, len(x), trees)
     # An artifact's score says who is to stay, the policy's model who is to go.
     stays = trees._replace(leaf=-trees.leaf, base=-trees.base)

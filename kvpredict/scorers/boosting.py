@@ -9,7 +9,7 @@ of boosting (Friedman, "Greedy function approximation", Annals of Statistics 200
 Looking far ahead, an object that is used soon or never may come out as one that is used some day. An object is worth
 keeping for the best that it offers, over any time ahead: the largest ratio of uses to time held (Gittins, "Bandit
 processes and dynamic allocation indices", J. Royal Statistical Society B 41, 1979). ``Ranks`` are trees for two such
-times: ``far`` as far as rows were watched, and ``near``, what the log is less by where only the time up to ``NEAR``
+times: ``far`` as far as rows were watched, and ``near``, by what the log is less where only so much of the time
 counts.
 
 Histograms as in LightGBM (Ke et al., NeurIPS 2017), trees grown level by level to one common depth and written straight
@@ -35,7 +35,6 @@ BINS = 32
 SAMPLE = 1024  # rows from which the borders of the bins are taken
 LEAST = 20  # rows on either side of a split: fewer uses than so many rows have on average are none to go by
 SOFT = 0.05  # added to all times: what is used so soon is kept in any case
-NEAR = 0.25  # the nearer of the two times ahead
 
 
 class Ranks(NamedTuple):
@@ -113,20 +112,23 @@ def rank_columns(ranks, x, count, out, spare):
 
 
 @lean_subroutine
-def fit_ranks(training, count, ranks, rate):
-    """Fit ``ranks`` in place to the first ``count`` rows of ``training``; ``rate`` is the learning rate."""
+def fit_ranks(training, count, ranks, rate, near):
+    """Fit ``ranks`` in place to the first ``count`` rows of ``training``.
+
+    ``rate`` is the learning rate, ``near`` the time ahead for which the near trees look.
+    """
     fit_far(training, count, ranks.far, rate)
     # The near trees begin where the far ones ended: what they have to learn is little, from few uses.
     time, used, uses, rest, weight = training.time, training.used, training.uses, training.rest, training.weight
     for i in range(count):
-        rest[i, 1] *= (min(time[i], np.float32(NEAR)) + SOFT) / (time[i] + SOFT)
-        uses[i] = weight[i] * used[i] if time[i] <= NEAR else 0.0
+        rest[i, 1] *= (min(np.float64(time[i]), near) + SOFT) / (time[i] + SOFT)
+        uses[i] = weight[i] * used[i] if time[i] <= near else 0.0
     _fit(training, count, ranks.near, rate)
 
 
 @lean_subroutine
 def fit_far(training, count, trees, rate):
-    """Fit ``trees`` in place to all of the time for which rows were watched."""
+    """Fit ``trees`` in place to all of the time for which the first ``count`` rows were watched."""
     time, used, uses, rest, weight = training.time, training.used, training.uses, training.rest, training.weight
     _bin(training.x, count, training.sample, training.edges, training.bins)
     for i in range(count):
@@ -184,9 +186,8 @@ def _add_root(bins, rest, count, half, sums):
     for i in range(half, count, 2):
         beyond, expected = rest[i, 0], rest[i, 1]
         for j in range(width):
-            at = j * BINS + np.int64(bins[i, j])
-            sums[at, 0] += beyond
-            sums[at, 1] += expected
+            sums[j * BINS + np.int64(bins[i, j]), 0] += beyond
+            sums[j * BINS + np.int64(bins[i, j]), 1] += expected
 
 
 @lean_kernel

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpredict.features.samples import SOFT, collect, lose, make_samples, record, resolve
+from kvpredict.features.samples import LATELY, SHARE, collect, lose, make_samples, record, resolve
+from kvpredict.scorers.boosting import make_training
 from tests.strategies import THOROUGH
 
 ENTRIES, RING, WIDTH = 4, 5, 2
@@ -18,8 +19,10 @@ steps = st.lists(
 
 
 @THOROUGH
-@given(steps, st.integers(1, 40))
-def test_labels_are_the_times_to_the_next_access(made: list[tuple[str, int, int]], horizon: int) -> None:
+@given(steps, st.integers(1, 12))
+def test_samples_tell_how_long_they_were_watched_and_what_ended_that(
+    made: list[tuple[str, int, int]], horizon: int
+) -> None:
     samples = make_samples(RING, WIDTH, ENTRIES)
     twin: list[dict[str, float | None]] = []
     now = 0
@@ -38,16 +41,19 @@ def test_labels_are_the_times_to_the_next_access(made: list[tuple[str, int, int]
                     sample["entry"] = None
                     sample["due"] = now if what == "resolve" else None
     now += 3
-    x, y = np.zeros((RING, WIDTH), np.float32), np.zeros(RING, np.float32)
-    count = collect(samples, now, float(horizon), x, y, 0, len(x), 0)
+    room = make_training(RING, WIDTH, 1)
+    count = collect(samples, now, float(horizon), room, 0, RING, 0)
     expected = {}
     for sample in twin[-RING:]:
         assert sample["time"] is not None
         assert sample["unit"] is not None
-        if sample["time"] + horizon <= now:
-            distance = horizon if sample["due"] is None else min(horizon, sample["due"] - sample["time"])
-            soft = SOFT * sample["unit"]
-            expected[sample["time"]] = math.log1p(distance + soft) - math.log1p(sample["unit"] + soft)
-    assert {float(t): 0 for t in x[:count, 0]}.keys() == {float(t): 0 for t in expected}.keys()
+        unit, age = sample["unit"], now - sample["time"]
+        until = math.inf if sample["due"] is None else sample["due"] - sample["time"]
+        watched = min(until, age, horizon * unit)
+        weight = 0.5 ** (age / max(LATELY * unit, SHARE * now))
+        expected[sample["time"]] = (watched / unit, float(until <= watched), weight)
+    assert count == min(len(twin), RING)
+    assert set(room.x[:count, 0].astype(int)) == set(expected)
     for i in range(count):
-        assert math.isclose(y[i], expected[int(x[i, 0])], abs_tol=1e-5)
+        found = room.time[i], room.used[i], room.weight[i]
+        assert np.allclose(found, expected[int(room.x[i, 0])], rtol=1e-5)

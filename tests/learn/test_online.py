@@ -21,13 +21,15 @@ def zipf(n: int = 30_000, seed: int = 0) -> Trace:
     return Trace.from_keys(rng.choice(5000, n, p=weights / weights.sum()))
 
 
-def test_decisions_are_rows_old_enough_to_have_a_label() -> None:
-    x, y = decisions(zipf(), 300, Guarded())
-    assert x.shape == (len(y), len(BASE_FEATURES))
-    assert 500 < len(y) <= 20_000
+def test_decisions_are_rows_and_how_long_they_were_watched() -> None:
+    x, time, used = decisions(zipf(), 300, Guarded(horizon=3.0))
+    assert x.shape == (len(time), len(BASE_FEATURES))
+    assert 500 < len(time) == len(used) <= 20_000
     assert np.isfinite(x).all()
-    assert np.isfinite(y).all()
-    assert y.min() < 0 < y.max()
+    assert 0.0 <= time.min() < 0.5
+    assert time.max() == 3.0
+    assert set(used) == {0.0, 1.0}
+    assert time[used == 1].mean() < time[used == 0].mean()
 
 
 def test_with_a_prior_the_model_decides_before_the_first_fit() -> None:

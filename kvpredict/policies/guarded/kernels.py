@@ -41,6 +41,7 @@ from kvpredict.policies.guarded.state import (
     LEARNS,
     LOST,
     MOST,
+    NEAR,
     NEXT_FIT,
     ORDER,
     PENDING,
@@ -172,7 +173,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             return
         count = collect(samples, c.history.clock[0], c.level[HORIZON], training, 0, samples.unit.size, 0)
         if count >= FEWEST:
-            fit_ranks(training, count, model, RATE)
+            fit_ranks(training, count, model, RATE, c.level[NEAR])
             c.word[FITS] += 1
             c.word[HAS_MODEL] = 1
         schedule_fit(c)

@@ -10,7 +10,7 @@ from kvpredict.features.samples import collect, record
 from kvpredict.policies.guarded.state import DUE, ENTRY, FITS, HAS_MODEL, HORIZON, LEARNS, NEXT_FIT, ORDER, PER_DECISION
 from kvpredict.scorers.boosting import fit_ranks
 
-FAR, NEAR, DEPTH, RATE = 24, 8, 2, 0.2  # trees of each kind
+FAR_TREES, NEAR_TREES, DEPTH, RATE = 24, 8, 2, 0.2
 FIRST_FIT = 2000  # requests
 GROWTH = 0.3  # requests from one fit to the next, for each one so far
 FEWEST = 500  # samples that a fit needs
@@ -62,12 +62,12 @@ def gather_rows(c, samples, training, rows, start, end):
 
 
 @kernel
-def fit_rows(training, rows, ranks):
+def fit_rows(training, rows, ranks, near):
     if rows[0] >= FEWEST:
-        fit_ranks(training, rows[0], ranks, RATE)
+        fit_ranks(training, rows[0], ranks, RATE, near)
 
 
-@lean_kernel
+@kernel
 def _copy(trees, into):
     into.feature[:] = trees.feature
     into.threshold[:] = trees.threshold

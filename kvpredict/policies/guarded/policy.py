@@ -21,7 +21,16 @@ from kvpredict.features.history import make_history
 from kvpredict.features.samples import make_samples
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.policies.guarded.kernels import guarded_kernels
-from kvpredict.policies.guarded.learning import DEPTH, FAR, FEWEST, FIRST_FIT, NEAR, adopt, fit_rows, gather_rows
+from kvpredict.policies.guarded.learning import (
+    DEPTH,
+    FAR_TREES,
+    FEWEST,
+    FIRST_FIT,
+    NEAR_TREES,
+    adopt,
+    fit_rows,
+    gather_rows,
+)
 from kvpredict.policies.guarded.state import (
     AWAKE,
     AWAY,
@@ -92,6 +101,8 @@ class Guarded(Policy):
         Decisions kept for training, some 370 bytes each, whatever the capacity.
     horizon : float, default 4.0
         Residence times for which the model looks ahead: what is used later counts as not used.
+    near : float, default 0.25
+        Residence times of a second look, not so far ahead: what is used soon or never is kept for so long. 0: none.
     margin : float, default 0.003
         Share of the leader's misses by which this cache may be worse before lambda rises.
     swing : float, default 2.0
@@ -138,6 +149,7 @@ class Guarded(Policy):
     regions: bool = True
     samples: int = 20_000
     horizon: float = 4.0
+    near: float = 0.25
     margin: float = 0.003
     swing: float = 2.0
     most: float = 4.0
@@ -170,6 +182,7 @@ class Guarded(Policy):
         require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
         for name in ("horizon", "swing", "most", "memory", "patience"):
             require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
+        require(self.near >= 0, self, f"near must not be negative, got {self.near}")
         require(0 < self.sample <= 1, self, f"sample must be in (0, 1], got {self.sample}")
         require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
 
@@ -194,7 +207,7 @@ class Guarded(Policy):
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
         share = min(max(self.sample, FEWEST_SLOTS / slots), 1.0)
-        flags = [self.learn, self.guard, self.bypass, share]
+        flags = [self.learn, self.guard, self.bypass, share, self.near]
         shadows = make_shadows(leaders, capacity, slots, seed + 1)
         if self.sample < 1:
             small = make_shadows(leaders, max(1, int(share * capacity)), max(1, int(share * slots)), seed + 1)
@@ -229,13 +242,11 @@ class Guarded(Policy):
             newcomer=Newcomer(np.zeros(1, np.int32), np.zeros((1, width), np.float32), np.zeros(1)),
             log=np.zeros((NOTES, 5)),
         )
-        model = empty_ranks(FAR, NEAR, DEPTH)
+        model = empty_ranks(FAR_TREES, NEAR_TREES, DEPTH)
         if self.prior is not None:
             word[HAS_MODEL] = 1
             _copy(self.prior.scorer, model.far)
-            np.negative(
-                model.far.leaf, out=model.far.leaf
-            )  # an artifact's score says who is to stay
+            np.negative(model.far.leaf, out=model.far.leaf)  # an artifact's score says who is to stay
             np.negative(model.far.base, out=model.far.base)
         return State(
             core=core,
@@ -252,7 +263,7 @@ class Guarded(Policy):
         if not aside or not self.learn:
             return None
         c, ring = state.core, len(state.samples.unit)
-        spare = empty_ranks(FAR, NEAR, DEPTH)
+        spare = empty_ranks(FAR_TREES, NEAR_TREES, DEPTH)
         rows = np.zeros(1, np.int64)
 
         def gather(step: int) -> bool:
@@ -261,7 +272,7 @@ class Guarded(Policy):
             return step + 1 < PARTS
 
         def fit() -> None:
-            fit_rows(state.training, rows, spare)
+            fit_rows(state.training, rows, spare, self.near)
 
         def take_over() -> None:
             adopt(c, state.model, spare, rows)
@@ -291,7 +302,7 @@ class Guarded(Policy):
         What a cache has learned since is not in it: see ``kvpredict.cache.snapshot``.
         """
         settings = {k: v for k, v in super().params().items() if k not in ("prior", "report")}
-        cold = Artifact(empty_trees(FAR, DEPTH), Schema(), "identity", {"prior": "none"})
+        cold = Artifact(empty_trees(FAR_TREES, DEPTH), Schema(), "identity", {"prior": "none"})
         return (self.prior or cold).save(folder, policy={"name": self.name, **settings})
 
     def params(self) -> dict[str, Any]:
@@ -359,11 +370,11 @@ def _checked_prior(given: Any) -> Artifact | None:
         raise KvpredictError(f"policy 'guarded': prior must be an Artifact or a path, got {type(given).__name__}")
     if given.metadata.get("prior") == "none":
         return None
-    usual = empty_trees(FAR, DEPTH)
+    usual = empty_trees(FAR_TREES, DEPTH)
     fits = isinstance(given.scorer, Trees) and given.scorer.leaf.shape == usual.leaf.shape
     if not fits or given.schema.extra or given.link != "identity":
         raise KvpredictError(
-            f"policy 'guarded': this model cannot be its prior, which is {FAR} trees of depth {DEPTH} on the base "
+            f"policy 'guarded': this model cannot be its prior, which is {FAR_TREES} trees of depth {DEPTH} on the base "
             "features: make one with kvpredict.learn.online.prior"
         )
     return given

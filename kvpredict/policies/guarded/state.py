@@ -15,7 +15,7 @@ SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
     DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN, MISSES,
 ) = range(24)  # of word  # fmt: skip
-LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED = range(11)  # of level
+LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED, NEAR = range(12)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
 PER_DECISION = 8  # candidates sampled for training at a decision, and the most taken from the leader's queue
@@ -53,7 +53,7 @@ class Core(NamedTuple):
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
     word: np.ndarray  # int64 [24]
-    level: np.ndarray  # float64 [11]: lambda, parameters
+    level: np.ndarray  # float64 [12]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
     score: np.ndarray  # float64 [c]
