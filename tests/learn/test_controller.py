@@ -5,6 +5,7 @@ import pytest
 
 from kvpredict import KvpredictError, Trace, policy
 from kvpredict.learn.controller import evolve_controller, rule_weights
+from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.guarded.state import LAMBDA, SIGNALS, SWITCHES, State
 from tests.policies.test_guarded import run
 from tests.strategies import zipf_mix

@@ -374,7 +374,7 @@ def _checked_prior(given: Any) -> Artifact | None:
     fits = isinstance(given.scorer, Trees) and given.scorer.leaf.shape == usual.leaf.shape
     if not fits or given.schema.extra or given.link != "identity":
         raise KvpredictError(
-            f"policy 'guarded': this model cannot be its prior, which is {FAR_TREES} trees of depth {DEPTH} on the base "
-            "features: make one with kvpredict.learn.online.prior"
+            f"policy 'guarded': this model cannot be its prior, which is {FAR_TREES} trees of depth {DEPTH} on the "
+            "base features: make one with kvpredict.learn.online.prior"
         )
     return given
