@@ -31,15 +31,17 @@ __all__ = [
     "note_insertion",
     "note_miss",
     "oldest_ghost",
+    "residence_known",
     "residence_time",
     "spare",
     "write",
 ]
 
 GAPS, RATES, COUNT, VISITS, RETURNS, ABSENCE, NOVELTY, MISSES, WEIGHT = 0, 4, 9, 10, 11, 12, 13, 14, 15  # of row
-NOW, HELD, PREVIOUS, LEFT, FREE = 0, 1, 2, 3, 4  # of clock
+NOW, HELD, PREVIOUS, LEFT, FREE, KNOWN = 0, 1, 2, 3, 4, 5  # of clock
 SPACING, NOVEL, MISSED, MEAN_SIZE, BY_MISS, BY_REQUEST = 0, 1, 2, 3, 4, 5  # of level
 WIDTH = len(BASE_FEATURES)
+LEAST_KNOWN = 0.05  # share of requests to keys remembered, at least, so that T is never nothing
 
 
 class History(NamedTuple):
@@ -53,8 +55,8 @@ class History(NamedTuple):
     regions: Regions
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it
     free: np.ndarray  # int32 [n], stack of free entries
-    clock: np.ndarray  # int64 [5]: requests seen, objects held, time of the previous miss, whether any has left,
-    # free entries
+    clock: np.ndarray  # int64 [6]: requests seen, objects held, time of the previous miss, whether any has left,
+    # free entries, requests to keys remembered
     level: np.ndarray  # float64 [6]: mean requests between misses, novelty, miss share, mean size; weights of
     # the newest value in these averages, by miss and by request
 
@@ -73,7 +75,7 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0, reg
         regions=make_regions(slots if regions else 0),
         extra=np.zeros((n, extras), np.float32),
         free=np.arange(n, dtype=np.int32)[::-1].copy(),
-        clock=np.array([0, 0, 0, 0, n], np.int64),
+        clock=np.array([0, 0, 0, 0, n, 0], np.int64),
         # Before anything is known a miss at every second request is assumed.
         level=np.array([2.0, 1.0, 1.0, 1.0, 1.0 / max(32.0, slots / 4.0), 1.0 / max(256.0, float(slots))]),
     )
@@ -83,6 +85,16 @@ def make_history(slots: int, entries_per_slot: float = 4.0, extras: int = 0, reg
 def residence_time(h, slots):
     """Return T, in requests; until something has left, the cache is taken to hold an object in each of its slots."""
     return max(h.level[SPACING], 1.0) * max(np.int64(1), h.clock[HELD] if h.clock[LEFT] else np.int64(slots))
+
+
+@lean_kernel
+def residence_known(h, slots):
+    """Return T in requests to keys remembered.
+
+    What is watched for a use is watched by this clock (``features.samples``): while only keys are asked for that were
+    never seen, as in a scan, there is nothing to be learned of the others.
+    """
+    return residence_time(h, slots) * max(1.0 - h.level[NOVEL], LEAST_KNOWN)
 
 
 @lean_kernel
@@ -245,6 +257,7 @@ def write(h, entries, count, slots, out):
 @lean_kernel
 def _tick(h, novel, missed):
     h.clock[NOW] += 1
+    h.clock[KNOWN] += novel == 0.0
     h.level[NOVEL] += h.level[BY_REQUEST] * (novel - h.level[NOVEL])
     h.level[MISSED] += h.level[BY_REQUEST] * (missed - h.level[MISSED])
 

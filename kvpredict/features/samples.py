@@ -25,8 +25,9 @@ class Samples(NamedTuple):
     """State over ``m`` samples of objects among ``n`` history entries."""
 
     row: np.ndarray  # float32 [m, width]
-    when: np.ndarray  # int64 [m, 2]: request at which it was taken; of the object's next access, 0 while there was none
-    unit: np.ndarray  # float64 [m], residence time when it was taken, in requests
+    when: np.ndarray  # int64 [m, 2]: time at which it was taken; of the object's next access, 0 while there was none.
+    # Times are the caller's: the requests to keys remembered (features.history)
+    unit: np.ndarray  # float64 [m], residence time when it was taken
     link: np.ndarray  # int32 [m, 3]: history entry it waits for, -1 when it does not wait; neighbours among the samples
     # of the same entry, -1 at an end
     first: np.ndarray  # int32 [n], an entry's newest waiting sample, -1 when there is none

@@ -169,6 +169,17 @@ def test_a_scan_that_all_miss_is_no_reason_to_leave_the_leader() -> None:
     assert after > before - 0.1 > 2.0
 
 
+def test_what_was_hot_before_a_scan_is_there_after_it() -> None:
+    rng = np.random.default_rng(4)
+    weights = 1.0 / np.arange(1, 5001) ** 0.9
+    hot = rng.choice(5000, 60_000, p=weights / weights.sum())
+    trace = Trace.from_keys(np.concatenate([hot[:58_000], np.arange(20_000) + 10_000, hot[58_000:]]))
+    best = simulate(trace, "popularity", 250, warmup=78_000).misses
+    # With so wide a margin the model decides when the scan begins, and of a scan it knows nothing.
+    hit, _ = run(trace, 250, leaders="popularity+lru", margin=0.5, samples=2001)
+    assert (hit[78_000:] == 0).sum() < 1.07 * best
+
+
 def test_lambda_follows_the_misses() -> None:
     trace = Trace.from_keys(zipf_mix(8_000, 1000, seed=2))
     _, state = run(trace, 100, leaders="lru+s3fifo", most=2.0, samples=1000)

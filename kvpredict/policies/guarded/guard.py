@@ -4,6 +4,7 @@ import numpy as np
 
 from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.jit import lean_kernel, lean_subroutine
+from kvpredict.features.history import MISSED
 from kvpredict.policies.guarded.state import (
     AWAKE,
     FITS,
@@ -28,7 +29,8 @@ PERIOD = 128  # requests between two looks at leader and guard
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
 COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
 FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
-USUAL = 0.2  # share of this cache's hit ratio so far: while it hits less often than that, lambda comes down more slowly
+USUAL = 0.4  # share of this cache's hit ratio so far: while it hits less often than that, lambda goes up
+RUSH = 4.0  # how many times faster than else, while it hits nothing
 
 
 @lean_subroutine
@@ -64,9 +66,8 @@ def look_back(c, requests):
     held = max(c.history.clock[1], np.int64(1))
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
-    missed[own + 3] = requests
     word[MISSES] += np.int64(missed[own + 1])
-    for k in range(own + 4):
+    for k in range(own + 3):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
         missed[k] = 0.0
@@ -94,9 +95,11 @@ def look_back(c, requests):
         led = fast[own + 2] if level[SAMPLED] < 1.0 else fast[best]
         behind = (fast[own] - led) / max(led, weight) - level[MARGIN]
         speed = min(max(behind / FULL, -1.0), 1.0)
-        usual = USUAL * fast[own + 3] * (1.0 - word[MISSES] / c.history.clock[0])
-        if speed < 0.0 and usual > 0.0:  # while all miss, as in a scan, it is no merit to miss no more than the leader
-            speed *= min((fast[own + 3] - fast[own + 1]) / usual, 1.0)
+        # Where all miss, as in a scan, the model is asked what it has never seen, and to follow costs nothing.
+        usual = USUAL * (1.0 - word[MISSES] / c.history.clock[0])
+        hits = 1.0 - c.history.level[MISSED]
+        if hits < usual:
+            speed = max(speed, RUSH * (1.0 - hits / usual))
         step *= speed
         if len(c.control):
             step = abs(step) * min(max(_answer(c, 0, best), -1.0), 1.0)

@@ -10,12 +10,13 @@ from kvpredict.core.objective import weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels
 from kvpredict.features.facts import FACTS, LAST, SIZE
 from kvpredict.features.history import (
+    KNOWN,
     note_eviction,
     note_hit,
     note_insertion,
     note_miss,
     oldest_ghost,
-    residence_time,
+    residence_known,
     spare,
     write,
 )
@@ -171,7 +172,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             if c.word[DUE] == IDLE:
                 c.word[DUE] = WANTED
             return
-        count = collect(samples, c.history.clock[0], c.level[HORIZON], training, 0, samples.unit.size, 0)
+        count = collect(samples, c.history.clock[KNOWN], c.level[HORIZON], training, 0, samples.unit.size, 0)
         if count >= FEWEST:
             fit_ranks(training, count, model, RATE, c.level[NEAR])
             c.word[FITS] += 1
@@ -249,7 +250,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         new.entry[0] = entry
         write(h, new.entry, 1, len(c.slot), new.x)
         if sampled:  # the model must know newcomers, which are rare among random residents
-            record(samples, new.x, 0, entry, h.clock[0], residence_time(h, len(c.slot)))
+            record(samples, new.x, 0, entry, h.clock[KNOWN], residence_known(h, len(c.slot)))
         if not learned:
             return False
         rank_columns(model, new.x, 1, new.score, c.spare)
@@ -297,7 +298,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         c = s.core
         entry = c.slot[slot, ENTRY]
         note_hit(c.history, entry, e, len(c.slot))
-        resolve(s.samples, entry, c.history.clock[0])
+        resolve(s.samples, entry, c.history.clock[KNOWN])
         note_request(c, entry, e)
         if c.word[PENDING] == PENDINGS:
             catch_up(c, s.shadows)
@@ -312,7 +313,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         if not spare(h, e):
             make_room(c, s.samples, s.shadows)
         entry = note_miss(h, e, len(c.slot))
-        resolve(s.samples, entry, h.clock[0])
+        resolve(s.samples, entry, h.clock[KNOWN])
         c.history.fact[FACTS * entry + SIZE] = e.size
         c.word[CURRENT] = entry
         c.value[entry] = worth(weight, e.size)

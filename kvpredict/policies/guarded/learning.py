@@ -5,7 +5,7 @@ import numpy as np
 from kvpredict.core.jit import kernel, lean_kernel
 from kvpredict.core.policy import IDLE
 from kvpredict.core.random import below, uniform
-from kvpredict.features.history import residence_time
+from kvpredict.features.history import KNOWN, residence_known, residence_time
 from kvpredict.features.samples import collect, record
 from kvpredict.policies.guarded.state import DUE, ENTRY, FITS, HAS_MODEL, HORIZON, LEARNS, NEXT_FIT, ORDER, PER_DECISION
 from kvpredict.scorers.boosting import fit_ranks
@@ -49,16 +49,16 @@ def draw(c, start, end):
 def keep_rows(c, samples, start):
     """Keep the rows of ``PER_DECISION`` candidates from ``start`` on, random residents, as samples."""
     h = c.history
-    unit = residence_time(h, len(c.slot))
+    unit = residence_known(h, len(c.slot))
     for i in range(start, start + PER_DECISION):
-        record(samples, c.x, i, c.drawn[i], h.clock[0], unit)
+        record(samples, c.x, i, c.drawn[i], h.clock[KNOWN], unit)
 
 
 @kernel
 def gather_rows(c, samples, training, rows, start, end):
     if start == 0:
         rows[0] = 0
-    rows[0] = collect(samples, c.history.clock[0], c.level[HORIZON], training, start, end, rows[0])
+    rows[0] = collect(samples, c.history.clock[KNOWN], c.level[HORIZON], training, start, end, rows[0])
 
 
 @kernel

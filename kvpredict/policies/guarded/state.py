@@ -44,11 +44,11 @@ class Core(NamedTuple):
     requests: Requests  # not yet shown to the shadows
     gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
     order: np.ndarray  # int32 [entries], room to sort them; [0] where no leader has to be filled
-    missed: np.ndarray  # float64 [shadows + 4], misses since the last look of each, and of this cache, weighed; of
-    # this cache, each as one; and of whoever led, weighed, where leaders compete on a sample; then the requests
+    missed: np.ndarray  # float64 [shadows + 3], misses since the last look of each, and of this cache, weighed; of
+    # this cache, each as one; and of whoever led, weighed, where leaders compete on a sample
     apart: np.ndarray  # float64 [shadows], room to count misses that are not simply each shadow's own
-    slow: np.ndarray  # float64 [shadows + 4], older ones counting less: by which the leader is chosen
-    fast: np.ndarray  # float64 [shadows + 4], and much less: by which lambda moves
+    slow: np.ndarray  # float64 [shadows + 3], older ones counting less: by which the leader is chosen
+    fast: np.ndarray  # float64 [shadows + 3], and much less: by which lambda moves
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
