@@ -104,9 +104,14 @@ def fit_learned(config: Config, past: Trace, capacity: int) -> Any:
 
 
 def _learned_params(config: Config) -> dict[str, Any]:
-    """Return the parameters of ``learned.…``, and over them those that ``policy.…`` sets when policy=learned."""
-    params = dict(config.learned or {})
+    """Return what ``learned.…`` sets to other than the default, and over that what ``policy.…`` does.
+
+    ``policy.…`` speaks of the learned policy with policy=learned alone. Defaults are left to the policy that ``fit``
+    returns, which may be another one.
+    """
+    set_by_hand = [config.learned or {}]
     if config.policy is not None and config.policy["name"] == LEARNED:
-        defaults = policy_class(LEARNED).__dataclass_fields__
-        params |= {k: v for k, v in config.policy.items() if k != "name" and v != defaults[k].default}
-    return {k: v for k, v in params.items() if k in ("mode", "objective", "candidates", "batch", "base", "history")}
+        set_by_hand.append(config.policy)
+    defaults = policy_class(LEARNED).__dataclass_fields__
+    passed = ("mode", "objective", "candidates", "batch", "base", "history")
+    return {k: v for given in set_by_hand for k, v in given.items() if k in passed and v != defaults[k].default}

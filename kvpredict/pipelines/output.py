@@ -78,6 +78,8 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     if "chosen" in settings:
         found = ", ".join(f"{name} {loss:.4f}" for name, loss in settings["compared"].items())
         print(f"learned is {settings['chosen']!r}, chosen on the last part of the training part: {found}")
+    if "nothing_learned" in settings:
+        print(f"no frozen model to compare with: {settings['nothing_learned']}")
 
 
 def print_prefixes(result: Mapping[str, Any]) -> None:

@@ -4,12 +4,10 @@ All policies replay the whole trace and are counted from the split on, so caches
 seen nothing of what it is judged by. With ``policy=`` a heuristic only that one runs, beside LRU and the oracle.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.learn.fit import NothingToLearn
 from kvpredict.pipelines.build import LEARNED, capacity_of, chosen, fit_learned, load_trace, make_policies
 from kvpredict.pipelines.compare import FIT, MANY, Replay, collect, compare
 from kvpredict.pipelines.config import Config
@@ -30,7 +28,7 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
 
     policies = make_policies(config, [name for name in names if name != LEARNED])
     pending = replay.begin(replay.measure, policies, capacity, meanwhile=FIT if LEARNED in names else 0)
-    learned = _fit(config, trace.head(cut), capacity) if LEARNED in names else None
+    learned = fit_learned(config, trace.head(cut), capacity) if LEARNED in names else None
     measured = {LEARNED: replay.measure(learned, capacity)} if learned else {}
     curve = {LEARNED: replay.curve(learned, config.report.fractions)} if learned and draws(config) else {}
     measured |= collect(pending, len(policies), "comparing policies")
@@ -54,17 +52,6 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "curves": learned.report.curves,
         }
     return result | figures(config, replay, policies, measured, result["policies"], curve)
-
-
-def _fit(config: Config, past: Trace, capacity: int) -> Any:
-    """Train; where nothing can be learned say so, and go on with the heuristics unless the learned one is asked for."""
-    try:
-        return fit_learned(config, past, capacity)
-    except NothingToLearn as error:
-        if config.policy is not None:
-            raise
-        print(f"warning: no learned policy: {error}", file=sys.stderr)
-        return None
 
 
 def split(trace: Trace, config: Config) -> int:

@@ -286,7 +286,8 @@ class Guarded(Policy):
         What a cache has learned since is not in it: see ``kvpredict.cache.snapshot``.
         """
         settings = {k: v for k, v in super().params().items() if k not in ("prior", "report")}
-        cold = Artifact(empty_trees(TREES, DEPTH), Schema(), "identity", {"prior": "none"})
+        origin = {"prior": "none"} | ({} if self.report is None else {"settings": self.report.settings})
+        cold = Artifact(empty_trees(TREES, DEPTH), Schema(), "identity", origin)
         return (self.prior or cold).save(folder, policy={"name": self.name, **settings})
 
     def params(self) -> dict[str, Any]:
