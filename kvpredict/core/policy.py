@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.fields import check_fields
 from kvpredict.core.jit import kernel
 
 __all__ = ["Event", "Kernels", "Policy", "Trainer", "Traits", "always_admit", "require"]
@@ -112,6 +113,10 @@ class Policy:
     evict: ClassVar[Any]
     insert: ClassVar[Any]
     remove: ClassVar[Any]
+
+    def __post_init__(self) -> None:
+        """Check that parameters are of the types that they are annotated with; a subclass that checks more calls it."""
+        check_fields(self, f"policy {self.name!r}")
 
     def kernels(self) -> Kernels:
         """Return the compiled functions; the engine compiles one replay loop for each distinct tuple."""

@@ -151,6 +151,7 @@ class Guarded(Policy):
     report: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.controller is not None:
             object.__setattr__(self, "controller", tuple(float(weight) for weight in self.controller))
             found = np.array(self.controller)
@@ -166,7 +167,7 @@ class Guarded(Policy):
         check_objective(self.objective)
         require(self.candidates >= 2 * PER_DECISION, self, f"candidates must be at least {2 * PER_DECISION}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
-        require(self.history >= 2, self, f"history must be at least 2 entries a slot, got {self.history}")
+        require(2 <= self.history <= 1024, self, f"history must be 2 to 1024 entries a slot, got {self.history}")
         require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
         for name in ("horizon", "swing", "most", "memory", "patience"):
             require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
