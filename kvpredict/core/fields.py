@@ -28,7 +28,7 @@ def check_fields(made: Any, what: str) -> None:
     what : str
         What the error calls it, such as ``policy 'lru'``.
     """
-    hints = _hints(type(made))
+    hints = _hints(made.__class__)
     for f in fields(made):
         given, kind = getattr(made, f.name), hints[f.name]
         if not _is(given, kind):
