@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.pipelines.build import LEARNED, capacity_of, chosen, fit_learned, load_trace, make_policies
+from kvpredict.pipelines.build import LEARNED, capacity_of, chosen, fit_learned, load_trace, make_policies, objective_of
 from kvpredict.pipelines.compare import FIT, MANY, Replay, collect, compare
 from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.facts import trace_facts
@@ -23,10 +23,11 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     trace = load_trace(config, start)
     capacity = capacity_of(trace, config.capacity)
     cut = split(trace, config)
+    objective = objective_of(config, trace)
     names = chosen(config, trace, learned=True)
     replay = Replay(trace, config.capacity.unit, cut, config.seed, config.report.windows, len(names) >= MANY)
 
-    policies = make_policies(config, [name for name in names if name != LEARNED])
+    policies = make_policies(config, [name for name in names if name != LEARNED], trace)
     pending = replay.begin(replay.measure, policies, capacity, meanwhile=FIT if LEARNED in names else 0)
     learned = fit_learned(config, trace.head(cut), capacity) if LEARNED in names else None
     measured = {LEARNED: replay.measure(learned, capacity)} if learned else {}
@@ -37,7 +38,8 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
         "trace": trace_facts(trace),
         "capacity": {"count": capacity, "unit": config.capacity.unit},
         "split": {"at": cut, "trained_on": cut if learned else 0, "compared_on": len(trace) - cut},
-        "policies": compare(measured),
+        "objective": objective,
+        "policies": compare(measured, objective),
         "learned": None,
     }
     if learned:
