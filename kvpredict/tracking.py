@@ -401,6 +401,8 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
                 add(f"windows/{series['policy']}/{figure}", value, start)
     for account in result.get("accounts", []):
         for key, value in account["counts"].items():
+            if isinstance(value, str):
+                client.set_tag(run_id, f"{account['policy']}/{key}", value)
             add(f"{account['policy']}/{key}", value)
         for key, values in account["series"].items():
             if key == "request":  # the step of all the others

@@ -163,7 +163,8 @@ class Policy:
     def account(self, state: Any) -> dict[str, Any]:
         """Return what the policy says of its own work so far.
 
-        ``counts``: numbers by name. ``series``: lists of one length by name, ``request`` among them.
+        ``counts``: numbers by name, or the name of the part in charge now. ``series``: lists of one length by name,
+        ``request`` among them.
         """
         return {}
 

@@ -296,10 +296,10 @@ class Guarded(Policy):
         return {k: v for k, v in super().params().items() if k != "report"} | origin
 
     def account(self, state: State) -> dict[str, Any]:
-        """Return what happened: fits, changes of the leader, how long each led; lambda and leader over time."""
+        """Return what happened: fits, the leader and its changes, how long each led; lambda and leader over time."""
         c, names = state.core, self._names()
         log = c.log[: c.word[NOTED]]
-        counts = {
+        counts: dict[str, float | str] = {
             "fits": int(c.word[FITS]),
             "samples": int(state.samples.clock[0]),
             "leader_changes": int(c.word[SWITCHES]),
@@ -307,6 +307,7 @@ class Guarded(Policy):
             "refused_by_model": int(c.word[BYPASSED]),
             "shadow_objects_lost": int(c.word[LOST]),
             "lambda": float(c.level[LAMBDA]),
+            "leader": names[c.word[LEADER]],
         }
         counts |= {f"led_{name}": int(periods) for name, periods in zip(names, c.led, strict=True)}
         series = {
