@@ -114,7 +114,8 @@ class Guarded(Policy):
         whenever the leader changes there is a pause of some microseconds a slot, since the new one is shown all keys
         remembered, in the order of their last accesses, each as often as it was asked for; what else it would have
         learned meanwhile it does not know. Where leaders that live by long histories take turns this costs more time
-        than it saves, and misses besides. 1: all run in full, all the time.
+        than it saves, and misses besides. It saves no memory: there is room for every leader in full, since any may
+        lead, and the small shadows come on top (``benchmarks/start.py``). 1: all run in full, all the time.
     prior : Artifact or path, optional
         A model to begin with, until the first fit: of ``kvpredict.learn.online.prior``, or the folder of a saved policy
         that has one; "shipped" is the one that comes with kvpredict. Default: follow the leader until then.
