@@ -128,7 +128,9 @@ def fit(
             f"fit: extra={list(extra)} would have no effect: only frozen models look at further columns, and learner "
             f"{learner.name!r} returns none: give learner='lightgbm', or mode='admit' or 'both'"
         )
-    cold = Guarded(objective=objective, **{name: policy_params[name] for name in OF_GUARDED if name in policy_params})
+    chooses = learner.combines and mode == "evict"
+    passed = {name: policy_params[name] for name in OF_GUARDED if name in policy_params} if chooses else {}
+    cold = Guarded(objective=objective, **passed)  # refuses what is out of range before any work is done
     settings = {
         "learner": learner.name,
         "learner_params": learner.params(),
@@ -148,10 +150,10 @@ def fit(
         models = _frozen(trace, learner, schema, served, settings, cv)
         report = models[1].report
     except NothingToLearn as error:
-        if not (learner.combines and mode == "evict" and len(trace)):
+        if not (chooses and len(trace)):
             raise
         report = FitReport({}, {}, {}, settings=settings | {"rows": 0, "nothing_learned": str(error)})
-    if models is not None and not (learner.combines and mode == "evict"):
+    if models is not None and not chooses:
         return models[1]
     past = Past(trace, _cut(trace, validation), capacity, unit, seed)
     return learner.choose(past, cold, models, report)

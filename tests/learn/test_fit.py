@@ -152,6 +152,13 @@ def test_where_nothing_can_be_learned_the_default_learns_while_it_serves(tmp_pat
         assert kvp.load_policy(best.save(tmp_path / "p")).name == "guarded"
 
 
+def test_parameters_go_to_the_policy_that_is_returned() -> None:
+    trace = two_kinds(10_000)
+    assert kvp.fit(trace, 50, learner="logistic", history=1.0, candidates=4, batch=1).candidates == 4
+    with pytest.raises(KvpredictError, match="policy 'guarded': history must be 2 to 1024"):
+        kvp.fit(trace, 50, history=1.0)
+
+
 def test_further_columns_that_nothing_would_look_at_are_refused() -> None:
     with pytest.raises(KvpredictError, match=r"extra=\['kind'\] would have no effect.*learner='lightgbm'"):
         kvp.fit(two_kinds(2000), 10, extra=["kind"])
