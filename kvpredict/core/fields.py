@@ -19,8 +19,8 @@ __all__ = ["check_fields"]
 def check_fields(made: Any, what: str) -> None:
     """Raise ``KvpredictError`` unless each field of a dataclass has a value of the type that it is annotated with.
 
-    Whole numbers are numbers, NumPy's too; nan is none. A tuple may be given as any sequence of its items. What is
-    annotated with ``Any`` is not looked at.
+    Whole numbers are numbers, NumPy's too; nan is none. A ``tuple[X, ...]`` may be given as any sequence of X. What is
+    annotated with ``Any``, or with what is no class, such as ``Literal``, is not looked at.
 
     Parameters
     ----------
@@ -45,22 +45,27 @@ def _is(given: Any, kind: Any) -> bool:
         return True
     if _is_union(kind):
         return any(_is(given, one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
+    if _is_row(kind):
         sequence = isinstance(given, tuple | list | np.ndarray)
         return sequence and all(_is(item, get_args(kind)[0]) for item in given)
     if kind in PLAIN:
         return PLAIN[kind][1](given)
-    return isinstance(given, get_origin(kind) or kind)
+    cls = get_origin(kind) or kind
+    return not isinstance(cls, type) or isinstance(given, cls)
 
 
 def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (UnionType, Union)
 
 
+def _is_row(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
 def _in_words(kind: Any) -> str:
     if _is_union(kind):
         return " or ".join(_in_words(one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
+    if _is_row(kind):
         return f"a sequence, each of it {_in_words(get_args(kind)[0])}"
     return PLAIN[kind][0] if kind in PLAIN else f"of type {(get_origin(kind) or kind).__name__}"
 
