@@ -116,7 +116,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Check that parameters are of the types that they are annotated with; a subclass that checks more calls it."""
-        check_fields(self, f"policy {self.name!r}")
+        check_fields(self, f"policy {getattr(self, 'name', type(self).__name__)!r}")
 
     def kernels(self) -> Kernels:
         """Return the compiled functions; the engine compiles one replay loop for each distinct tuple."""
