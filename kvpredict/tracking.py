@@ -374,7 +374,14 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
         if isinstance(value, int | float) and value == value and abs(value) != float("inf"):
             points.append(Metric(key, float(value), now, step))
 
-    figures = ("object_miss_ratio", "byte_miss_ratio", "gap_closed", "requests_per_second", "write_ratio")
+    figures = (
+        "object_miss_ratio",
+        "byte_miss_ratio",
+        "gap_closed",
+        "requests_per_second",
+        "write_ratio",
+        "mean_miss_cost",
+    )
     for row in result.get("policies", []):
         of_prefixes = ("prefix_hit_ratio", "token_hit_ratio", "ttft_p50", "ttft_p90")
         of_decoding = [f"{mode}_{figure}" for mode in ("once", "online") for figure in ("nll", "added", "low", "high")]
@@ -394,6 +401,8 @@ def _log_metrics(client: Any, run_id: str, result: Mapping[str, Any]) -> None:
                 add(f"windows/{series['policy']}/{figure}", value, start)
     for account in result.get("accounts", []):
         for key, value in account["counts"].items():
+            if isinstance(value, str):
+                client.set_tag(run_id, f"{account['policy']}/{key}", value)
             add(f"{account['policy']}/{key}", value)
         for key, values in account["series"].items():
             if key == "request":  # the step of all the others

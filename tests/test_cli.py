@@ -174,16 +174,16 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         subprocess.run(["umount", str(full)], check=True)
 
 
-def test_where_nothing_can_be_learned_the_heuristics_are_compared_all_the_same(tmp_path: Path) -> None:
+def test_where_nothing_can_be_learned_the_learned_policy_learns_while_it_serves(tmp_path: Path) -> None:
     done = kvpredict(tmp_path, *SMALL, "capacity.count=5000", "tracking=none", "pipeline.policies=[learned,sieve]")
     assert done.returncode == 0, done.stderr
-    assert "warning: no learned policy: " in done.stderr
-    assert "holds all of its" in done.stderr
+    assert "no frozen model to compare with: " in done.stdout
+    assert "holds all of its" in done.stdout
     (path,) = results(tmp_path)
     result = json.loads(path.read_text())
-    assert {row["policy"] for row in result["policies"]} == {"sieve", "lru", "belady"}
-    assert result["learned"] is None
-    asked = kvpredict(tmp_path, *SMALL, "capacity.count=5000", "tracking=none", "policy=learned")
+    assert {row["policy"] for row in result["policies"]} == {"learned", "sieve", "lru", "belady"}
+    assert result["learned"]["settings"]["chosen"] == "guarded"
+    asked = kvpredict(tmp_path, *SMALL, "capacity.count=5000", "tracking=none", "learner=lightgbm")
     assert asked.returncode == 1
     assert "holds all of its" in asked.stderr
 

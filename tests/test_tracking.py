@@ -86,7 +86,7 @@ def make_run(
         "accounts": [
             {
                 "policy": "guarded",
-                "counts": {"fits": 3, "led_lru": 7},
+                "counts": {"fits": 3, "led_lru": 7, "leader": "arc"},
                 "series": {"request": [128, 256], "leader": ["lru", "arc"], "lambda": [3.0, 1.5]},
             }
         ],
@@ -122,6 +122,7 @@ def test_a_run_holds_params_metrics_series_data_set_and_files(store: str, client
     learning = client.get_metric_history(logged.run_id, "training/hit_ratio")
     assert [(m.step, m.value) for m in learning] == [(1, 0.1), (2, 0.2)]
     assert (metrics["guarded/fits"], metrics["guarded/led_lru"]) == (3, 7)
+    assert run.data.tags["guarded/leader"] == "arc"
     moved = client.get_metric_history(logged.run_id, "windows/guarded/lambda")
     assert [(m.step, m.value) for m in moved] == [(128, 3.0), (256, 1.5)]
     (data,) = run.inputs.dataset_inputs

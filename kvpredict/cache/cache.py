@@ -605,9 +605,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         with self._lock:
             if not self._busy and (self._noted or now >= self._marks.due):
                 self._exclusively(self._serve, DRAIN, now)
-            ranking = self._ranking
-            counted = ranking.policy.account(ranking.state).get("counts", {})
-            return self._count()._replace(policy=counted, marks=self._marks.seen(now))
+            return self._count()._replace(marks=self._marks.seen(now))
 
     def _count(self) -> Stats:
         return Stats(

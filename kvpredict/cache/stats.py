@@ -27,7 +27,8 @@ class Stats(NamedTuple):
     ``refreshes`` are loads in the background that came back with a value. ``negative_hits`` are those of ``hits`` that
     found a failure kept by ``Loads(negative_ttl=…)``; ``stale_served`` are values handed out past their time because a
     load failed or took too long. ``policy`` is what the policy itself counts: how often ``guarded`` was trained, who
-    led and for how long … ``size`` and ``capacity`` are in units: entries, or what the weigher returns.
+    led and for how long, who does now (``leader``) … ``size`` and ``capacity`` are in units: entries, or what the
+    weigher returns.
     """
 
     hits: int
@@ -48,7 +49,7 @@ class Stats(NamedTuple):
     refreshes: int = 0
     load_refusals: int = 0
     load_seconds: float = 0.0
-    policy: Mapping[str, float] = MappingProxyType({})
+    policy: Mapping[str, float | str] = MappingProxyType({})
     marks: "tuple[tuple[float, Stats], ...]" = ()  # earlier counts, each with its age in seconds
 
     @property

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.fields import check_fields
 from kvpredict.core.jit import kernel
 
 __all__ = ["Event", "Kernels", "Policy", "Trainer", "Traits", "always_admit", "require"]
@@ -113,6 +114,10 @@ class Policy:
     insert: ClassVar[Any]
     remove: ClassVar[Any]
 
+    def __post_init__(self) -> None:
+        """Check that parameters are of the types that they are annotated with; a subclass that checks more calls it."""
+        check_fields(self, f"policy {getattr(self, 'name', type(self).__name__)!r}")
+
     def kernels(self) -> Kernels:
         """Return the compiled functions; the engine compiles one replay loop for each distinct tuple."""
         return Kernels(self.hit, self.admit, self.evict, self.insert, self.remove)
@@ -158,7 +163,8 @@ class Policy:
     def account(self, state: Any) -> dict[str, Any]:
         """Return what the policy says of its own work so far.
 
-        ``counts``: numbers by name. ``series``: lists of one length by name, ``request`` among them.
+        ``counts``: numbers by name, or the name of the part in charge now. ``series``: lists of one length by name,
+        ``request`` among them.
         """
         return {}
 

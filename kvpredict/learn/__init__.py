@@ -12,7 +12,7 @@ from kvpredict.learn.learner import Fitted, Learner
 
 __all__ = ["FitReport", "Fitted", "Learner", "fit", "learner", "learner_names"]
 
-_NOT_LEARNERS = {"controller", "dataset", "env", "evaluate", "fit", "lanes", "learner", "online"}
+_NOT_LEARNERS = {"controller", "dataset", "env", "evaluate", "fit", "lanes", "learner", "online", "origin"}
 
 
 def learner_names() -> list[str]:

@@ -6,12 +6,9 @@ trained on them serves the next round, whose decisions it meets are added, and s
 policy returned is trained on all of it.
 """
 
-import contextlib
 import inspect
 import itertools
-import platform
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,8 +18,8 @@ from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.learn.dataset import Dataset, record_decisions
 from kvpredict.learn.evaluate import FitReport, calibration, metrics
-from kvpredict.learn.learner import Curves, Fitted, Game, Learner, NothingToLearn
-from kvpredict.learn.online import prior
+from kvpredict.learn.learner import Curves, Fitted, Game, Learner, NothingToLearn, Past
+from kvpredict.learn.origin import origin
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
@@ -33,7 +30,8 @@ __all__ = ["NothingToLearn", "fit"]
 
 ADMISSION_QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_ROWS = 200
-OF_POLICY = ("candidates", "batch", "history", "base")  # parameters of Learned that fit passes on
+OF_GUARDED = ("candidates", "batch", "history")  # parameters of Guarded that fit passes on
+OF_POLICY = (*OF_GUARDED, "base")  # those of Learned
 
 
 def fit(
@@ -64,13 +62,17 @@ def fit(
         policy also serves other capacities.
     learner : str or Learner, default "best"
         A name (see ``learner_names``) or a learner with its hyper-parameters. "best" compares, on the last part of
-        ``trace``, a model frozen after it was trained (LightGBM's), a policy that learns while it serves, and one that
-        does so from a prior trained on ``trace``, and returns the best; any other returns a frozen model.
+        ``trace``, a policy that learns while it serves with one that does so from a prior trained on ``trace``, and
+        returns the better one. Both are under a guard: later requests may differ from all of ``trace``, and then they
+        follow the best of several heuristics. It says too what a model frozen after it was trained (LightGBM's) would
+        have missed there, and returns that only if told to: ``learner("best", unguarded=True)``. Any other learner
+        returns its model, frozen and without a guard.
     mode : {"evict", "admit", "both"}, default "evict"
+        What the model decides on. With "admit" and "both" it is always the frozen one.
     objective : {"objects", "bytes", "cost"}, default "objects"
         What a miss counts for: one, its size, or its cost (the trace's column "cost").
     extra : sequence of str, default ()
-        Further columns of the trace to use as features.
+        Further columns of the trace to use as features of a frozen model; an error where none would be returned.
     horizon : float, default 1.5
         A row's label is 1 when the object is reused within this many residence times.
     rounds : int, default 2
@@ -83,17 +85,20 @@ def fit(
         Folds of a time-series cross-validation within the trace; 0 for none.
     seed : int, default 0
     **policy_params
-        Further parameters of ``Learned``: ``candidates``, ``batch``, ``history``, ``base``.
+        Further parameters of the policy: ``candidates``, ``batch``, ``history``, ``base``.
 
     Returns
     -------
     Learned or Guarded
-        Its ``report`` holds metrics, calibration and importances of the frozen model, settings, and what was compared.
+        Its ``report`` holds metrics, calibration and importances of the frozen model, settings, what was compared
+        (``settings["compared"]``: the loss of each) and what was chosen. Where nothing could be learned from ``trace``,
+        "best" returns the policy that learns while it serves, and ``settings["nothing_learned"]`` says why.
 
     Raises
     ------
     NothingToLearn
-        When the trace holds too few evictions, or only decisions of one outcome.
+        When the trace holds too few evictions, or only decisions of one outcome, and ``learner`` is not "best" or
+        ``mode`` not "evict"; or no requests.
     KvpredictError
         When an argument is out of range.
     """
@@ -113,32 +118,79 @@ def fit(
     ):
         if not holds:
             raise KvpredictError(f"fit: {name} must be {wanted}, got {given}")
-    if capacity >= (trace.unique if unit == "objects" else trace.footprint):
-        raise NothingToLearn(
-            f"{trace.name}: a cache of {capacity} {unit} holds all of its {trace.unique} keys and evicts nothing, so "
-            "there is nothing to learn. Choose a smaller capacity"
-        )
     for name in policy_params:
         if name not in OF_POLICY:
             own = inspect.signature(fit).parameters.keys() - {"policy_params"}
             raise unknown_name("argument of fit", name, [*own, *OF_POLICY])
     schema = _schema(trace, tuple(extra))
-    served = {"mode": "evict" if mode == "evict" else "both", "objective": objective, **policy_params}
-    end, cut = len(trace) + 1, int(len(trace) * (1 - validation)) + 1
-    policy = Learned(_recency(schema), **served, log_rows=rows)
+    if extra and mode == "evict" and not learner.freezes:
+        raise KvpredictError(
+            f"fit: extra={list(extra)} would have no effect: only frozen models look at further columns, and learner "
+            f"{learner.name!r} returns none: give learner='lightgbm', or mode='admit' or 'both'"
+        )
+    chooses = learner.combines and mode == "evict"
+    passed = {name: policy_params[name] for name in OF_GUARDED if name in policy_params} if chooses else {}
+    cold = Guarded(objective=objective, **passed)  # refuses what is out of range before any work is done
+    settings = {
+        "learner": learner.name,
+        "learner_params": learner.params(),
+        "mode": mode,
+        "objective": objective,
+        "unit": unit,
+        "capacity": capacity,
+        "horizon": horizon,
+        "rounds": rounds,
+        "rows": rows,
+        "validation": validation,
+        "seed": seed,
+    }
+    served = {"mode": mode, "objective": objective, **policy_params}
+    models: tuple[Learned, Learned] | None = None
+    try:
+        models = _frozen(trace, learner, schema, served, settings, cv)
+        report = models[1].report
+    except NothingToLearn as error:
+        if not (chooses and len(trace)):
+            raise
+        report = FitReport({}, {}, {}, settings=settings | {"rows": 0, "nothing_learned": str(error)})
+    if models is not None and not chooses:
+        return models[1]
+    past = Past(trace, _cut(trace, validation), capacity, unit, seed)
+    return learner.choose(past, cold, models, report)
+
+
+def _cut(trace: Trace, validation: float) -> int:
+    """Return the requests before the part on which a model is judged."""
+    return int(len(trace) * (1 - validation))
+
+
+def _frozen(
+    trace: Trace, learner: Learner, schema: Schema, served: dict[str, Any], settings: dict[str, Any], cv: int
+) -> tuple[Learned, Learned]:
+    """Return the policy of a model trained on all but the last part, and the one to serve, with its report."""
+    mode, objective, unit, capacity = (settings[name] for name in ("mode", "objective", "unit", "capacity"))
+    horizon, rows, seed = (settings[name] for name in ("horizon", "rows", "seed"))
+    if capacity >= (trace.unique if unit == "objects" else trace.footprint):
+        raise NothingToLearn(
+            f"{trace.name}: a cache of {capacity} {unit} holds all of its {trace.unique} keys and evicts nothing, so "
+            "there is nothing to learn. Choose a smaller capacity"
+        )
+    end, cut = len(trace) + 1, _cut(trace, settings["validation"]) + 1
+    learning = served | {"mode": "evict" if mode == "evict" else "both"}
+    policy = Learned(_recency(schema), **learning, log_rows=rows)
     rounds_data: list[Dataset] = []
-    for _ in range(rounds):
+    for _ in range(settings["rounds"]):
         data = record_decisions(trace, policy, capacity, unit=unit, seed=seed)
         if mode == "admit":
             data = _only_incoming(data)
         rounds_data.append(data)
         fitted = _train(learner, rounds_data, horizon, 0, cut, seed)
-        policy = Learned(_artifact(fitted, schema), **served, log_rows=rows)
+        policy = Learned(_artifact(fitted, schema), **learning, log_rows=rows)
     curves: Curves = {}
     if learner.plays and mode != "admit":
         game = _game(trace, capacity, unit, cut, policy, _gather(rounds_data, horizon, 0, cut), seed)
         fitted, curves = learner.play(fitted, game, seed)
-        policy = Learned(_artifact(fitted, schema), **served)
+        policy = Learned(_artifact(fitted, schema), **learning)
     x, y = _gather(rounds_data[-1:], horizon, cut, end)
     base_rate = float(_gather(rounds_data, horizon, 0, cut)[1].mean())
     predicted = policy.artifact.predict(x)
@@ -149,58 +201,15 @@ def fit(
         calibration=calibration(y, predicted),
         importance=dict(zip(schema.names, final.importance.tolist(), strict=True)),
         folds=_cross_validate(learner, rounds_data, horizon, end, cv, seed),
-        settings={
-            "learner": learner.name,
-            "learner_params": learner.params(),
-            "mode": mode,
-            "objective": objective,
-            "unit": unit,
-            "capacity": int(capacity),
-            "horizon": horizon,
-            "rounds": rounds,
-            "rows": sum(len(data) for data in rounds_data),
-            "validation": validation,
-            "seed": seed,
-        },
+        settings=settings | {"rows": sum(len(data) for data in rounds_data)},
         curves=curves,
     )
-    artifact = _artifact(final, schema, _metadata(trace, report))
-    params = {**served, "mode": mode}
-    frozen = Learned(_artifact(fitted, schema), **params)
+    frozen = Learned(_artifact(fitted, schema), **served)
     if mode == "admit":
-        params["threshold"] = _choose_threshold(trace, frozen, capacity, unit, objective, cut, predicted, seed)
-    learned = Learned(artifact, **params, report=report)
-    if not learner.combines or mode != "evict":
-        return learned
-    return _best(trace, capacity, unit, cut, frozen, learned, learner.hedge, seed)  # type: ignore[attr-defined]
-
-
-def _best(
-    trace: Trace, capacity: int, unit: str, cut: int, frozen: Learned, learned: Learned, hedge: float, seed: int
-) -> Learned | Guarded:
-    """Return ``learned``, or a guarded policy if that is better on the part of the trace from ``cut`` on.
-
-    ``frozen`` is ``learned`` as trained on the part before. A guarded policy serves both parts, as it would.
-    """
-    cold = Guarded(objective=learned.objective)
-    rivals: dict[str, Learned | Guarded] = {"learned": frozen, "guarded": cold}
-    with contextlib.suppress(NothingToLearn):
-        rivals["guarded with a prior"] = replace(cold, prior=prior([(trace.head(cut - 1), capacity)], cold, unit=unit))
-    found = {
-        name: simulate(trace, rival, capacity, unit=unit, warmup=cut - 1, seed=seed).loss(learned.objective)
-        for name, rival in rivals.items()
-    }
-    chosen = min(found, key=lambda name: found[name] * (1.0 if name != "learned" else 1.0 + hedge))
-    settings = {**learned.report.settings, "compared": found, "chosen": chosen}
-    report = replace(learned.report, settings=settings)
-    if chosen == "learned":
-        metadata = {**learned.artifact.metadata, "settings": settings}
-        return replace(learned, artifact=replace(learned.artifact, metadata=metadata), report=report)
-    taught = None
-    if chosen != "guarded":
-        metadata = {**_metadata(trace, report), "prior": "trained by fit"}
-        taught = prior([(trace, capacity)], cold, unit=unit, metadata=metadata)
-    return replace(cold, prior=taught, report=report)
+        served = served | {
+            "threshold": _choose_threshold(trace, frozen, capacity, unit, objective, cut, predicted, seed)
+        }
+    return frozen, Learned(_artifact(final, schema, origin(trace, report)), **served, report=report)
 
 
 def _game(
@@ -310,28 +319,3 @@ def _choose_threshold(
         for t in thresholds
     ]
     return thresholds[int(np.argmin(misses))]
-
-
-def _metadata(trace: Trace, report: FitReport) -> dict[str, Any]:
-    """Return what an artifact says of its origin: plain JSON, without nan."""
-    packages = ("kvpredict", "numpy", "numba", "scikit-learn", "lightgbm", "torch")
-    return {
-        "trace": {
-            "name": trace.name,
-            "fingerprint": trace.fingerprint,
-            "requests": len(trace),
-            "unique": trace.unique,
-        },
-        "settings": report.settings,
-        "metrics": {k: (v if np.isfinite(v) else None) for k, v in report.metrics.items()},
-        "importance": report.importance,
-        "calibration": report.calibration,
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -27,6 +27,7 @@ from kvpredict.features.history import write
 from kvpredict.features.schema import Schema
 from kvpredict.policies.learned import Learned
 from kvpredict.scorers.linear import Linear
+from kvpredict.simulate.simulate import check_trace, whole_capacity
 from kvpredict.trace.trace import Trace
 
 __all__ = ["CEILING", "Lanes", "miniatures"]
@@ -76,7 +77,9 @@ class Lanes:
         schema: Schema | None = None,
         history: float = 4.0,
     ) -> None:
+        capacity = whole_capacity(capacity, "objects")
         for trace in traces:
+            check_trace(trace)
             if trace.unique <= capacity:
                 raise KvpredictError(
                     f"{trace.name}: a cache of {capacity} objects holds all of its {trace.unique} keys"

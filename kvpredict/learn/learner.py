@@ -7,15 +7,20 @@ not on labels alone, goes on from there in ``play``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
 from kvpredict.features.schema import Schema
+from kvpredict.learn.evaluate import FitReport
 from kvpredict.trace.trace import Trace
 
-__all__ = ["Curves", "Fitted", "Game", "Learner", "NothingToLearn", "missing_extra", "require"]
+if TYPE_CHECKING:
+    from kvpredict.policies.guarded import Guarded
+    from kvpredict.policies.learned import Learned
+
+__all__ = ["Curves", "Fitted", "Game", "Learner", "NothingToLearn", "Past", "missing_extra", "require"]
 
 Curves = dict[str, dict[str, list[Any]]]  # name -> "step" and "value", what a training logged on its way
 
@@ -50,17 +55,32 @@ class Game(NamedTuple):
     judge: Callable[[Any], float]
 
 
+class Past(NamedTuple):
+    """What a policy is chosen on: the requests of ``trace`` from ``cut`` on, served with ``capacity`` of ``unit``."""
+
+    trace: Trace
+    cut: int
+    capacity: int
+    unit: str
+    seed: int
+
+
 @dataclass(frozen=True)
 class Learner:
     """Base of all learners; a subclass adds hyper-parameters as fields, ``name`` and ``fit``.
 
     One that ``plays`` goes on from what ``fit`` returned, in caches of its own. With one that ``combines``,
-    ``kvpredict.fit`` compares its model with policies that learn while they serve.
+    ``kvpredict.fit`` lets it ``choose`` between its model and policies that learn while they serve.
     """
 
     name: ClassVar[str]
     plays: ClassVar[bool] = False
     combines: ClassVar[bool] = False
+
+    @property
+    def freezes(self) -> bool:
+        """Whether ``kvpredict.fit`` may return the model as it is."""
+        return True
 
     def fit(self, x: np.ndarray, y: np.ndarray, seed: int = 0) -> Fitted:
         """Train on rows ``x``, float32 ``[m, width]``, and labels ``y``, uint8 ``[m]``: 1 for reused in time.
@@ -73,6 +93,16 @@ class Learner:
         """Improve on ``fitted`` by playing, and return the better model and the curves of its training.
 
         The training part is all that it may learn from; the validation part may choose among what it learned.
+        """
+        raise NotImplementedError
+
+    def choose(
+        self, past: Past, cold: "Guarded", models: "tuple[Learned, Learned] | None", report: FitReport
+    ) -> "Learned | Guarded":
+        """Return the policy to serve, with ``report`` and what was compared in it.
+
+        ``cold`` has learned nothing yet. ``models``: a frozen model trained before ``past.cut`` and the one trained on
+        all, None where there was nothing to learn.
         """
         raise NotImplementedError
 

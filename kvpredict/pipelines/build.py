@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.objective import check_objective
 from kvpredict.core.policy import Policy
 from kvpredict.learn import fit, learner
 from kvpredict.pipelines.config import Capacity, Config, FileTrace
 from kvpredict.policies import policy, policy_class, policy_names
 from kvpredict.trace import Trace
 
-__all__ = ["capacity_of", "chosen", "fit_learned", "load_trace", "make_policies", "oracles"]
+__all__ = ["capacity_of", "chosen", "fit_learned", "load_trace", "make_policies", "objective_of", "oracles"]
 
 LEARNED = "learned"
 
@@ -84,10 +85,29 @@ def chosen(config: Config, trace: Trace, *, learned: bool) -> list[str]:
     return list(dict.fromkeys([*names, *bounds]))
 
 
-def make_policies(config: Config, names: Sequence[str]) -> dict[str, Policy]:
-    """Make the heuristics and oracles; parameters set with ``policy.…`` go to the policy that they belong to."""
-    set_by_hand = config.policy or {"name": None}
-    return {name: policy(**set_by_hand) if name == set_by_hand["name"] else policy(name) for name in names}
+def objective_of(config: Config, trace: Trace) -> str:
+    """Return what a run is to lower, which is what its policies are compared by."""
+    chosen = config.policy or {}
+    own = chosen.get("name") != LEARNED and "objective" in chosen
+    objective: str = chosen["objective"] if own else _learned_params(config).get("objective", "objects")
+    check_objective(objective)
+    return "objects" if objective == "cost" and "cost" not in trace.columns else objective  # each miss costs one
+
+
+def make_policies(config: Config, names: Sequence[str], trace: Trace) -> dict[str, Policy]:
+    """Make the heuristics and oracles; parameters set with ``policy.…`` go to the policy that they belong to.
+
+    One that can be told what a miss counts for is told the run's objective.
+    """
+    set_by_hand, objective = config.policy or {"name": None}, objective_of(config, trace)
+
+    def made(name: str) -> Policy:
+        if name == set_by_hand["name"]:
+            return policy(**set_by_hand)
+        has = "objective" in policy_class(name).__dataclass_fields__
+        return policy(name, objective=objective) if has else policy(name)
+
+    return {name: made(name) for name in names}
 
 
 def fit_learned(config: Config, past: Trace, capacity: int) -> Any:
@@ -104,9 +124,14 @@ def fit_learned(config: Config, past: Trace, capacity: int) -> Any:
 
 
 def _learned_params(config: Config) -> dict[str, Any]:
-    """Return the parameters of ``learned.…``, and over them those that ``policy.…`` sets when policy=learned."""
-    params = dict(config.learned or {})
+    """Return what ``learned.…`` sets to other than the default, and over that what ``policy.…`` does.
+
+    ``policy.…`` speaks of the learned policy with policy=learned alone. Defaults are left to the policy that ``fit``
+    returns, which may be another one.
+    """
+    set_by_hand = [config.learned or {}]
     if config.policy is not None and config.policy["name"] == LEARNED:
-        defaults = policy_class(LEARNED).__dataclass_fields__
-        params |= {k: v for k, v in config.policy.items() if k != "name" and v != defaults[k].default}
-    return {k: v for k, v in params.items() if k in ("mode", "objective", "candidates", "batch", "base", "history")}
+        set_by_hand.append(config.policy)
+    defaults = policy_class(LEARNED).__dataclass_fields__
+    passed = ("mode", "objective", "candidates", "batch", "base", "history")
+    return {k: v for given in set_by_hand for k, v in given.items() if k in passed and v != defaults[k].default}

@@ -13,6 +13,7 @@ from typing import Any
 from kvpredict.core.policy import Policy
 from kvpredict.pipelines.progress import track
 from kvpredict.simulate import Result, Series, gap_closed, simulate
+from kvpredict.simulate.result import LOSSES
 from kvpredict.trace import Trace
 
 __all__ = ["FIT", "LEARNING", "MANY", "Measured", "Replay", "best_heuristics", "best_oracle", "collect", "compare"]
@@ -96,22 +97,22 @@ def collect(pending: Iterable[tuple[str, Any]], count: int, description: str) ->
     return dict(track(pending, description, count))
 
 
-def compare(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
-    """Return the table's rows, fewest misses first; ``gap_closed`` is 0 for LRU's misses and 1 for the oracle's."""
-    lru, bound = measured["lru"].result, measured[best_oracle(measured)].result
+def compare(measured: Mapping[str, Measured], objective: str) -> list[dict[str, Any]]:
+    """Return the table's rows, the least loss first; ``gap_closed`` is 0 for LRU's loss and 1 for the oracle's."""
+    lru, bound = measured["lru"].result, measured[best_oracle(measured, objective)].result
     rows = []
     for name, m in measured.items():
         row = m.result.as_row() | {"policy": name, "oracle": m.oracle}
-        rows.append(row | {"gap_closed": gap_closed(lru, m.result, bound)})
-    return sorted(rows, key=lambda row: (row["object_miss_ratio"], row["policy"]))
+        rows.append(row | {"gap_closed": gap_closed(lru, m.result, bound, objective)})
+    return sorted(rows, key=lambda row: (row[LOSSES[objective]], row["policy"]))
 
 
 def best_heuristics(rows: Sequence[Mapping[str, Any]], count: int) -> list[str]:
-    """Return the heuristics, other than LRU, with the fewest misses."""
+    """Return the heuristics, other than LRU, with the least loss."""
     names = [row["policy"] for row in rows if not row["oracle"] and row["policy"] not in ("lru", *LEARNING)]
     return names[:count]
 
 
-def best_oracle(measured: Mapping[str, Measured]) -> str:
-    """Return the oracle with the fewest misses."""
-    return min((n for n in measured if measured[n].oracle), key=lambda n: measured[n].result.object_miss_ratio)
+def best_oracle(measured: Mapping[str, Measured], objective: str) -> str:
+    """Return the oracle with the least loss."""
+    return min((n for n in measured if measured[n].oracle), key=lambda n: measured[n].result.loss(objective))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvpredict.core.policy import Policy
+from kvpredict.pipelines.build import objective_of
 from kvpredict.pipelines.compare import LEARNING, Measured, Replay, best_heuristics, best_oracle, collect
 from kvpredict.pipelines.config import Config
 
@@ -24,7 +25,12 @@ def figures(
 
     ``rows`` is its table at one capacity, ``drawn`` the curves that are there already.
     """
-    shown = ["lru", *best_heuristics(rows, config.report.best), *LEARNING, best_oracle(measured)]
+    shown = [
+        "lru",
+        *best_heuristics(rows, config.report.best),
+        *LEARNING,
+        best_oracle(measured, objective_of(config, replay.trace)),
+    ]
     if config.policy is not None:
         shown.insert(1, config.policy["name"])
     shown = [name for name in dict.fromkeys(shown) if name in policies]

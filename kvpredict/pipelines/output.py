@@ -67,17 +67,22 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     if len(capacities) > 1:
         table.add_column("capacity", justify="right")
     table.add_column("policy")
-    for heading in ("object\nmiss ratio", "byte\nmiss ratio", "LRU-Belady\ngap closed", "requests/s"):
+    costs = _have_costs(rows)
+    for heading in _headings(costs):
         table.add_column(heading, justify="right")
     for row in rows:
         cells = [f"{row['capacity']:,}"] if len(capacities) > 1 else []
         style = "bold green" if row["policy"] == "learned" else "dim" if row["oracle"] else None
-        table.add_row(*cells, *_cells(row), style=style)
+        table.add_row(*cells, *_cells(row, costs), style=style)
     _print(table)
+    if result.get("objective", "objects") != "objects":
+        print(f"the objective is {result['objective']}: the gap closed and the order are by it")
     settings = (result.get("learned") or {}).get("settings", {})
     if "chosen" in settings:
         found = ", ".join(f"{name} {loss:.4f}" for name, loss in settings["compared"].items())
         print(f"learned is {settings['chosen']!r}, chosen on the last part of the training part: {found}")
+    if "nothing_learned" in settings:
+        print(f"no frozen model to compare with: {settings['nothing_learned']}")
 
 
 def print_prefixes(result: Mapping[str, Any]) -> None:
@@ -171,15 +176,17 @@ def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) 
     table = _table(f"{len(lines)} cells")
     for heading in ("cell", "overrides", "capacity", "policy"):
         table.add_column(heading, justify="right" if heading == "capacity" else "left")
-    for heading in ("object\nmiss ratio", "byte\nmiss ratio", "LRU-Belady\ngap closed", "requests/s"):
+    costs = _have_costs([row for _, _, row in lines])
+    for heading in _headings(costs):
         table.add_column(heading, justify="right")
     for cell, overrides, row in lines:
-        table.add_row(cell, overrides, f"{row['capacity']:,}", *_cells(row))
+        table.add_row(cell, overrides, f"{row['capacity']:,}", *_cells(row, costs))
     _print(table)
     text = io.StringIO()
     columns = [
         "object_miss_ratio",
         "byte_miss_ratio",
+        "mean_miss_cost",
         "gap_closed",
         "requests_per_second",
         "capacity",
@@ -188,7 +195,7 @@ def print_sweep(folder: Path, results: Sequence[tuple[str, Mapping[str, Any]]]) 
     ]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["cell", "overrides", *columns])
-    writer.writerows([cell, overrides, *(row[c] for c in columns)] for cell, overrides, row in lines)
+    writer.writerows([cell, overrides, *(row.get(c) for c in columns)] for cell, overrides, row in lines)
     write_text(folder / "cells.csv", text.getvalue())
     print(f"cells:   {folder / 'cells.csv'}")
 
@@ -215,11 +222,22 @@ def print_facts(trace: Mapping[str, Any]) -> None:
     _print(table)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _have_costs(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row.get("mean_miss_cost") is not None for row in rows)
+
+
+def _headings(costs: bool) -> list[str]:
+    cost = ["cost missed\na request"] if costs else []
+    return ["object\nmiss ratio", "byte\nmiss ratio", *cost, "LRU-Belady\ngap closed", "requests/s"]
+
+
+def _cells(row: Mapping[str, Any], costs: bool) -> list[str]:
+    cost = row.get("mean_miss_cost")
     return [
         row["policy"],
         _ratio(row["object_miss_ratio"]),
         _ratio(row["byte_miss_ratio"]),
+        *(["" if cost is None else f"{cost:.4g}"] if costs else []),
         "" if row["gap_closed"] is None else f"{row['gap_closed']:.1%}",
         "" if row["requests_per_second"] is None else f"{row['requests_per_second'] / 1e6:.1f} M",
     ]

@@ -142,9 +142,10 @@ def _track(
 
 
 def beats(champion: Path, config: Config, result: dict[str, Any], start: Path) -> bool:
-    """Tell whether the run's learned policy misses no more than ``champion`` on the part that it was compared on."""
+    """Tell whether the run's learned policy loses no more than ``champion`` on the part that it was compared on."""
     from kvpredict.load import load_policy
     from kvpredict.simulate import simulate
+    from kvpredict.simulate.result import LOSSES
 
     mine = next(row for row in result["policies"] if row["policy"] == LEARNED)
     trace = load_trace(config, start)
@@ -156,4 +157,4 @@ def beats(champion: Path, config: Config, result: dict[str, Any], start: Path) -
         warmup=result["split"]["at"],
         seed=config.seed,
     )
-    return bool(mine["object_miss_ratio"] <= theirs.object_miss_ratio)
+    return bool(mine[LOSSES[result["objective"]]] <= theirs.loss(result["objective"]))

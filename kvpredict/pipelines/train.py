@@ -4,13 +4,11 @@ All policies replay the whole trace and are counted from the split on, so caches
 seen nothing of what it is judged by. With ``policy=`` a heuristic only that one runs, beside LRU and the oracle.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from kvpredict.core.errors import KvpredictError
-from kvpredict.learn.fit import NothingToLearn
-from kvpredict.pipelines.build import LEARNED, capacity_of, chosen, fit_learned, load_trace, make_policies
+from kvpredict.pipelines.build import LEARNED, capacity_of, chosen, fit_learned, load_trace, make_policies, objective_of
 from kvpredict.pipelines.compare import FIT, MANY, Replay, collect, compare
 from kvpredict.pipelines.config import Config
 from kvpredict.pipelines.facts import trace_facts
@@ -25,12 +23,13 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
     trace = load_trace(config, start)
     capacity = capacity_of(trace, config.capacity)
     cut = split(trace, config)
+    objective = objective_of(config, trace)
     names = chosen(config, trace, learned=True)
     replay = Replay(trace, config.capacity.unit, cut, config.seed, config.report.windows, len(names) >= MANY)
 
-    policies = make_policies(config, [name for name in names if name != LEARNED])
+    policies = make_policies(config, [name for name in names if name != LEARNED], trace)
     pending = replay.begin(replay.measure, policies, capacity, meanwhile=FIT if LEARNED in names else 0)
-    learned = _fit(config, trace.head(cut), capacity) if LEARNED in names else None
+    learned = fit_learned(config, trace.head(cut), capacity) if LEARNED in names else None
     measured = {LEARNED: replay.measure(learned, capacity)} if learned else {}
     curve = {LEARNED: replay.curve(learned, config.report.fractions)} if learned and draws(config) else {}
     measured |= collect(pending, len(policies), "comparing policies")
@@ -39,7 +38,8 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
         "trace": trace_facts(trace),
         "capacity": {"count": capacity, "unit": config.capacity.unit},
         "split": {"at": cut, "trained_on": cut if learned else 0, "compared_on": len(trace) - cut},
-        "policies": compare(measured),
+        "objective": objective,
+        "policies": compare(measured, objective),
         "learned": None,
     }
     if learned:
@@ -54,17 +54,6 @@ def run(config: Config, folder: Path, start: Path) -> dict[str, Any]:
             "curves": learned.report.curves,
         }
     return result | figures(config, replay, policies, measured, result["policies"], curve)
-
-
-def _fit(config: Config, past: Trace, capacity: int) -> Any:
-    """Train; where nothing can be learned say so, and go on with the heuristics unless the learned one is asked for."""
-    try:
-        return fit_learned(config, past, capacity)
-    except NothingToLearn as error:
-        if config.policy is not None:
-            raise
-        print(f"warning: no learned policy: {error}", file=sys.stderr)
-        return None
 
 
 def split(trace: Trace, config: Config) -> int:

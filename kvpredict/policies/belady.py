@@ -49,6 +49,7 @@ class Belady(Policy):
     bypass: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bypass:  # only then is refusing part of what this policy promises
             object.__setattr__(self, "traits", Traits(oracle=True, bypass=True))
 

@@ -61,6 +61,7 @@ class BeladySize(Policy):
     samples: int = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.samples <= 4096, self, f"samples must be in [1, 4096], got {self.samples}")
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:

@@ -200,6 +200,7 @@ class Cacheus(Policy):
     scan_ratio: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.scan_ratio < 1, self, f"scan_ratio must be in (0, 1), got {self.scan_ratio}")
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:

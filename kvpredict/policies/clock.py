@@ -53,6 +53,7 @@ class Clock(Policy):
     bits: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.bits <= 8, self, f"bits must be 1 to 8, got {self.bits}")
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:

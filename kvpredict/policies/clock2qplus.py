@@ -48,6 +48,7 @@ class Clock2QPlus(Policy):
     window_ratio: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.small_ratio < 1, self, f"small_ratio must be in (0, 1), got {self.small_ratio}")
         require(0 <= self.ghost_ratio <= 8, self, f"ghost_ratio must be in [0, 8], got {self.ghost_ratio}")
         require(0 <= self.window_ratio <= 1, self, f"window_ratio must be in [0, 1], got {self.window_ratio}")

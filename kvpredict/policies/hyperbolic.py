@@ -59,6 +59,7 @@ class Hyperbolic(Policy):
     size_aware: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.samples <= 4096, self, f"samples must be in [1, 4096], got {self.samples}")
         if self.size_aware:
             object.__setattr__(self, "traits", Traits(stochastic=True, sized=True))

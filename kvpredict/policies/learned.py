@@ -130,16 +130,11 @@ class Learned(Policy):
                 "policy 'learned' needs a trained model: use kvpredict.fit(trace, capacity), or "
                 "kvpredict.load_policy(folder) for a saved one"
             )
+        super().__post_init__()
         if self.mode not in MODES:
             raise unknown_name("mode", self.mode, MODES)
         check_objective(self.objective)
-        for field_, kind in (("candidates", int), ("batch", int), ("log_rows", int), ("threshold", float | int)):
-            given = getattr(self, field_)
-            whole = "a whole number" if kind is int else "a number"
-            right = isinstance(given, kind) and not isinstance(given, bool) and given == given
-            require(right, self, f"{field_} must be {whole}, got {given!r}")
-        number = isinstance(self.history, float | int) and not isinstance(self.history, bool)
-        require(number and 1 <= self.history <= 1024, self, f"history must be 1 to 1024, got {self.history!r}")
+        require(1 <= self.history <= 1024, self, f"history must be 1 to 1024, got {self.history!r}")
         _base_policy(self.base)
         require(1 <= self.candidates <= 4096, self, f"candidates must be 1 to 4096, got {self.candidates}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")

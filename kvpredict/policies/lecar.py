@@ -76,6 +76,7 @@ class LeCaR(Policy):
     history_ratio: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.learning_rate > 0, self, f"learning_rate must be positive, got {self.learning_rate}")
         require(0 < self.discount <= 1, self, f"discount must be in (0, 1], got {self.discount}")
         require(0 < self.history_ratio <= 8, self, f"history_ratio must be in (0, 8], got {self.history_ratio}")

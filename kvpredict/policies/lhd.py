@@ -204,6 +204,7 @@ class LHD(Policy):
     simulator_prior: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.candidates <= 1024, self, f"candidates must be 1 to 1024, got {self.candidates}")
         require(self.reconfigure_every >= 1, self, f"reconfigure_every must be positive, got {self.reconfigure_every}")
         require(16 <= self.bins <= 2**20, self, f"bins must be 16 to 2**20, got {self.bins}")

@@ -126,6 +126,7 @@ class LIRS(Policy):
     stack_ratio: float = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.hir_ratio < 1, self, f"hir_ratio must be in (0, 1), got {self.hir_ratio}")
         require(1 <= self.stack_ratio <= 8, self, f"stack_ratio must be in [1, 8], got {self.stack_ratio}")
 

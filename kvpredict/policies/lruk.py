@@ -68,6 +68,7 @@ class LRUK(Policy):
     retained_ratio: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.k <= 16, self, f"k must be 1 to 16, got {self.k}")
         require(self.correlated >= 0, self, f"correlated must be at least 0, got {self.correlated}")
         require(0 <= self.retained_ratio <= 16, self, f"retained_ratio must be in [0, 16], got {self.retained_ratio}")

@@ -97,6 +97,7 @@ class Popularity(Policy):
     half_life: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.history <= 16, self, f"history must be in [0, 16] keys a slot, got {self.history}")
         require(
             0 <= self.half_life < float("inf"),

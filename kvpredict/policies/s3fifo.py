@@ -78,6 +78,7 @@ class S3FIFO(Policy):
     threshold: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.small_ratio < 1, self, f"small_ratio must be in (0, 1), got {self.small_ratio}")
         require(0 <= self.ghost_ratio <= 8, self, f"ghost_ratio must be in [0, 8], got {self.ghost_ratio}")
         require(self.threshold in (1, 2, 3), self, f"threshold must be 1, 2 or 3, got {self.threshold}")

@@ -46,6 +46,7 @@ class SLRU(Policy):
     segments: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.segments <= 16, self, f"segments must be 1 to 16, got {self.segments}")
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:

@@ -52,6 +52,7 @@ class TwoQ(Policy):
     out_ratio: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.in_ratio <= 1, self, f"in_ratio must be in [0, 1], got {self.in_ratio}")
         require(0 <= self.out_ratio <= 1, self, f"out_ratio must be in [0, 1], got {self.out_ratio}")
 

@@ -85,6 +85,7 @@ class WTinyLFU(Policy):
     doorkeeper: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.window_ratio <= 1, self, f"window_ratio must be in (0, 1], got {self.window_ratio}")
         require(0 <= self.protected_ratio <= 1, self, f"protected_ratio must be in [0, 1], got {self.protected_ratio}")
         require(1 <= self.sample_factor <= 1000, self, f"sample_factor must be 1 to 1000, got {self.sample_factor}")

@@ -7,11 +7,18 @@ from typing import Any
 
 from kvpredict.core.errors import MissingExtra
 from kvpredict.report.plots import draw_training, is_prefix
+from kvpredict.simulate.result import LOSSES
 
 __all__ = ["render", "render_tables"]
 
 MISSING = "\N{EN DASH}"
 
+# By objective: the figure of a row, what it is called, and what less of it than LRU's is.
+LOSS = {
+    "objects": (LOSSES["objects"], "object miss ratio", "fewer misses than LRU"),
+    "bytes": (LOSSES["bytes"], "byte miss ratio", "fewer bytes missed than LRU"),
+    "cost": (LOSSES["cost"], "cost missed a request", "less cost than LRU"),
+}
 WIDE = ("windows", "guarded", "learned", "kept")
 CAPTIONS = {
     "curves": "Object miss ratio over capacity. A learned policy was trained for the one at the thin line.",
@@ -44,12 +51,17 @@ def render(result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     """
     rows = result["policies"]
     kind = "decode" if "depths" in result else "prefix" if is_prefix(result) else "page"
-    figure = {"decode": "once_added", "prefix": "prefix_hit_ratio", "page": "object_miss_ratio"}[kind]
+    loss, words, fewer = LOSS[result.get("objective", "objects")]
+    figure = {"decode": "once_added", "prefix": "prefix_hit_ratio", "page": loss}[kind]
     finite = [row[figure] for row in rows if row[figure] is not None]
     return _template(f"{kind}.html").render(
         result=result,
         rows=rows,
-        headline=None if kind == "decode" else _headline(result),
+        headline=None if kind == "decode" else _headline(result, loss),
+        loss=loss,
+        loss_in_words=words,
+        less_than_lru=fewer,
+        costs=any(row.get("mean_miss_cost") is not None for row in rows),
         several=len({row["capacity"] for row in rows}) > 1,
         host=any(row.get("host_hits") for row in rows),
         most=max(finite, default=1.0) or 1.0,
@@ -91,18 +103,18 @@ def _template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
+def _headline(result: Mapping[str, Any], loss: str) -> dict[str, Any] | None:
     """Return the run's subject beside LRU: the sentence that a reader wants first."""
     rows = {row["policy"]: row for row in result["policies"] if row["capacity"] == result["capacity"]["count"]}
     subject, lru = rows.get(result["subject"]), rows.get("lru")
-    if subject is None or lru is None or not lru["object_miss_ratio"] or subject is lru:
+    if subject is None or lru is None or not lru[loss] or subject is lru:
         return None
     usable = [row for row in rows.values() if not row["oracle"] and row is not subject]
     return {
         "subject": subject,
         "lru": lru,
-        "fewer": 1 - subject["object_miss_ratio"] / lru["object_miss_ratio"],
-        "rank": 1 + sum(row["object_miss_ratio"] < subject["object_miss_ratio"] for row in usable),
+        "fewer": 1 - subject[loss] / lru[loss],
+        "rank": 1 + sum(row[loss] < subject[loss] for row in usable),
         "of": 1 + len(usable),
     }
 

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.objective import check_objective
 
-__all__ = ["Result", "Series"]
+__all__ = ["LOSSES", "Result", "Series"]
+
+LOSSES = {"objects": "object_miss_ratio", "bytes": "byte_miss_ratio", "cost": "mean_miss_cost"}  # by objective
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,8 @@ class Result:
 
         Misses of a trace without costs cost 1 each.
         """
-        if objective == "bytes":
-            return self.byte_miss_ratio
-        if objective == "objects" or self.miss_cost is None:
-            return self.object_miss_ratio
-        return self.miss_cost / max(self.requests, 1)
+        check_objective(objective)
+        return float(getattr(self, LOSSES[objective]))
 
     @property
     def object_miss_ratio(self) -> float:
@@ -72,6 +72,13 @@ class Result:
     def byte_miss_ratio(self) -> float:
         """Bytes missed over bytes requested; nan when no request was counted."""
         return (self.bytes - self.hit_bytes) / self.bytes if self.bytes else float("nan")
+
+    @property
+    def mean_miss_cost(self) -> float:
+        """Cost of the misses over requests, misses of a trace without costs cost 1 each; nan for no requests."""
+        if self.miss_cost is None or not self.requests:
+            return self.object_miss_ratio
+        return self.miss_cost / self.requests
 
     @property
     def write_ratio(self) -> float:
@@ -146,7 +153,7 @@ class Result:
         return self.hit[self.warmup :]
 
     def as_row(self) -> dict[str, Any]:
-        """Return the figures of a table's row."""
+        """Return the figures of a table's row; those of cost are None where the trace has none."""
         return {
             "policy": self.policy,
             "capacity": self.capacity,
@@ -155,6 +162,8 @@ class Result:
             "hits": self.hits,
             "object_miss_ratio": self.object_miss_ratio,
             "byte_miss_ratio": self.byte_miss_ratio,
+            "miss_cost": self.miss_cost,
+            "mean_miss_cost": None if self.miss_cost is None else self.mean_miss_cost,
             "write_ratio": self.write_ratio,
             "requests_per_second": self.requests_per_second,
             "seconds": self.seconds,

@@ -163,18 +163,18 @@ def miss_ratio_curve(
     )
 
 
-def gap_closed(lru: Result | float, policy: Result | float, belady: Result | float) -> float:
+def gap_closed(
+    lru: Result | float, policy: Result | float, belady: Result | float, objective: str = "objects"
+) -> float:
     """Return how much of the gap between LRU's and Belady's misses a policy closes.
 
-    1 equals Belady, 0 equals LRU, below 0 is worse than LRU; nan where there is no gap. Takes results, or miss ratios
-    of the same requests.
+    1 equals Belady, 0 equals LRU, below 0 is worse than LRU; nan where there is no gap. Takes results, of which
+    ``objective`` says what a miss counts for, or ratios of the same requests.
 
     >>> gap_closed(0.5, 0.4, 0.3)
     0.5
     """
-    reference, reached, best = (
-        r.object_miss_ratio if isinstance(r, Result) else float(r) for r in (lru, policy, belady)
-    )
+    reference, reached, best = (r.loss(objective) if isinstance(r, Result) else float(r) for r in (lru, policy, belady))
     gap = reference - best
     return round((reference - reached) / gap, 12) if gap > 0 else float("nan")
 

@@ -10,6 +10,7 @@ import pytest
 
 from kvpredict import Cache, policy
 from kvpredict.cache import training
+from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.guarded.state import FITS
 
 KEYS = [int(key) for key in np.random.default_rng(0).zipf(1.15, 40_000) % 5_000]
@@ -40,6 +41,22 @@ def gated(cache: Cache[int, int]) -> tuple[threading.Event, threading.Event]:
 
     cache._ranking.trainer = trainer._replace(fit=fit)
     return begun, go
+
+
+def test_stats_name_the_leader() -> None:
+    # Some keys are asked for more often than others, always the same.
+    cache = Cache[int, int](100, policy("guarded", leaders="lru+popularity", learn=False))
+    assert cache.stats().policy["leader"] == "lru"
+    fill(cache)
+    assert cache.stats().policy["leader"] == "popularity"
+
+
+def test_stats_ask_the_policy_for_its_account_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    account = Guarded.account
+    monkeypatch.setattr(Guarded, "account", lambda made, state: asked.append(1) or account(made, state))
+    Cache[int, int](100, policy("guarded")).stats()
+    assert len(asked) == 1
 
 
 def test_it_learns_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:

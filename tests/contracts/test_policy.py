@@ -99,6 +99,24 @@ def test_refuses_unknown_parameters_and_bad_capacities(name: str) -> None:
 
 
 @every_policy
+def test_refuses_parameters_of_a_wrong_type(name: str) -> None:
+    made = make(name)
+    wrong: dict[type, tuple[object, ...]] = {
+        bool: (None, 1, "no"),
+        int: (None, 16.5, 1e4, True, "8"),
+        float: (None, "x", True, float("nan"), [1.0]),
+        str: (None, 3, b"lru"),
+    }
+    for f in dataclasses.fields(made):
+        for bad in wrong.get(type(f.default), ()) if f.compare else ():
+            with pytest.raises(KvpredictError, match=rf"^policy '{name}': {f.name} must be .*, got "):
+                dataclasses.replace(made, **{f.name: bad})
+        if type(f.default) in (int, float) and f.compare:
+            numpy = np.int64 if isinstance(f.default, int) else np.float64
+            assert dataclasses.replace(made, **{f.name: numpy(getattr(made, f.name))}) == made
+
+
+@every_policy
 def test_conf_states_every_parameter_and_its_default(name: str) -> None:
     if not policy_class(name).__module__.startswith("kvpredict.policies."):
         return  # contributed by another distribution: its configuration is not ours

@@ -110,7 +110,11 @@ def test_miniatures_keep_a_share_of_the_keys_and_start_at_different_places() -> 
     assert np.array_equal(whole[1].keys, np.roll(trace.keys, -2000))
 
 
-def test_a_cache_that_holds_everything_has_nothing_to_decide() -> None:
+def test_what_is_no_trace_no_capacity_or_holds_everything_is_refused() -> None:
+    with pytest.raises(KvpredictError, match="expected a Trace, got str"):
+        CacheEnv("x", 5)  # type: ignore[arg-type]
+    with pytest.raises(KvpredictError, match=r"capacity is a whole number of objects, got 2\.5"):
+        CacheEnv(Trace.from_keys([1, 2, 3]), 2.5)  # type: ignore[arg-type]
     with pytest.raises(KvpredictError, match="holds all of its 3 keys"):
         Lanes([Trace.from_keys([1, 2, 3])], 3)
 

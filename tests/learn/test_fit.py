@@ -7,9 +7,12 @@ import pytest
 
 import kvpredict as kvp
 from kvpredict import KvpredictError, Trace, UnknownName
+from kvpredict.artifact import load_artifact
 from kvpredict.core.table import hash_key
 from kvpredict.learn import learner
 from kvpredict.learn.evaluate import calibration, metrics
+from kvpredict.learn.learner import NothingToLearn
+from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import Learned
 
 
@@ -89,31 +92,76 @@ def test_sized_objects_by_bytes() -> None:
     assert ours.object_miss_ratio < lru.object_miss_ratio
 
 
-def test_the_best_of_frozen_and_online_is_chosen_on_the_last_part_and_says_so(tmp_path: Path) -> None:
+def test_the_better_guarded_policy_is_chosen_on_the_last_part_and_says_so(tmp_path: Path) -> None:
     trace = two_kinds()
-    best = kvp.fit(trace.head(0.5), 150)
+    best = kvp.fit(trace.head(0.5), 150, candidates=48)
     settings = best.report.settings
     compared = settings["compared"]
     assert set(compared) == {"learned", "guarded", "guarded with a prior"}
-    assert isinstance(best, Learned) == (settings["chosen"] == "learned")
-    weighed = {name: loss * (1.01 if name == "learned" else 1.0) for name, loss in compared.items()}
-    assert settings["chosen"] == min(weighed, key=weighed.__getitem__)
-    cut = int(20_000 * 0.75)
-    assert compared["guarded"] == kvp.simulate(trace.head(0.5), "guarded", 150, warmup=cut).object_miss_ratio
-    loaded = kvp.load_policy(best.save(tmp_path / "best"))
+    assert isinstance(best, Guarded)
+    assert best.candidates == 48
+    assert settings["chosen"] == min(set(compared) - {"learned"}, key=compared.__getitem__)
+    assert (best.prior is None) == (settings["chosen"] == "guarded")
+    cut, cold = int(20_000 * 0.75), Guarded(candidates=48)
+    assert compared["guarded"] == kvp.simulate(trace.head(0.5), cold, 150, warmup=cut).object_miss_ratio
+    folder = best.save(tmp_path / "best")
+    assert load_artifact(folder)[0].metadata["settings"] == settings
+    loaded = kvp.load_policy(folder)
     assert kvp.simulate(trace, loaded, 150, warmup=0.5).misses == kvp.simulate(trace, best, 150, warmup=0.5).misses
 
 
-def test_a_frozen_model_is_not_chosen_where_the_workload_moves() -> None:
+def test_a_frozen_model_is_chosen_only_where_it_may_be_and_is_better() -> None:
+    trace = two_kinds().head(0.5)
+    chosen = kvp.fit(trace, 150, learner=learner("best", unguarded=True, hedge=0.0))
+    settings = chosen.report.settings
+    assert settings["chosen"] == min(settings["compared"], key=settings["compared"].__getitem__)
+    assert isinstance(chosen, Learned) == (settings["chosen"] == "learned")
     # A loop, where what was used longest ago comes back next, and then keys that are soon forgotten for good.
     loop = np.arange(30_000) % 400
     drift = 1000 + np.arange(10_000) // 4 + np.random.default_rng(0).geometric(0.02, 10_000)
     moved = Trace.from_keys(np.array([hash_key(np.int64(key)) for key in np.concatenate([loop, drift])]))
-    best = kvp.fit(moved, 200)
-    assert best.report.settings["chosen"] != "learned"
-    sober = kvp.fit(moved, 200, learner=learner("best", hedge=0.0))
-    compared = sober.report.settings["compared"]
-    assert sober.report.settings["chosen"] == min(compared, key=compared.__getitem__)
+    assert kvp.fit(moved, 200, learner=learner("best", unguarded=True)).report.settings["chosen"] != "learned"
+
+
+def test_a_shift_after_all_that_was_seen_costs_little() -> None:
+    # Zipf, where the frozen model is the best by far; then half of all requests are for keys seen once.
+    rng = np.random.default_rng(0)
+    weights = np.arange(1, 5001) ** -0.8
+    keys = rng.choice(5000, 60_000, p=weights / weights.sum())
+    keys[30_000:] = np.where(rng.random(30_000) < 0.5, 10**6 + np.arange(30_000), keys[30_000:])
+    trace = Trace.from_keys(keys)
+    best = kvp.fit(trace.head(0.5), 2000)
+    compared = best.report.settings["compared"]
+    assert compared["learned"] < 0.99 * min(compared["guarded"], compared["guarded with a prior"])
+    misses = kvp.simulate(trace, best, 2000, warmup=0.5).misses
+    heuristics = ("lru", "s3fifo", "lhd", "popularity", "arc", "lirs")
+    assert misses < 1.03 * min(kvp.simulate(trace, name, 2000, warmup=0.5).misses for name in heuristics)
+
+
+def test_where_nothing_can_be_learned_the_default_learns_while_it_serves(tmp_path: Path) -> None:
+    loop = Trace.from_keys(np.arange(20_000) % 500)
+    with pytest.raises(NothingToLearn, match="too few decisions"):
+        kvp.fit(loop, 100, learner="lightgbm")
+    with pytest.raises(NothingToLearn, match="too few decisions"):
+        kvp.fit(loop, 100, mode="both")
+    for past, capacity, why in ((loop, 100, "too few decisions"), (loop, 500, "holds all of its 500 keys")):
+        best = kvp.fit(past, capacity)
+        assert isinstance(best, Guarded)
+        assert why in best.report.settings["nothing_learned"]
+        assert best.report.settings["chosen"] in best.report.settings["compared"]
+        assert kvp.load_policy(best.save(tmp_path / "p")).name == "guarded"
+
+
+def test_parameters_go_to_the_policy_that_is_returned() -> None:
+    trace = two_kinds(10_000)
+    assert kvp.fit(trace, 50, learner="logistic", history=1.0, candidates=4, batch=1).candidates == 4
+    with pytest.raises(KvpredictError, match="policy 'guarded': history must be 2 to 1024"):
+        kvp.fit(trace, 50, history=1.0)
+
+
+def test_further_columns_that_nothing_would_look_at_are_refused() -> None:
+    with pytest.raises(KvpredictError, match=r"extra=\['kind'\] would have no effect.*learner='lightgbm'"):
+        kvp.fit(two_kinds(2000), 10, extra=["kind"])
 
 
 def test_costs_are_lowered_where_they_count() -> None:
@@ -132,9 +180,11 @@ def test_costs_are_lowered_where_they_count() -> None:
 
 def test_too_little_to_learn_from_is_said() -> None:
     with pytest.raises(KvpredictError, match="too few"):
-        kvp.fit(Trace.from_keys(range(100)), 10)
+        kvp.fit(Trace.from_keys(range(100)), 10, learner="lightgbm")
     with pytest.raises(KvpredictError, match="holds all of its 50 keys"):
-        kvp.fit(Trace.from_keys(np.arange(5000) % 50), 100)
+        kvp.fit(Trace.from_keys(np.arange(5000) % 50), 100, learner="lightgbm")
+    with pytest.raises(KvpredictError, match="holds all of its 0 keys"):
+        kvp.fit(Trace.from_keys([]), 100)
     with pytest.raises(KvpredictError, match="expected a Trace, got str"):
         kvp.fit("my.csv", 100)  # type: ignore[arg-type]
     with pytest.raises(KvpredictError, match=r"rows must be at least 200, got -5"):

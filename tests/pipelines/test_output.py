@@ -61,6 +61,20 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in out, "no colours in a pipe"
 
 
+def test_the_table_shows_what_misses_cost_where_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {
+        "trace": {"name": "t"},
+        "split": {"compared_on": 10},
+        "objective": "cost",
+        "policies": [row("sieve", 0.5) | {"mean_miss_cost": 1.2345678}, row("lru", 0.25) | {"mean_miss_cost": 2.0}],
+    }
+    print_comparison(result)
+    out = capsys.readouterr().out
+    assert "cost missed" in out
+    assert "1.235" in out
+    assert "the objective is cost" in out
+
+
 def test_the_table_of_a_sweep_says_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = [
         (str(i), {"overrides": ["seed=1", f"policy={p}"], "subject": p, "policies": [row(p, 0.5), row("belady", 0.1)]})

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kvpredict
@@ -12,6 +13,7 @@ from kvpredict.pipelines import compare
 from kvpredict.pipelines.build import chosen, load_trace
 from kvpredict.pipelines.run import beats, run_pipeline, subject
 from kvpredict.simulate import simulate
+from kvpredict.simulate.result import LOSSES
 from tests.pipelines.composed import SMALL, config
 
 
@@ -150,6 +152,32 @@ def test_subject() -> None:
     assert subject(config(), rows) == "learned"
     assert subject(config(), rows[:2]) == "arc"
     assert subject(config(), []) is None
+
+
+@pytest.mark.parametrize("objective", ["objects", "bytes", "cost"])
+def test_policies_are_told_the_objective_and_compared_by_it(tmp_path: Path, objective: str) -> None:
+    keys = np.random.default_rng(0).zipf(1.2, 4000) % 500
+    lines = [f"{key},{1 + key % 7 * 100},{0.1 if key % 3 else 5.0}" for key in keys]
+    (tmp_path / "t.csv").write_text("\n".join(["key,size,cost", *lines]))
+    settings = (
+        f"trace.path={tmp_path / 't.csv'}",
+        "tracking=none",
+        "capacity.count=40",
+        f"learned.objective={objective}",
+    )
+    given = config(*settings, "pipeline.policies=[guarded,lfu,fifo]")
+    result = run_pipeline(given, folder=tmp_path, start=tmp_path, overrides=settings)
+    trace, cut = load_trace(given, tmp_path), result["split"]["at"]
+    rows, loss = by_policy(result), LOSSES[objective]
+    assert result["objective"] == objective
+    told = simulate(trace, kvpredict.policy("guarded", objective=objective), 40, warmup=cut)
+    assert rows["guarded"]["hits"] == told.hits
+    assert rows["guarded"]["miss_cost"] == told.miss_cost
+    assert rows["guarded"]["mean_miss_cost"] == told.miss_cost / told.requests
+    assert [row[loss] for row in result["policies"]] == sorted(row[loss] for row in rows.values())
+    gap = rows["lru"][loss] - rows["belady"][loss]
+    assert rows["lfu"]["gap_closed"] == pytest.approx((rows["lru"][loss] - rows["lfu"][loss]) / gap)
+    assert f"{rows['lfu']['mean_miss_cost']:.4g}" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

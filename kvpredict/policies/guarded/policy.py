@@ -125,7 +125,8 @@ class Guarded(Policy):
         whenever the leader changes there is a pause of some microseconds a slot, since the new one is shown all keys
         remembered, in the order of their last accesses, each as often as it was asked for; what else it would have
         learned meanwhile it does not know. Where leaders that live by long histories take turns this costs more time
-        than it saves, and misses besides. 1: all run in full, all the time.
+        than it saves, and misses besides. It saves no memory: there is room for every leader in full, since any may
+        lead, and the small shadows come on top (``benchmarks/start.py``). 1: all run in full, all the time.
     prior : Artifact or path, optional
         A model to begin with, until the first fit: of ``kvpredict.learn.online.prior``, or the folder of a saved policy
         that has one; "shipped" is the one that comes with kvpredict. Default: follow the leader until then.
@@ -163,6 +164,7 @@ class Guarded(Policy):
     report: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.controller is not None:
             object.__setattr__(self, "controller", tuple(float(weight) for weight in self.controller))
             found = np.array(self.controller)
@@ -178,7 +180,7 @@ class Guarded(Policy):
         check_objective(self.objective)
         require(self.candidates >= 2 * PER_DECISION, self, f"candidates must be at least {2 * PER_DECISION}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
-        require(self.history >= 2, self, f"history must be at least 2 entries a slot, got {self.history}")
+        require(2 <= self.history <= 1024, self, f"history must be 2 to 1024 entries a slot, got {self.history}")
         require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
         for name in ("horizon", "swing", "most", "memory", "patience"):
             require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
@@ -302,7 +304,8 @@ class Guarded(Policy):
         What a cache has learned since is not in it: see ``kvpredict.cache.snapshot``.
         """
         settings = {k: v for k, v in super().params().items() if k not in ("prior", "report")}
-        cold = Artifact(empty_trees(FAR_TREES, DEPTH), Schema(), "identity", {"prior": "none"})
+        origin = {"prior": "none"} | ({} if self.report is None else {"settings": self.report.settings})
+        cold = Artifact(empty_trees(FAR_TREES, DEPTH), Schema(), "identity", origin)
         return (self.prior or cold).save(folder, policy={"name": self.name, **settings})
 
     def params(self) -> dict[str, Any]:
@@ -310,10 +313,10 @@ class Guarded(Policy):
         return {k: v for k, v in super().params().items() if k != "report"} | origin
 
     def account(self, state: State) -> dict[str, Any]:
-        """Return what happened: fits, changes of the leader, how long each led; lambda and leader over time."""
+        """Return what happened: fits, the leader and its changes, how long each led; lambda and leader over time."""
         c, names = state.core, self._names()
         log = c.log[: c.word[NOTED]]
-        counts = {
+        counts: dict[str, float | str] = {
             "fits": int(c.word[FITS]),
             "samples": int(state.samples.clock[0]),
             "leader_changes": int(c.word[SWITCHES]),
@@ -321,6 +324,7 @@ class Guarded(Policy):
             "refused_by_model": int(c.word[BYPASSED]),
             "shadow_objects_lost": int(c.word[LOST]),
             "lambda": float(c.level[LAMBDA]),
+            "leader": names[c.word[LEADER]],
         }
         counts |= {f"led_{name}": int(periods) for name, periods in zip(names, c.led, strict=True)}
         series = {
