@@ -152,12 +152,12 @@ def test_a_growing_cache_keeps_what_it_learned() -> None:
         settled(cache)
     fits, slots = settled(cache), cache._ranking.slots
     assert fits > 0
-    leaf = cache._ranking.state.model.leaf.copy()
+    leaf = cache._ranking.state.model.far.leaf.copy()
     for key in range(10_000, 12_000):
         cache.put(key, 1)
     assert cache._ranking.slots > slots
     assert settled(cache) >= fits
-    assert (cache._ranking.state.model.leaf == leaf).any()
+    assert (cache._ranking.state.model.far.leaf == leaf).any()
     cache.validate()
 
 
