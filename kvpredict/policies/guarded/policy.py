@@ -98,7 +98,7 @@ class Guarded(Policy):
         Look at what happened to keys near an object's own. Costs time and memory, and is of use where keys are numbers
         whose order means something.
     samples : int, default 20000
-        Decisions kept for training, some 370 bytes each, whatever the capacity.
+        Decisions kept for training, some 400 bytes each, whatever the capacity.
     horizon : float, default 4.0
         Residence times for which the model looks ahead: what is used later counts as not used.
     near : float, default 0.25
