@@ -3,21 +3,30 @@
 ``kernel`` compiles with Numba, releases the GIL and gives division NumPy's meaning; what it compiled is kept on disk
 (``core.code_cache``), which sees a change in any kernel inside. With ``NUMBA_DISABLE_JIT=1`` it hands the plain Python
 function back, so everything built on it must mean the same in both worlds: integers stay below 2**63 (no reliance on
-wrapping), and nothing divides by zero.
+wrapping), nothing divides by zero, and no index of an array is negative but a constant one.
 
 ``lean_kernel`` is for functions that kernels call; they stay callable from Python, by way of a kernel made then.
 """
 
+import copy
+import operator
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 import numba
+from llvmlite import ir  # type: ignore[import-untyped]
 from llvmlite.binding import Linkage  # type: ignore[import-untyped]
-from numba.core import config
+from numba.core import config, types
 from numba.core.codegen import JITCodeLibrary, RuntimeLinker
 from numba.core.compiler import Compiler
+from numba.core.compiler_machinery import FunctionPass, register_pass
+from numba.core.cpu import CPUContext
+from numba.core.errors import UnsupportedError
+from numba.core.ir import Expr, SetItem
+from numba.core.ir_utils import find_build_sequence, find_const, guard
 from numba.core.registry import CPUDispatcher
+from numba.core.untyped_passes import IRProcessing
 
 from kvpredict.core.code_cache import CodeCache
 from kvpredict.core.identity import Noted
@@ -50,6 +59,90 @@ def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     return compiled
 
 
+class _Context(CPUContext):
+    """How Numba translates, but that an index worked out at run time does not count from the end of an array.
+
+    Otherwise each is compared with 0, and the array's length kept at hand: 10 to 20 % of the time of a policy.
+    """
+
+    @classmethod
+    def of(cls, context: CPUContext) -> Any:
+        plain: Any = copy.copy(context)
+        plain.__class__ = cls
+        plain.cached_internal_func = {}  # Numba's own functions may count from the end
+        return plain
+
+    def get_function(self, fn: Any, sig: Any, _firstcall: bool = True) -> Any:
+        """Return what translates a call of ``fn``."""
+        if getattr(fn, "typing_key", None) not in (operator.getitem, operator.setitem):
+            return super().get_function(fn, sig, _firstcall)
+        array, index, *value = sig.args
+        plain = _unsigned(index)
+        if plain is index or not isinstance(array, types.Array):
+            return super().get_function(fn, sig, _firstcall)
+        typed = fn.get_call_type(self.typing_context, (array, plain, *value), {})
+        usual, lean = super().get_function(fn, sig, _firstcall), super().get_function(fn, typed, _firstcall)
+
+        def translate(builder: Any, args: Any, loc: Any = None) -> Any:
+            if isinstance(args[1], ir.Constant):
+                return usual(builder, args, loc)
+            return lean(builder, (args[0], self.cast(builder, args[1], index, plain), *args[2:]), loc)
+
+        return translate
+
+
+def _unsigned(index: Any) -> Any:
+    """Return the type of an index that cannot be negative; what is no whole number stays as it is."""
+    if isinstance(index, types.Integer):
+        return types.uintp
+    if isinstance(index, types.BaseTuple):
+        parts = tuple(map(_unsigned, index))  # type: ignore[call-overload]
+        return index if parts == tuple(index) else types.Tuple(parts)  # type: ignore[arg-type]
+    return index
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _CheckIndices(FunctionPass):
+    """Refuse what such translation would get wrong without a word."""
+
+    _name = "kvpredict_check_indices"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        """Raise ``UnsupportedError`` if one of several indices is a negative constant."""
+        code = state.func_ir
+        for block in code.blocks.values():
+            for statement in block.body:
+                value: Any = getattr(statement, "value", None)
+                read = isinstance(value, Expr) and value.op == "getitem"
+                if not read and not isinstance(statement, SetItem):
+                    continue
+                index = value.index if read else statement.index
+                found, _ = guard(find_build_sequence, code, index) or ([], None)
+                constant = guard(find_const, code, index)
+                parts = constant if isinstance(constant, tuple) else [guard(find_const, code, part) for part in found]
+                if any(isinstance(part, int) and part < 0 for part in parts):
+                    raise UnsupportedError("one of several indices is negative: count from the start", statement.loc)
+        return False
+
+
+class _Compiler(Compiler):
+    """The usual pipeline, translating so."""
+
+    def __init__(self, typingctx: Any, targetctx: Any, *rest: Any) -> None:
+        super().__init__(typingctx, _Context.of(targetctx), *rest)
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        pipelines: list[Any] = super().define_pipelines()
+        for passes in pipelines:
+            passes.add_pass_after(_CheckIndices, IRProcessing)
+            passes.finalize()
+        return pipelines
+
+
 class _OuterLibrary(JITCodeLibrary):
     """The code of a function that Python calls, of which no name but its own can be seen from outside.
 
@@ -76,7 +169,7 @@ class _OuterLibrary(JITCodeLibrary):
         return [f for f in functions if not f.is_declaration and f.linkage is not Linkage.internal]
 
 
-class _OuterCompiler(Compiler):
+class _OuterCompiler(_Compiler):
     """The usual pipeline, writing into such a library, with a name that no other process uses."""
 
     def _compile_bytecode(self) -> Any:
@@ -115,7 +208,7 @@ class _InnerLibrary(JITCodeLibrary):
         self._finalized = True
 
 
-class _InnerCompiler(Compiler):
+class _InnerCompiler(_Compiler):
     """The usual pipeline, writing into such a library."""
 
     def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
