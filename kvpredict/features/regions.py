@@ -101,16 +101,16 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
             entry = entries[i]
             number = fact[FACTS * entry + KEY] >> shift
             at = hash_key(number) & (place.shape[1] - 1)
-            last = fact[FACTS * entry + LAST]
+            last = np.float64(fact[FACTS * entry + LAST])
             latest = place[k, at, LATEST]
             share = place[k, at, KNOWN]
             rate = place[k, at, RATE]
-            # Otherwise another region has taken the place. All is read first, so that nothing has to be guessed.
-            mine = (place[k, at, NAME] == np.float64(number & NAMES)) & (latest > 0.0)
-            out[i, j] = now - (latest if mine else last)
-            out[i, j + 1] = max(latest - last, 0.0) if mine else 0.0
-            out[i, j + 2] = share if mine else -1.0
-            out[i, j + 3] = rate if mine else 0.0
+            # 0.0: another region has taken the place. Multiplied by it, so that no branch has to be guessed.
+            mine = np.float64((place[k, at, NAME] == np.float64(number & NAMES)) & (latest > 0.0))
+            out[i, j] = now - last - mine * (latest - last)
+            out[i, j + 1] = mine * max(latest - last, 0.0)
+            out[i, j + 2] = mine * share - (1.0 - mine)
+            out[i, j + 3] = mine * rate
         j += len(REGION_FEATURES)
     for _ in range(LEVELS):  # apart from the above, so that it runs on several rows at once
         j -= len(REGION_FEATURES)

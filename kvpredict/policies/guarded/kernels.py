@@ -200,8 +200,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             # The model predicts the log of the time per use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
                 score[i] -= c.value[drawn[i]]
-            if not c.entry[drawn[i], QUEUED]:
-                score[i] -= c.level[LAMBDA]
+            score[i] -= c.level[LAMBDA] * (1 - c.entry[drawn[i], QUEUED])
         for v in range(victims):
             worst = v
             for i in range(v + 1, count):
