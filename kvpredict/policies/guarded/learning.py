@@ -12,7 +12,7 @@ from kvpredict.scorers.boosting import fit_ranks
 
 FAR_TREES, NEAR_TREES, DEPTH, RATE = 24, 8, 2, 0.2
 FIRST_FIT = 2000  # requests
-GROWTH = 0.3  # requests from one fit to the next, for each one so far
+GROWTH = 0.45  # requests from one fit to the next, for each one so far
 FEWEST = 500  # samples that a fit needs
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
 RECENT = 2e6  # requests that they may cover in any case
