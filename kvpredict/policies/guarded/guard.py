@@ -67,6 +67,8 @@ def look_back(c, requests):
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
     word[MISSES] += np.int64(missed[own + 1])
+    if level[SAMPLED] == 1.0:
+        missed[own + 2] = missed[word[LEADER]]
     for k in range(own + 3):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]
@@ -92,7 +94,7 @@ def look_back(c, requests):
         word[SWITCHES] += 1
     if level[GUARDS] > 0.0:
         step = level[MOST] * requests / (level[SWING] * held)
-        led = fast[own + 2] if level[SAMPLED] < 1.0 else fast[best]
+        led = fast[own + 2]  # not what a new leader missed before: nobody could follow it then
         behind = (fast[own] - led) / max(led, weight) - level[MARGIN]
         speed = min(max(behind / FULL, -1.0), 1.0)
         # Where all miss, as in a scan, the model is asked what it has never seen, and to follow costs nothing.
@@ -124,7 +126,7 @@ def _note(c):
     log[rows, 1] = word[LEADER]
     log[rows, 2] = c.level[LAMBDA]
     log[rows, 3] = word[FITS]
-    log[rows, 4] = c.fast[own] / max(c.fast[word[LEADER]], 1.0) - 1.0
+    log[rows, 4] = c.fast[own] / max(c.fast[own + 2], 1.0) - 1.0
     word[NOTED] += 1
     step = PERIOD if rows == 0 else (now - np.int64(log[0, 0])) // rows
     word[NEXT_NOTE] = now + max(step, np.int64(1))

@@ -45,7 +45,7 @@ class Core(NamedTuple):
     gone: np.ndarray  # int64 [slots + pending + 1], how many objects the leader evicted, then which
     order: np.ndarray  # int32 [entries], room to sort them; [0] where no leader has to be filled
     missed: np.ndarray  # float64 [shadows + 3], misses since the last look of each, and of this cache, weighed; of
-    # this cache, each as one; and of whoever led, weighed, where leaders compete on a sample
+    # this cache, each as one; and of whoever led, weighed
     apart: np.ndarray  # float64 [shadows], room to count misses that are not simply each shadow's own
     slow: np.ndarray  # float64 [shadows + 3], older ones counting less: by which the leader is chosen
     fast: np.ndarray  # float64 [shadows + 3], and much less: by which lambda moves
@@ -61,7 +61,7 @@ class Core(NamedTuple):
     victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
     doom: np.ndarray  # float64 [b], their scores
     newcomer: Newcomer
-    log: np.ndarray  # float64 [512, 5]: request; leader; lambda; fits; misses over the leader's of late, less one
+    log: np.ndarray  # float64 [512, 5]: request; leader; lambda; fits; misses over those of who led, of late
 
 
 class State(NamedTuple):
