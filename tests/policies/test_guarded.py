@@ -14,9 +14,11 @@ from kvpredict.core.arithmetic import exponential
 from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.core.objective import worth
 from kvpredict.features.facts import FACTS, LAST
+from kvpredict.features.history import MISSED
 from kvpredict.policies import policy
 from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access
+from kvpredict.policies.guarded.guard import look_back
 from kvpredict.policies.guarded.state import FITS, LAMBDA, LEADER, LOST, SAMPLED, SWITCHES, State
 from kvpredict.simulate import simulate
 from kvpredict.simulate.simulate import replay_arguments
@@ -187,6 +189,33 @@ def test_lambda_follows_the_misses() -> None:
     assert state.core.slow[:2].min() == pytest.approx(state.core.slow[state.core.word[LEADER]], rel=2e-4)
     _, free = run(trace, 100, leaders="lru+s3fifo", guard=False, samples=1000)
     assert free.core.level[LAMBDA] == 0.0
+
+
+def test_what_a_new_leader_missed_before_it_led_is_not_held_against_the_model() -> None:
+    """Both shadows and this cache as they stand after a look; in the periods that follow, each misses so many."""
+    state = policy("guarded", leaders="lru+lfu", sized_leaders="").state(1000, 0, 1000)
+    core = state.core
+    core.history.clock[:2] = 50_000, 1000
+    core.history.level[MISSED] = 0.5
+    core.level[LAMBDA] = 2.0
+
+    def look(lru: int, lfu: int, own: int) -> float:
+        core.history.clock[0] += 128
+        core.missed[:4] = lru, lfu, own, own
+        look_back(core, 128)
+        return float(core.level[LAMBDA])
+
+    for _ in range(40):
+        look(60, 60, 60)
+    even = look(60, 60, 60)
+    assert core.word[LEADER] == 0
+    while core.word[LEADER] == 0:
+        assert look(60, 10, 60) <= even  # as many as the leader, many more than the one that will lead
+    assert core.fast[1] < 0.95 * core.fast[2]
+    assert look(60, 60, 60) < even
+    for _ in range(10):
+        look(60, 20, 60)
+    assert core.level[LAMBDA] > even  # but more than the leader of now
 
 
 def test_what_a_short_history_costs_is_counted() -> None:
