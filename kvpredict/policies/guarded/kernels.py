@@ -42,6 +42,7 @@ from kvpredict.policies.guarded.state import (
     LEARNS,
     LOST,
     MOST,
+    MOST_BITS,
     NEAR,
     NEXT_FIT,
     ORDER,
@@ -61,6 +62,8 @@ from kvpredict.policies.guarded.state import (
 from kvpredict.scorers.boosting import fit_ranks, rank_columns
 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
+FARTHEST, STEPS = 1024.0, 2.0**30  # scores, in logarithms of time, are told apart up to here, in steps so small
+TAKEN = -(1 << 62)
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
 
 
@@ -111,6 +114,28 @@ def leave(c, slot):
     c.word[USED] -= c.history.fact[FACTS * entry + SIZE]
     unqueue(c, entry)
     note_eviction(c.history, entry, True)
+
+
+@lean_kernel
+def number(score, rank, count):
+    """Write the first ``count`` scores as whole numbers to ``rank``, with whose they are in the lowest bits.
+
+    Whole numbers are compared several at once, where of floats each waits for the one before.
+    """
+    for i in range(count):
+        steps = np.int64(min(max(score[i], -FARTHEST), FARTHEST) * STEPS)
+        rank[i] = (steps << MOST_BITS) + (count - i)
+
+
+@lean_kernel
+def take_highest(rank, count):
+    """Return whose score is the highest, of equals the first one's, and count it no more."""
+    highest = rank[0]
+    for i in range(1, count):
+        highest = max(highest, rank[i])
+    whose = count - (highest & ((1 << MOST_BITS) - 1))
+    rank[whose] = TAKEN
+    return whose
 
 
 @lean_kernel
@@ -201,18 +226,12 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             if varies and c.word[UNEQUAL]:
                 score[i] -= c.value[drawn[i]]
             score[i] -= c.level[LAMBDA] * (1 - c.entry[drawn[i], QUEUED])
+        number(score, c.rank, count)
         for v in range(victims):
-            worst = v
-            for i in range(v + 1, count):
-                if score[i] > score[worst]:
-                    worst = i
-            chosen = drawn[worst]
-            highest = score[worst]
-            drawn[worst] = drawn[v]
-            score[worst] = score[v]
-            victim[v, 0] = chosen
-            victim[v, 1] = h.fact[FACTS * chosen + LAST]
-            c.doom[v] = highest
+            worst = take_highest(c.rank, count)
+            victim[v, 0] = drawn[worst]
+            victim[v, 1] = h.fact[FACTS * drawn[worst] + LAST]
+            c.doom[v] = score[worst]
         c.word[HEAD] = 0
         c.word[TAIL] = victims
 

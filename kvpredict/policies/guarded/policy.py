@@ -44,6 +44,7 @@ from kvpredict.policies.guarded.state import (
     LAMBDA,
     LEADER,
     LOST,
+    MOST_BITS,
     NEXT_FIT,
     NOTED,
     NOTES,
@@ -178,7 +179,8 @@ class Guarded(Policy):
             if leader.traits.oracle or leader.extra or leader.name == self.name:
                 raise KvpredictError(f"policy 'guarded': {leader.name!r} cannot lead: choose heuristics")
         check_objective(self.objective)
-        require(self.candidates >= 2 * PER_DECISION, self, f"candidates must be at least {2 * PER_DECISION}")
+        few, many = 2 * PER_DECISION, 1 << MOST_BITS
+        require(few <= self.candidates < many, self, f"candidates must be {few} to {many - 1}, got {self.candidates}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
         require(2 <= self.history <= 1024, self, f"history must be 2 to 1024 entries a slot, got {self.history}")
         require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
@@ -239,6 +241,7 @@ class Guarded(Policy):
             x=np.zeros((width, self.candidates), np.float32).T,
             score=np.zeros(self.candidates, np.float64),
             spare=np.zeros(self.candidates, np.float64),
+            rank=np.zeros(self.candidates, np.int64),
             victim=np.zeros((self.batch, 2), np.int64),
             doom=np.zeros(self.batch),
             newcomer=Newcomer(np.zeros(1, np.int32), np.zeros((1, width), np.float32), np.zeros(1)),

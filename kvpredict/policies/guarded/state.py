@@ -19,6 +19,7 @@ LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
 PER_DECISION = 8  # candidates sampled for training at a decision, and the most taken from the leader's queue
+MOST_BITS = 20  # of the number of a candidate
 NOTES = 512  # rows of the log, which is thinned when it is full
 SIGNALS = 11  # what a controller sees, the last a constant
 
@@ -58,6 +59,7 @@ class Core(NamedTuple):
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
     score: np.ndarray  # float64 [c]
     spare: np.ndarray  # float64 [c], room for parts of scores
+    rank: np.ndarray  # int64 [c], scores as whole numbers
     victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
     doom: np.ndarray  # float64 [b], their scores
     newcomer: Newcomer
