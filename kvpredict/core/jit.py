@@ -3,7 +3,8 @@
 ``kernel`` compiles with Numba, releases the GIL and gives division NumPy's meaning; what it compiled is kept on disk
 (``core.code_cache``), which sees a change in any kernel inside. With ``NUMBA_DISABLE_JIT=1`` it hands the plain Python
 function back, so everything built on it must mean the same in both worlds: integers stay below 2**63 (no reliance on
-wrapping), nothing divides by zero, and no index of an array is negative but a constant one.
+wrapping), nothing divides by zero, and no index of an array is negative but a single constant. That goes for functions
+of others, too, that Numba writes into a kernel (``njit(inline="always")``); what it only calls is compiled as ever.
 
 ``lean_kernel`` is for functions that kernels call; they stay callable from Python, by way of a kernel made then.
 """
@@ -23,10 +24,10 @@ from numba.core.compiler import Compiler
 from numba.core.compiler_machinery import FunctionPass, register_pass
 from numba.core.cpu import CPUContext
 from numba.core.errors import UnsupportedError
-from numba.core.ir import Expr, SetItem
-from numba.core.ir_utils import find_build_sequence, find_const, guard
+from numba.core.ir import Expr, SetItem, StaticSetItem
+from numba.core.ir_utils import find_build_sequence, find_const, get_definition, guard
 from numba.core.registry import CPUDispatcher
-from numba.core.untyped_passes import IRProcessing
+from numba.core.untyped_passes import InlineInlinables
 
 from kvpredict.core.code_cache import CodeCache
 from kvpredict.core.identity import Noted
@@ -69,7 +70,7 @@ class _Context(CPUContext):
     def of(cls, context: CPUContext) -> Any:
         plain: Any = copy.copy(context)
         plain.__class__ = cls
-        plain.cached_internal_func = {}  # Numba's own functions may count from the end
+        plain.cached_internal_func = {}  # not shared: what Numba compiles of its own for a kernel is compiled so, too
         return plain
 
     def get_function(self, fn: Any, sig: Any, _firstcall: bool = True) -> Any:
@@ -115,17 +116,42 @@ class _CheckIndices(FunctionPass):
         code = state.func_ir
         for block in code.blocks.values():
             for statement in block.body:
-                value: Any = getattr(statement, "value", None)
-                read = isinstance(value, Expr) and value.op == "getitem"
-                if not read and not isinstance(statement, SetItem):
+                index = _index(statement)
+                if index is None:
                     continue
-                index = value.index if read else statement.index
                 found, _ = guard(find_build_sequence, code, index) or ([], None)
                 constant = guard(find_const, code, index)
-                parts = constant if isinstance(constant, tuple) else [guard(find_const, code, part) for part in found]
-                if any(isinstance(part, int) and part < 0 for part in parts):
-                    raise UnsupportedError("one of several indices is negative: count from the start", statement.loc)
+                if isinstance(constant, tuple):
+                    parts = [part for part in constant if isinstance(part, int)]
+                else:
+                    parts = [_value(code, part) for part in found] or [0 if constant else _value(code, index)]
+                if min(parts) < 0:
+                    raise UnsupportedError(
+                        "an index is negative, and one of several or worked out: count from the start", statement.loc
+                    )
         return False
+
+
+def _index(statement: Any) -> Any:
+    """Return the variable that a statement reads or writes an array at, or None."""
+    if isinstance(statement, SetItem | StaticSetItem):
+        return statement.index if isinstance(statement, SetItem) else statement.index_var
+    value: Any = getattr(statement, "value", None)
+    name = {"getitem": "index", "static_getitem": "index_var"}.get(value.op) if isinstance(value, Expr) else None
+    return getattr(value, name) if name else None
+
+
+def _value(code: Any, index: Any) -> int:
+    """Return what constants make of an index, 0 if there is more in it."""
+    constant = guard(find_const, code, index)
+    if constant is not None:
+        return constant if isinstance(constant, int) else 0
+    made = guard(get_definition, code, index)
+    parts = {"unary": ["value"], "binop": ["lhs", "rhs"]}.get(getattr(made, "op", ""), [])
+    values = [guard(find_const, code, getattr(made, part)) for part in parts]
+    if not values or not all(isinstance(value, int) for value in values):
+        return 0
+    return int(made.fn(*values))
 
 
 class _Compiler(Compiler):
@@ -138,7 +164,7 @@ class _Compiler(Compiler):
         """Return the passes."""
         pipelines: list[Any] = super().define_pipelines()
         for passes in pipelines:
-            passes.add_pass_after(_CheckIndices, IRProcessing)
+            passes.add_pass_after(_CheckIndices, InlineInlinables)
             passes.finalize()
         return pipelines
 

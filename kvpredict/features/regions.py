@@ -14,10 +14,11 @@ import numpy as np
 from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.rows import make_rows
+from kvpredict.core.table import hash_key
 from kvpredict.features.facts import FACTS, KEY, LAST
 from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
 
-__all__ = ["Regions", "home", "make_regions", "visit", "write_regions"]
+__all__ = ["Regions", "make_regions", "visit", "write_regions"]
 
 LEVELS = len(REGION_SIZES)
 SHIFTS = tuple(size.bit_length() - 1 for size in REGION_SIZES)
@@ -54,7 +55,7 @@ def visit(g, key, known, now, unit):
     for i in range(LEVELS):
         number = key >> (SHIFTS[i] + g.bits[LOWEST])
         name = np.float64(number & NAMES)
-        at = home(number) & (place.shape[1] - 1)
+        at = hash_key(number) & (place.shape[1] - 1)
         if place[i, at, NAME] != name or place[i, at, LATEST] == 0.0:
             place[i, at, NAME] = name
             place[i, at, KNOWN] = known
@@ -65,13 +66,6 @@ def visit(g, key, known, now, unit):
             place[i, at, KNOWN] = np.float32(share + WEIGHT * (known - share))
             place[i, at, RATE] = np.float32(1.0 + place[i, at, RATE] * half_lives(since / unit))
         place[i, at, LATEST] = now
-
-
-@lean_kernel
-def home(number):
-    """Mix a region's number, more quickly than ``hash_key``: neighbours may be neighbours here."""
-    x = ((number ^ (number >> 32)) & 0xFFFFFFFF) * 0x45D9F3B
-    return x ^ (x >> 27)
 
 
 @lean_kernel
@@ -106,7 +100,7 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
         for i in range(count):
             entry = entries[i]
             number = fact[FACTS * entry + KEY] >> shift
-            at = home(number) & (place.shape[1] - 1)
+            at = hash_key(number) & (place.shape[1] - 1)
             last = np.float64(fact[FACTS * entry + LAST])
             latest = place[k, at, LATEST]
             share = place[k, at, KNOWN]

@@ -35,7 +35,7 @@ __all__ = ["Ranks", "Training", "empty_ranks", "empty_trees", "fit_far", "fit_ra
 
 BINS = 32
 SAMPLE = 1024  # rows from which the borders of the bins are taken
-FINE = 2.0**27  # steps of what is added up, in all the uses that are found: no sum of them leaves 32 bits
+FINE = 2.0**27  # steps that all uses found are added up in; with those expected, a sixteenth of what 32 bits hold
 LEAST = 20  # rows on either side of a split: fewer uses than so many rows have on average are none to go by
 SOFT = 0.05  # added to all times: what is used so soon is kept in any case
 
@@ -62,14 +62,14 @@ class Training(NamedTuple):
     edges: np.ndarray  # float32 [width, 31], borders between bins, stored border by border
     sample: np.ndarray  # float32 [1024, width]
     border: np.ndarray  # int64 [nodes], last bin to the left
-    rows: np.ndarray  # int64 [nodes], how many are looked at, or whether they are added up
+    rows: np.ndarray  # int64 [nodes], how many are looked at; then whether they are added up or their sister's are
     chosen: np.ndarray  # int32 [m], rows that are added up
     leaves: np.ndarray  # float64 [leaves, 2], uses and expected uses of each
     sums: np.ndarray  # int64 [nodes * width * 32], of both by node, column and bin
 
 
 def make_training(m: int, width: int, depth: int) -> Training:
-    """Return room for ``m`` rows and trees of ``depth``."""
+    """Return room for ``m`` rows, up to a million or so, and trees of ``depth``."""
     return Training(
         x=np.zeros((m, width), np.float32),
         time=np.zeros(m, np.float32),
@@ -189,7 +189,8 @@ def _add_root(bins, rest, steps, count, half, both, node, sums):
         sums[at] = 0
     for i in range(half, count, 2):
         node[i] = 0
-        both[i] = (np.int64(rest[i, 0] * steps) << 32) + np.int64(rest[i, 1] * steps)
+        beyond = np.int64(np.floor(rest[i, 0] * steps + 0.5))
+        both[i] = (beyond << 32) + np.int64(rest[i, 1] * steps + 0.5)
     for i in range(half, count, 2):
         added = both[i]
         for j in range(width):
@@ -324,7 +325,7 @@ def _best_split(sums, start, width, least):
         total += sums[start + b]
     beyond = _upper(total)
     expected = _lower(total)
-    best = beyond * beyond / max(expected, 1e-9) + 1e-9
+    best = beyond * beyond / max(expected, 1e-9) * (1.0 + 1e-9) + 1e-9  # more than rounding makes of nothing
     column = 0
     border = BINS - 1
     for j in range(width):

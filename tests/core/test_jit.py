@@ -7,10 +7,12 @@ from numba.core.errors import UnsupportedError
 
 from kvpredict.core.jit import interpreted, kernel, lean_kernel, lean_subroutine
 
+LOWEST = -3
+
 
 @kernel
 def last(values):
-    return values[-1], values[len(values) - 1]
+    return values[-1], values[len(values) - 1], values[LOWEST]
 
 
 @lean_kernel
@@ -30,13 +32,33 @@ def written(table, row):
     table[-2, row] = 1.0
 
 
+K, LAST = 2, -1
+
+
+def worked_out(table):
+    return table[-K, 0]
+
+
+def worked_out_alone(table):
+    return table[LAST - 1]
+
+
+@numba.njit(inline="always")
+def corner_of(table):
+    return table[0, -1]
+
+
+def inlined(table):
+    return corner_of(table)
+
+
 @lean_subroutine
 def pick(values, at):
     return values[at]
 
 
 def test_constants_count_from_the_end() -> None:
-    assert last(np.arange(5)) == (4, 4)
+    assert last(np.arange(5)) == (4, 4, 2)
     table = np.arange(9).reshape(3, 3)
     corner(table, 1)
     assert table[2, 2] == 5 + 7
@@ -44,10 +66,13 @@ def test_constants_count_from_the_end() -> None:
 
 @pytest.mark.skipif(interpreted(), reason="nothing is compiled")
 @pytest.mark.parametrize("decorate", [kernel, lean_kernel, lean_subroutine])
-@pytest.mark.parametrize(("function", "arguments"), [(whole, ()), (part, (1,)), (written, (1,))])
-def test_constants_that_would_be_misread_are_refused(decorate, function, arguments) -> None:
-    with pytest.raises(UnsupportedError, match="one of several indices is negative"):
-        decorate(function)(np.zeros((3, 3)), *arguments)
+@pytest.mark.parametrize(
+    ("function", "rows"),
+    [(whole, 0), (part, 1), (written, 1), (worked_out, 0), (worked_out_alone, 0), (inlined, 0)],
+)
+def test_constants_that_would_be_misread_are_refused(decorate, function, rows) -> None:
+    with pytest.raises(UnsupportedError, match="count from the start"):
+        decorate(function)(np.zeros((3, 3)), *[1] * rows)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint8, np.uint32, np.uint64])

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvpredict.features.regions import Regions, home, make_regions, visit, write_regions
+from kvpredict.core.table import hash_key
+from kvpredict.features.regions import Regions, make_regions, visit, write_regions
 from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
 
 WIDTH = len(REGION_SIZES) * len(REGION_FEATURES)
@@ -20,7 +21,7 @@ class NaiveRegions:
         self.held: list[dict[int, tuple[int, list[int], float]]] = [{} for _ in REGION_SIZES]
 
     def place(self, number: int) -> int:
-        return int(home(np.int64(number))) % self.places
+        return int(hash_key(np.int64(number))) % self.places
 
     def visit(self, key: int, known: float, now: int) -> None:
         self.keys.add(key)
@@ -102,9 +103,3 @@ def test_a_run_read_again_tells_of_what_comes_next() -> None:
     recency = 4 * 1  # of the run of 64 keys
     assert out[0, recency] < 0.1 < 5 < out[1, recency]
     assert out[0, recency + 1] > 10  # long after the key's own access
-
-
-@pytest.mark.parametrize("step", [1, 3, 64, 1000, 1 << 16, 1 << 33, (1 << 40) + 1, -7])
-def test_regions_at_equal_distances_do_not_share_places(step: int) -> None:
-    """A thousand of them in a table of 4,096 places: no more crowded than by chance, where 887 places are taken."""
-    assert len({int(home(np.int64(i * step))) & 4095 for i in range(1000)}) > 800

@@ -19,6 +19,7 @@ from kvpredict.policies import policy
 from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access
 from kvpredict.policies.guarded.guard import look_back
+from kvpredict.policies.guarded.kernels import number, penalty, take_highest
 from kvpredict.policies.guarded.state import FITS, LAMBDA, LEADER, LOST, SAMPLED, SWITCHES, State
 from kvpredict.simulate import simulate
 from kvpredict.simulate.simulate import replay_arguments
@@ -201,7 +202,7 @@ def test_what_a_new_leader_missed_before_it_led_is_not_held_against_the_model() 
 
     def look(lru: int, lfu: int, own: int) -> float:
         core.history.clock[0] += 128
-        core.missed[:4] = lru, lfu, own, own
+        core.missed[:5] = lru, lfu, own, own, (lru, lfu)[core.word[LEADER]]
         look_back(core, 128)
         return float(core.level[LAMBDA])
 
@@ -216,6 +217,35 @@ def test_what_a_new_leader_missed_before_it_led_is_not_held_against_the_model() 
     for _ in range(10):
         look(60, 20, 60)
     assert core.level[LAMBDA] > even  # but more than the leader of now
+
+
+def test_the_guard_compares_with_the_shadow_that_is_followed() -> None:
+    """In caches too small for smaller shadows there are two of full size, of which a new leader's is filled anew."""
+    keys = zipf_mix(6_000, 800, seed=2)
+    _, full = run(Trace.from_keys(keys), 100, leaders="lru", learn=False)
+    assert full.core.fast[3] == full.core.fast[0] == full.core.fast[1] > 0
+    _, small = run(Trace.from_keys(keys), 100, leaders="lru+lfu", learn=False, sample=0.5)
+    assert small.core.level[SAMPLED] == 1.0
+    assert small.core.fast[4] == pytest.approx(small.core.fast[2], rel=0.1)
+
+
+def ranked(scores: list[float]) -> list[int]:
+    rank = np.zeros(len(scores), np.int64)
+    number(np.array(scores), rank, len(scores))
+    return [int(take_highest(rank, len(scores))) for _ in scores]
+
+
+@given(st.lists(st.floats(-2000, 2000) | st.sampled_from([0.0, 1.0]), min_size=1, max_size=70))
+def test_the_highest_comes_first_and_of_equals_the_first(scores: list[float]) -> None:
+    steps = np.floor(np.abs(scores) * 2.0**28) * np.sign(scores)
+    assert ranked(scores) == sorted(range(len(scores)), key=lambda i: (-steps[i], i))
+
+
+def test_however_large_lambda_is_what_the_leader_holds_goes_in_the_models_order() -> None:
+    state = policy("guarded", most=1e9).state(100, 0, 100)
+    state.core.level[LAMBDA] = 1e8
+    scores = np.array([3.0, -20.0, 700.0, 3.25]) - penalty(state.core)
+    assert ranked([-50.0, *scores]) == [0, 3, 4, 1, 2]
 
 
 def test_what_a_short_history_costs_is_counted() -> None:

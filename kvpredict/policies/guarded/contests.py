@@ -44,6 +44,7 @@ def full_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> Con
     def compete(c, shadows):
         word = c.word
         follow(shadows, c.entry, c.gone, c.missed, c.requests, word[PENDING], word[LEADER], word[AWAKE])
+        c.missed[c.led.size + 2] = c.missed[word[LEADER]]
 
     @lean_kernel
     def drop(c, shadows, entry):

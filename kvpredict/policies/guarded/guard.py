@@ -18,7 +18,6 @@ from kvpredict.policies.guarded.state import (
     NEXT_NOTE,
     NOTED,
     PATIENCE,
-    SAMPLED,
     SIGNALS,
     SWING,
     SWITCHES,
@@ -43,7 +42,8 @@ def _answer(c, row, leader):
         if k != leader:
             at = 2 if k == own else 0
             for i, sums in enumerate((fast, slow)):
-                ahead = 10.0 * (sums[k] - sums[leader]) / max(sums[leader], 1.0)
+                by = sums[own + 2] if k == own else sums[leader]
+                ahead = 10.0 * (sums[k] - by) / max(by, 1.0)
                 signal[at + i] = min(max(ahead, -1.0), 1.0 if k == own else signal[at + i])
     signal[4] = c.level[LAMBDA] / c.level[MOST]
     signal[5] = c.history.level[1]
@@ -67,8 +67,6 @@ def look_back(c, requests):
     keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
     keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
     word[MISSES] += np.int64(missed[own + 1])
-    if level[SAMPLED] == 1.0:
-        missed[own + 2] = missed[word[LEADER]]
     for k in range(own + 3):
         slow[k] = slow[k] * keep_slow + missed[k]
         fast[k] = fast[k] * keep_fast + missed[k]

@@ -62,7 +62,7 @@ from kvpredict.policies.guarded.state import (
 from kvpredict.scorers.boosting import fit_ranks, rank_columns
 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
-FARTHEST, STEPS = 1024.0, 2.0**30  # scores, in logarithms of time, are told apart up to here, in steps so small
+FARTHEST, STEPS = 4096.0, 2.0**28  # scores, in logarithms of time, are told apart up to here, in steps so small
 TAKEN = -(1 << 62)
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
 
@@ -114,6 +114,12 @@ def leave(c, slot):
     c.word[USED] -= c.history.fact[FACTS * entry + SIZE]
     unqueue(c, entry)
     note_eviction(c.history, entry, True)
+
+
+@lean_kernel
+def penalty(c):
+    """Return what speaks for an object that the leader holds: lambda, as far as it can make a difference."""
+    return min(c.level[LAMBDA], 0.5 * FARTHEST)
 
 
 @lean_kernel
@@ -225,7 +231,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             # The model predicts the log of the time per use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
                 score[i] -= c.value[drawn[i]]
-            score[i] -= c.level[LAMBDA] * (1 - c.entry[drawn[i], QUEUED])
+            score[i] -= penalty(c) * (1 - c.entry[drawn[i], QUEUED])
         number(score, c.rank, count)
         for v in range(victims):
             worst = take_highest(c.rank, count)
@@ -276,7 +282,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         if varies and word[UNEQUAL]:
             score -= c.value[entry]
         if c.entry[entry, WHERE + word[LEADER]] >= 0:
-            score -= c.level[LAMBDA]
+            score -= penalty(c)
         while True:
             while word[HEAD] < word[TAIL]:
                 at = word[HEAD]

@@ -183,7 +183,8 @@ class Guarded(Policy):
         require(few <= self.candidates < many, self, f"candidates must be {few} to {many - 1}, got {self.candidates}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
         require(2 <= self.history <= 1024, self, f"history must be 2 to 1024 entries a slot, got {self.history}")
-        require(self.samples >= 2 * FEWEST, self, f"samples must be at least {2 * FEWEST}, got {self.samples}")
+        enough = 2 * FEWEST <= self.samples <= 1_000_000
+        require(enough, self, f"samples must be {2 * FEWEST} to 1,000,000, got {self.samples}")
         for name in ("horizon", "swing", "most", "memory", "patience"):
             require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
         require(self.near >= 0, self, f"near must not be negative, got {self.near}")

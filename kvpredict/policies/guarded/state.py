@@ -63,7 +63,7 @@ class Core(NamedTuple):
     victim: np.ndarray  # int64 [b, 2], entries chosen to go, worst first, and their last access when chosen
     doom: np.ndarray  # float64 [b], their scores
     newcomer: Newcomer
-    log: np.ndarray  # float64 [512, 5]: request; leader; lambda; fits; misses over those of who led, of late
+    log: np.ndarray  # float64 [512, 5]: request; leader; lambda; fits; misses of late over who led's, less one
 
 
 class State(NamedTuple):
