@@ -112,7 +112,7 @@ class _CheckIndices(FunctionPass):
         super().__init__()
 
     def run_pass(self, state: Any) -> bool:
-        """Raise ``UnsupportedError`` if one of several indices is a negative constant."""
+        """Raise ``UnsupportedError`` on a negative constant among several indices, or one worked out of constants."""
         code = state.func_ir
         for block in code.blocks.values():
             for statement in block.body:
@@ -124,8 +124,9 @@ class _CheckIndices(FunctionPass):
                 if isinstance(constant, tuple):
                     parts = [part for part in constant if isinstance(part, int)]
                 else:
-                    parts = [_value(code, part) for part in found] or [0 if constant else _value(code, index)]
-                if min(parts) < 0:
+                    alone = constant is not None  # which is translated as ever
+                    parts = [_value(code, part) for part in found] or [0 if alone else _value(code, index)]
+                if min(parts, default=0) < 0:
                     raise UnsupportedError(
                         "an index is negative, and one of several or worked out: count from the start", statement.loc
                     )

@@ -104,6 +104,19 @@ def test_indices_of_two_dimensions(order: str, kinds: tuple[type, type]) -> None
     assert np.array_equal(table, expected)
 
 
+CHOSEN = np.array([2, -1])
+
+
+@kernel
+def shaped(values):
+    return values[..., None].ndim, values[None, ::-1].shape[1], values[CHOSEN].sum()
+
+
+def test_indices_that_are_no_numbers() -> None:
+    values = np.array([3.0, 9.0, 1.0, 5.0])
+    assert shaped(values) == (2, 4, 6.0)
+
+
 @kernel
 def parts(values, start, end):
     inner = values[start:end]
