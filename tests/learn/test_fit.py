@@ -132,7 +132,7 @@ def test_a_shift_after_all_that_was_seen_costs_little() -> None:
     trace = Trace.from_keys(keys)
     best = kvp.fit(trace.head(0.5), 2000)
     compared = best.report.settings["compared"]
-    assert compared["learned"] < 0.99 * min(compared["guarded"], compared["guarded with a prior"])
+    assert compared["learned"] < min(compared["guarded"], compared["guarded with a prior"])
     misses = kvp.simulate(trace, best, 2000, warmup=0.5).misses
     heuristics = ("lru", "s3fifo", "lhd", "popularity", "arc", "lirs")
     assert misses < 1.03 * min(kvp.simulate(trace, name, 2000, warmup=0.5).misses for name in heuristics)
