@@ -96,9 +96,9 @@ def _unsigned(index: Any) -> Any:
     """Return the type of an index that cannot be negative; what is no whole number stays as it is."""
     if isinstance(index, types.Integer):
         return types.uintp
-    if isinstance(index, types.BaseTuple):
-        parts = tuple(map(_unsigned, index))  # type: ignore[call-overload]
-        return index if parts == tuple(index) else types.Tuple(parts)  # type: ignore[arg-type]
+    if isinstance(index, types.UniTuple | types.Tuple):
+        parts = tuple(_unsigned(part) for part in index.types)
+        return index if parts == index.types else types.BaseTuple.from_types(parts)
     return index
 
 
@@ -108,7 +108,7 @@ class _CheckIndices(FunctionPass):
 
     _name = "kvpredict_check_indices"
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # which Numba wants every pass to have
         super().__init__()
 
     def run_pass(self, state: Any) -> bool:
@@ -117,16 +117,8 @@ class _CheckIndices(FunctionPass):
         for block in code.blocks.values():
             for statement in block.body:
                 index = _index(statement)
-                if index is None:
-                    continue
-                found, _ = guard(find_build_sequence, code, index) or ([], None)
-                constant = guard(find_const, code, index)
-                if isinstance(constant, tuple):
-                    parts = [part for part in constant if isinstance(part, int)]
-                else:
-                    alone = constant is not None  # which is translated as ever
-                    parts = [_value(code, part) for part in found] or [0 if alone else _value(code, index)]
-                if min(parts, default=0) < 0:
+                parts = _constants(code, index) if index is not None else []
+                if min((part for part in parts if isinstance(part, int)), default=0) < 0:
                     raise UnsupportedError(
                         "an index is negative, and one of several or worked out: count from the start", statement.loc
                     )
@@ -142,17 +134,24 @@ def _index(statement: Any) -> Any:
     return getattr(value, name) if name else None
 
 
-def _value(code: Any, index: Any) -> int:
-    """Return what constants make of an index, 0 if there is more in it."""
+def _constants(code: Any, index: Any) -> list[Any]:
+    """Return the constants among several indices, or what constants make of one that is worked out of them."""
+    alone = guard(find_const, code, index)
+    if alone is not None:
+        return list(alone) if isinstance(alone, tuple) else []  # a single constant is translated as ever
+    several, _ = guard(find_build_sequence, code, index) or ([index], None)
+    return [_value(code, part) for part in several]
+
+
+def _value(code: Any, index: Any) -> Any:
+    """Return what constants make of an index, None if there is more in it."""
     constant = guard(find_const, code, index)
     if constant is not None:
-        return constant if isinstance(constant, int) else 0
+        return constant
     made = guard(get_definition, code, index)
     parts = {"unary": ["value"], "binop": ["lhs", "rhs"]}.get(getattr(made, "op", ""), [])
     values = [guard(find_const, code, getattr(made, part)) for part in parts]
-    if not values or not all(isinstance(value, int) for value in values):
-        return 0
-    return int(made.fn(*values))
+    return made.fn(*values) if values and all(isinstance(value, int) for value in values) else None
 
 
 class _Compiler(Compiler):

@@ -165,11 +165,11 @@ def _fit(training, count, trees, rate):
     least = steps * LEAST * found / max(count, 1)
     for t in range(feature.shape[0]):
         half = t & 1
-        _add_root(bins, rest, steps, count, half, training.both, node, sums)
+        _add_root(bins, rest, steps, count, half, training.both, sums)
         first = 0
         while first < inner:  # one level: nodes first … 2 first
             if first > 0:
-                _descend(bins, feature[t], border, node, count, half)
+                _descend(bins, feature[t], border, node, half, count, 2, first)
                 _add_level(bins, training.both, node, first, count, half, training.rows, training.chosen, sums)
             for n in range(first, 2 * first + 1):
                 column, bin_ = _best_split(sums, n * width * BINS, width, least)
@@ -177,18 +177,17 @@ def _fit(training, count, trees, rate):
                 border[n] = bin_
                 trees.threshold[t, n] = edges[column, bin_] if bin_ < BINS - 1 else np.float32(np.inf)
             first = 2 * first + 1
-        _find_leaves(bins, feature[t], border, node, count)
+        _descend(bins, feature[t], border, node, 0, count, 1, inner)
         _fill_leaves(uses, rest, node, inner, count, leaf[t], training.leaves, rate)
 
 
 @lean_kernel
-def _add_root(bins, rest, steps, count, half, both, node, sums):
-    """Add up every other row by column and bin, all of them at the root."""
+def _add_root(bins, rest, steps, count, half, both, sums):
+    """Add up every other row by column and bin."""
     width = bins.shape[1]
     for at in range(width * BINS):
         sums[at] = 0
     for i in range(half, count, 2):
-        node[i] = 0
         beyond = np.int64(np.floor(rest[i, 0] * steps + 0.5))
         both[i] = (beyond << 32) + np.int64(rest[i, 1] * steps + 0.5)
     for i in range(half, count, 2):
@@ -198,20 +197,11 @@ def _add_root(bins, rest, steps, count, half, both, node, sums):
 
 
 @lean_kernel
-def _descend(bins, feature, border, node, count, half):
-    """Take every other row one level down."""
-    for i in range(half, count, 2):
-        at = node[i]
-        node[i] = 2 * at + 1 + (bins[i, feature[at]] > border[at])
-
-
-@lean_kernel
-def _find_leaves(bins, feature, border, node, count):
-    """Take all rows from the root to their leaves."""
-    inner = len(feature)
-    for i in range(count):
+def _descend(bins, feature, border, node, start, count, step, first):
+    """Take every ``step``-th row from the root to the level that starts at ``first``."""
+    for i in range(start, count, step):
         at = 0
-        while at < inner:
+        while at < first:
             at = 2 * at + 1 + (bins[i, feature[at]] > border[at])
         node[i] = at
 

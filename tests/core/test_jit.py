@@ -1,5 +1,7 @@
 """Indices of compiled kernels, which do not count from the end of an array unless they are constants."""
 
+from typing import Literal
+
 import numba
 import numpy as np
 import pytest
@@ -92,9 +94,9 @@ def move(table, rows, columns, values):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kinds", [(np.int32, np.uint8), (np.int64, np.int16)])
-def test_indices_of_two_dimensions(order: str, kinds: tuple[type, type]) -> None:
+def test_indices_of_two_dimensions(order: Literal["C", "F"], kinds: tuple[type, type]) -> None:
     rng = np.random.default_rng(1)
-    table = np.asarray(rng.random((7, 5)), order=order)  # type: ignore[call-overload]
+    table = np.asarray(rng.random((7, 5)), order=order)
     rows, columns = rng.integers(0, 7, 40).astype(kinds[0]), rng.integers(0, 5, 40).astype(kinds[1])
     values = rng.random(40)
     expected = table.copy()

@@ -42,7 +42,6 @@ from kvpredict.policies.guarded.state import (
     LEARNS,
     LOST,
     MOST,
-    MOST_BITS,
     NEAR,
     NEXT_FIT,
     ORDER,
@@ -63,6 +62,7 @@ from kvpredict.scorers.boosting import fit_ranks, rank_columns
 
 SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, before one is forgotten all the same
 FARTHEST, STEPS = 4096.0, 2.0**28  # scores, in logarithms of time, are told apart up to here, in steps so small
+CANDIDATE_BITS = 20  # of the number that tells whose score it is
 TAKEN = -(1 << 62)
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
 
@@ -130,7 +130,7 @@ def number(score, rank, count):
     """
     for i in range(count):
         steps = np.int64(min(max(score[i], -FARTHEST), FARTHEST) * STEPS)
-        rank[i] = (steps << MOST_BITS) + (count - i)
+        rank[i] = (steps << CANDIDATE_BITS) + (count - i)
 
 
 @lean_kernel
@@ -139,7 +139,7 @@ def take_highest(rank, count):
     highest = rank[0]
     for i in range(1, count):
         highest = max(highest, rank[i])
-    whose = count - (highest & ((1 << MOST_BITS) - 1))
+    whose = count - (highest & ((1 << CANDIDATE_BITS) - 1))
     rank[whose] = TAKEN
     return whose
 

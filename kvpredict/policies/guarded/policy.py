@@ -20,7 +20,7 @@ from kvpredict.features.facts import FACTS, SIZE
 from kvpredict.features.history import make_history
 from kvpredict.features.samples import make_samples
 from kvpredict.features.schema import BASE_FEATURES, Schema
-from kvpredict.policies.guarded.kernels import guarded_kernels
+from kvpredict.policies.guarded.kernels import CANDIDATE_BITS, guarded_kernels
 from kvpredict.policies.guarded.learning import (
     DEPTH,
     FAR_TREES,
@@ -44,7 +44,6 @@ from kvpredict.policies.guarded.state import (
     LAMBDA,
     LEADER,
     LOST,
-    MOST_BITS,
     NEXT_FIT,
     NOTED,
     NOTES,
@@ -179,7 +178,7 @@ class Guarded(Policy):
             if leader.traits.oracle or leader.extra or leader.name == self.name:
                 raise KvpredictError(f"policy 'guarded': {leader.name!r} cannot lead: choose heuristics")
         check_objective(self.objective)
-        few, many = 2 * PER_DECISION, 1 << MOST_BITS
+        few, many = 2 * PER_DECISION, 1 << CANDIDATE_BITS
         require(few <= self.candidates < many, self, f"candidates must be {few} to {many - 1}, got {self.candidates}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
         require(2 <= self.history <= 1024, self, f"history must be 2 to 1024 entries a slot, got {self.history}")

@@ -19,7 +19,6 @@ LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
 PER_DECISION = 8  # candidates sampled for training at a decision, and the most taken from the leader's queue
-MOST_BITS = 20  # of the number of a candidate
 NOTES = 512  # rows of the log, which is thinned when it is full
 SIGNALS = 11  # what a controller sees, the last a constant
 
