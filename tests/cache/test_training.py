@@ -153,8 +153,8 @@ def test_a_growing_cache_keeps_what_it_learned() -> None:
     fits, slots = settled(cache), cache._ranking.slots
     assert fits > 0
     leaf = cache._ranking.state.model.far.leaf.copy()
-    for key in range(10_000, 12_000):
-        cache.put(key, 1)
+    for key in [*cache, *range(10_000, 12_000)]:
+        cache.put(key, 1)  # so that all of these fit
     assert cache._ranking.slots > slots
     assert settled(cache) >= fits
     assert (cache._ranking.state.model.far.leaf == leaf).any()

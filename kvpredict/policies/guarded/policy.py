@@ -88,10 +88,10 @@ class Guarded(Policy):
         False: follow the best leader only.
     guard : bool, default True
         False: lambda stays 0, so only the model decides once there is one.
-    candidates : int, default 64
+    candidates : int, default 128
         Residents scored for one refill of the victims' queue.
-    batch : int, default 8
-        Victims taken from one refill.
+    batch : int, default 16
+        Victims taken from one refill, fewer where less than 512 objects are held.
     history : float, default 4.0
         Entries of access history kept for each slot, at least 2.
     regions : bool, default True
@@ -144,8 +144,8 @@ class Guarded(Policy):
     sized_leaders: str = "+".join(SIZED_LEADERS)
     learn: bool = True
     guard: bool = True
-    candidates: int = 64
-    batch: int = 8
+    candidates: int = 128
+    batch: int = 16
     history: float = 4.0
     regions: bool = True
     samples: int = 20_000
