@@ -127,11 +127,16 @@ class _CheckIndices(FunctionPass):
 
 def _index(statement: Any) -> Any:
     """Return the variable that a statement reads or writes an array at, or None."""
-    if isinstance(statement, SetItem | StaticSetItem):
-        return statement.index if isinstance(statement, SetItem) else statement.index_var
+    if isinstance(statement, SetItem):
+        return statement.index
+    if isinstance(statement, StaticSetItem):
+        return statement.index_var
     value: Any = getattr(statement, "value", None)
-    name = {"getitem": "index", "static_getitem": "index_var"}.get(value.op) if isinstance(value, Expr) else None
-    return getattr(value, name) if name else None
+    if isinstance(value, Expr) and value.op == "getitem":
+        return value.index
+    if isinstance(value, Expr) and value.op == "static_getitem":
+        return value.index_var
+    return None
 
 
 def _constants(code: Any, index: Any) -> list[Any]:

@@ -91,7 +91,7 @@ class Guarded(Policy):
     candidates : int, default 128
         Residents scored for one refill of the victims' queue.
     batch : int, default 16
-        Victims taken from one refill, fewer where less than 512 objects are held.
+        Victims taken from one refill, fewer where less than 32 objects are held for each of them.
     history : float, default 4.0
         Entries of access history kept for each slot, at least 2.
     regions : bool, default True
