@@ -132,7 +132,13 @@ def _write(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
-    files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(path.parent))
+    files = []
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another process has just renamed or removed it
+                found = entry.stat()
+                files.append((found.st_mtime, found.st_size, entry.path))
+    files.sort()
     excess = sum(size for _, size, _ in files) - MOST_BYTES
     for _, size, oldest in files:
         if excess <= 0:

@@ -322,3 +322,18 @@ def test_functions_of_one_name_from_several_processes(tmp_path: Path) -> None:
     assert [run(code.format(step), tmp_path) for step in "12"] == [[233], [466]]
     assert run(code.format("1 2 3"), tmp_path) == [233, 466, 699]
     assert len(list((tmp_path / "code").iterdir())) == 3
+
+
+def test_a_file_that_goes_while_room_is_made_is_passed_over(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to nothing is listed and not found, as a file is that another process has just renamed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "gone").symlink_to(folder / "nowhere")
+    (folder / "old").write_bytes(bytes(100))
+    os.utime(folder / "old", (0, 0))
+    monkeypatch.setattr(code_cache, "MOST_BYTES", 50)
+    with caplog.at_level("DEBUG", logger=code_cache.__name__):
+        assert kernel(lambda x: x + 1)(1) == 2
+    assert not (folder / "old").exists()
+    assert "is not kept" not in caplog.text
