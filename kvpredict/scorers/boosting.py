@@ -38,6 +38,8 @@ SAMPLE = 1024  # rows from which the borders of the bins are taken
 FINE = 2.0**27  # steps that all uses found are added up in; with those expected, a sixteenth of what 32 bits hold
 LEAST = 20  # rows on either side of a split: fewer uses than so many rows have on average are none to go by
 SOFT = 0.05  # added to all times: what is used so soon is kept in any case
+DOUBT = 100.0  # uses, as many found as expected, that a leaf counts besides its own while there are few rows
+PLENTY = 10_000  # rows that are not few any more
 
 
 class Ranks(NamedTuple):
@@ -244,9 +246,10 @@ def _add_level(bins, both, node, first, count, half, rows, chosen, sums):
 @lean_kernel
 def _fill_leaves(uses, rest, node, inner, count, leaf, leaves, rate):
     """Give each leaf its share of the log of expected over found uses, and expect accordingly from then on."""
+    besides = 1.0 + DOUBT * max(1.0 - count / PLENTY, 0.0)
     for n in range(inner + 1):
-        leaves[n, 0] = 1.0  # a leaf that hardly anything is known of leaves things as they are
-        leaves[n, 1] = 1.0
+        leaves[n, 0] = besides  # a leaf that hardly anything is known of leaves things as they are
+        leaves[n, 1] = besides
     for i in range(count):
         leaves[node[i] - inner, 0] += uses[i]
         leaves[node[i] - inner, 1] += rest[i, 1]

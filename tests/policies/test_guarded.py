@@ -163,6 +163,17 @@ def test_the_guard_keeps_it_near_the_best_leader_where_nothing_can_be_learned() 
     assert hit.sum() >= 0.99 * unguarded.sum()
 
 
+def test_where_all_can_be_learned_the_guard_costs_nothing_from_the_first_model_on() -> None:
+    rng = np.random.default_rng(2)
+    weights = np.arange(1, 5001) ** -0.7
+    trace = Trace.from_keys(rng.choice(5000, 30_000, p=weights / weights.sum()))
+    guarded, unguarded = (simulate(trace, policy("guarded", guard=guard), 2000, warmup=0.5) for guard in (True, False))
+    series = guarded.account["series"]
+    first = series["fits"].index(1)
+    assert series["lambda"][first - 1] > 3.0 > series["lambda"][first]
+    assert guarded.misses < 1.01 * unguarded.misses
+
+
 def test_a_scan_that_all_miss_is_no_reason_to_leave_the_leader() -> None:
     hot = zipf_mix(20_000, 1000, seed=4)
     trace = Trace.from_keys(np.concatenate([hot, np.arange(20_000) + 10_000, hot]))

@@ -7,7 +7,8 @@ objects that the leader has given up go, so the cache holds what the leader hold
 moves lambda: up while this cache misses more than the leader, down while it does not.
 
 The model, small boosted trees, is fitted inside the cache to its own decisions (``features.samples``) and refitted on a
-schedule; before the first fit the cache follows the leader. Nothing has to be trained beforehand.
+schedule; before the first fit the cache follows the leader, after it the model, until it misses more than the leader.
+Nothing has to be trained beforehand.
 
 Following the expert that misses less: Gramacy et al., "Adaptive caching by refetching", NIPS 2002. Sampled candidates
 and time to the next use as the label: Song et al., "Learning Relaxed Belady for CDN Caching", NSDI 2020. The penalty

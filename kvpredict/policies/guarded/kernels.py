@@ -23,7 +23,7 @@ from kvpredict.features.history import (
 from kvpredict.features.samples import collect, lose, record, resolve
 from kvpredict.policies.guarded.contests import full_contest, sampled_contest
 from kvpredict.policies.guarded.guard import PERIOD, look_back
-from kvpredict.policies.guarded.learning import FEWEST, RATE, draw, is_sampled, keep_rows, schedule_fit
+from kvpredict.policies.guarded.learning import FEWEST, RATE, begin_to_use, draw, is_sampled, keep_rows, schedule_fit
 from kvpredict.policies.guarded.state import (
     AWAY,
     BYPASSED,
@@ -33,7 +33,6 @@ from kvpredict.policies.guarded.state import (
     CURRENT,
     DUE,
     ENTRY,
-    FITS,
     HAS_MODEL,
     HEAD,
     HORIZON,
@@ -206,8 +205,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         count = collect(samples, c.history.clock[KNOWN], c.level[HORIZON], training, 0, samples.unit.size, 0)
         if count >= FEWEST:
             fit_ranks(training, count, model, RATE, c.level[NEAR])
-            c.word[FITS] += 1
-            c.word[HAS_MODEL] = 1
+            begin_to_use(c)
         schedule_fit(c)
 
     @lean_subroutine

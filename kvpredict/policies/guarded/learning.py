@@ -7,7 +7,18 @@ from kvpredict.core.policy import IDLE
 from kvpredict.core.random import below, uniform
 from kvpredict.features.history import KNOWN, residence_known, residence_time
 from kvpredict.features.samples import collect, record
-from kvpredict.policies.guarded.state import DUE, ENTRY, FITS, HAS_MODEL, HORIZON, LEARNS, NEXT_FIT, ORDER, PER_DECISION
+from kvpredict.policies.guarded.state import (
+    DUE,
+    ENTRY,
+    FITS,
+    HAS_MODEL,
+    HORIZON,
+    LAMBDA,
+    LEARNS,
+    NEXT_FIT,
+    ORDER,
+    PER_DECISION,
+)
 from kvpredict.scorers.boosting import fit_ranks
 
 FAR_TREES, NEAR_TREES, DEPTH, RATE = 24, 8, 2, 0.2
@@ -54,6 +65,15 @@ def keep_rows(c, samples, start):
         record(samples, c.x, i, c.drawn[i], h.clock[KNOWN], unit)
 
 
+@lean_kernel
+def begin_to_use(c):
+    """Take note of a new model. The first one is trusted until the cache misses more by it than the leader does."""
+    if c.word[FITS] == 0:
+        c.level[LAMBDA] = 0.0
+    c.word[FITS] += 1
+    c.word[HAS_MODEL] = 1
+
+
 @kernel
 def gather_rows(c, samples, training, rows, start, end):
     if start == 0:
@@ -82,7 +102,6 @@ def adopt(c, model, ranks, rows):
     if rows[0] >= FEWEST:
         _copy(ranks.far, model.far)
         _copy(ranks.near, model.near)
-        c.word[FITS] += 1
-        c.word[HAS_MODEL] = 1
+        begin_to_use(c)
     schedule_fit(c)
     c.word[DUE] = IDLE
