@@ -174,6 +174,17 @@ def test_where_all_can_be_learned_the_guard_costs_nothing_from_the_first_model_o
     assert guarded.misses < 1.01 * unguarded.misses
 
 
+def test_an_heir_has_the_model_and_as_much_trust_in_it() -> None:
+    made = policy("guarded", sized_leaders="", samples=1000)
+    _, state = run(Trace.from_keys(zipf_mix(20_000, 1000, seed=5)), 200, samples=1000)
+    state.core.level[LAMBDA] = 0.25
+    heir = made.state(400, 1)
+    made.inherit(heir, state)
+    assert heir.core.level[LAMBDA] == 0.25
+    assert heir.core.word[FITS] == state.core.word[FITS] > 0
+    assert (heir.model.far.leaf == state.model.far.leaf).all()
+
+
 def test_a_scan_that_all_miss_is_no_reason_to_leave_the_leader() -> None:
     hot = zipf_mix(20_000, 1000, seed=4)
     trace = Trace.from_keys(np.concatenate([hot, np.arange(20_000) + 10_000, hot]))

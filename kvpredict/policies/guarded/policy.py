@@ -289,10 +289,11 @@ class Guarded(Policy):
         return Trainer(c.word[DUE : DUE + 1], gather, fit, take_over)
 
     def inherit(self, state: State, old: State) -> None:
-        """Begin with the model of ``old``."""
+        """Begin with the model of ``old``, trusted as far as there."""
         for its, mine in zip(old.model, state.model, strict=True):
             _copy(its, mine)
         state.core.word[[FITS, HAS_MODEL]] = old.core.word[[FITS, HAS_MODEL]]
+        state.core.level[LAMBDA] = old.core.level[LAMBDA]
 
     def samples_of(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the samples' rows, float32 ``[m, width]``, how long each was watched, and 1 where a use ended that."""
