@@ -20,7 +20,18 @@ from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access
 from kvpredict.policies.guarded.guard import look_back
 from kvpredict.policies.guarded.kernels import number, penalty, take_highest
-from kvpredict.policies.guarded.state import FITS, LAMBDA, LEADER, LOST, SAMPLED, SWITCHES, State
+from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, SETTLED
+from kvpredict.policies.guarded.state import (
+    BEGUN,
+    FITS,
+    LAMBDA,
+    LEADER,
+    LOST,
+    NEXT_FIT,
+    SAMPLED,
+    SWITCHES,
+    State,
+)
 from kvpredict.simulate import simulate
 from kvpredict.simulate.simulate import replay_arguments
 from kvpredict.trace import Trace
@@ -239,6 +250,59 @@ def test_what_a_new_leader_missed_before_it_led_is_not_held_against_the_model() 
     for _ in range(10):
         look(60, 20, 60)
     assert core.level[LAMBDA] > even  # but more than the leader of now
+
+
+@pytest.mark.parametrize("held", [1000, 40_000])
+def test_where_another_leads_the_schedule_of_fits_begins_anew(held: int) -> None:
+    """Unless it is young still, or there have been too many fits already."""
+    core = policy("guarded", leaders="lru+lfu", sized_leaders="").state(held, 0, held).core
+    core.history.clock[:2] = 10_000_000, held
+    core.word[NEXT_FIT] = far = 10_400_000
+
+    def change(at: int) -> None:
+        core.history.clock[0] = at
+        leader = core.word[LEADER]
+        core.missed[:5] = [held, held, held, held, held]
+        core.missed[1 - leader] = 0
+        core.slow[:] = 0.0
+        look_back(core, 128)
+        assert core.word[LEADER] == 1 - leader
+
+    now = 10_000_000
+    core.word[FITS] = FREE + now // PER_FIT
+    change(now)
+    assert core.word[BEGUN] == now
+    assert core.word[NEXT_FIT] == now + max(FIRST_FIT, held // 4) < far
+    enough = max(int(SETTLED * held), OLD)
+    change(now + enough)
+    assert core.word[BEGUN] == now
+    change(now + enough + 1)
+    assert core.word[BEGUN] == now + enough + 1
+    last = now + 2 * enough + 2
+    core.word[FITS] = FREE + last // PER_FIT + 1
+    change(last)
+    assert core.word[BEGUN] == now + enough + 1
+
+
+def test_after_a_shift_it_is_fitted_to_as_often_as_at_first() -> None:
+    weights = np.arange(1, 2001) ** -0.8
+    before = np.random.default_rng(1).choice(2000, 150_000, p=weights / weights.sum())
+    later = np.repeat(np.arange(15_000) + 10_000, 2)
+    later[1:-1:2], later[2::2] = later[2::2].copy(), later[1:-1:2].copy()  # each key twice, with another between
+    trace = Trace.from_keys(np.concatenate([before, later]))
+    made = policy("guarded", leaders="popularity+lru", sized_leaders="", samples=1000)
+    series = simulate(trace, made, 100).account["series"]
+    leader, request, fits = (np.array(series[name]) for name in ("leader", "request", "fits"))
+    shift = np.searchsorted(request, 150_000)
+    assert set(leader[shift - 20 : shift]) == {"popularity"}
+    led = shift + np.flatnonzero(leader[shift:] == "lru")[0]
+
+    def fitted(start: int, end: int) -> int:
+        start, end = np.searchsorted(request, [start, end])
+        return int(fits[end] - fits[start])
+
+    assert fitted(request[led] - 20_000, request[led]) <= 1
+    assert fitted(request[led], request[led] + 10_000) >= 3
 
 
 def test_the_guard_compares_with_the_shadow_that_is_followed() -> None:

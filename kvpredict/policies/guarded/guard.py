@@ -5,6 +5,7 @@ import numpy as np
 from kvpredict.core.arithmetic import compress, half_lives
 from kvpredict.core.jit import lean_kernel, lean_subroutine
 from kvpredict.features.history import MISSED
+from kvpredict.policies.guarded.learning import fit_often
 from kvpredict.policies.guarded.state import (
     AWAKE,
     FITS,
@@ -90,6 +91,7 @@ def look_back(c, requests):
     if best != word[LEADER]:
         word[LEADER] = best
         word[SWITCHES] += 1
+        fit_often(c)
     if level[GUARDS] > 0.0:
         step = level[MOST] * requests / (level[SWING] * held)
         led = fast[own + 2]  # not what a new leader missed before: nobody could follow it then

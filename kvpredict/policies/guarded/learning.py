@@ -8,6 +8,7 @@ from kvpredict.core.random import below, uniform
 from kvpredict.features.history import KNOWN, residence_known, residence_time
 from kvpredict.features.samples import collect, record
 from kvpredict.policies.guarded.state import (
+    BEGUN,
     DUE,
     ENTRY,
     FITS,
@@ -23,7 +24,9 @@ from kvpredict.scorers.boosting import fit_ranks
 
 FAR_TREES, NEAR_TREES, DEPTH, RATE = 24, 8, 2, 0.2
 FIRST_FIT = 2000  # requests
-GROWTH = 0.45  # requests from one fit to the next, for each one so far
+GROWTH = 0.45  # requests from one fit to the next, for each one since the schedule began
+SETTLED, OLD = 10.0, 100_000  # capacities and requests after which a schedule may begin anew
+FREE, PER_FIT = 20, 200_000  # fits, and requests for each of any more, beyond which it may not
 FEWEST = 500  # samples that a fit needs
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
 RECENT = 2e6  # requests that they may cover in any case
@@ -33,7 +36,21 @@ FIRST = 16.0  # residence times that they are spread over at least
 @lean_kernel
 def schedule_fit(c):
     now = c.history.clock[0]
-    c.word[NEXT_FIT] = now + max(np.int64(500), min(np.int64(GROWTH * now), np.int64(400_000)))
+    gap = np.int64(GROWTH * (now - c.word[BEGUN]))
+    c.word[NEXT_FIT] = now + max(np.int64(500), min(gap, np.int64(400_000)))
+
+
+@lean_kernel
+def fit_often(c):
+    """Begin the schedule of fits anew, for another leads, so the workload may have shifted.
+
+    What is sampled goes on as before, and the fits so far bound how often this happens: leaders that are as good as
+    each other take turns, and a fit costs as much as ten thousand requests.
+    """
+    word, now, held = c.word, c.history.clock[0], c.history.clock[1]
+    if now - word[BEGUN] > max(SETTLED * held, OLD) and word[FITS] <= FREE + now // PER_FIT:
+        word[BEGUN] = now
+        word[NEXT_FIT] = min(word[NEXT_FIT], now + max(np.int64(FIRST_FIT), held // 4))
 
 
 @lean_kernel

@@ -206,7 +206,7 @@ class Guarded(Policy):
         history = make_history(slots, self.history, regions=self.regions)
         entries = history.free.size
         leaders = self._policies()
-        word = np.zeros(24, np.int64)
+        word = np.zeros(25, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]

@@ -14,7 +14,8 @@ SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
     DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN, MISSES,
-) = range(24)  # of word  # fmt: skip
+    BEGUN,
+) = range(25)  # of word  # fmt: skip
 LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED, NEAR = range(12)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
