@@ -285,16 +285,17 @@ def test_where_another_leads_the_schedule_of_fits_begins_anew(held: int) -> None
 
 
 def test_after_a_shift_it_is_fitted_to_as_often_as_at_first() -> None:
-    weights = np.arange(1, 2001) ** -0.8
-    before = np.random.default_rng(1).choice(2000, 150_000, p=weights / weights.sum())
-    later = np.repeat(np.arange(15_000) + 10_000, 2)
+    weights = np.arange(1, 20_001) ** -0.8
+    before = np.random.default_rng(1).choice(20_000, 150_000, p=weights / weights.sum())
+    later = np.repeat(np.arange(20_000) + 20_000, 2)
     later[1:-1:2], later[2::2] = later[2::2].copy(), later[1:-1:2].copy()  # each key twice, with another between
     trace = Trace.from_keys(np.concatenate([before, later]))
     made = policy("guarded", leaders="popularity+lru", sized_leaders="", samples=1000)
-    series = simulate(trace, made, 100).account["series"]
+    series = simulate(trace, made, 2000).account["series"]
     leader, request, fits = (np.array(series[name]) for name in ("leader", "request", "fits"))
     shift = np.searchsorted(request, 150_000)
     assert set(leader[shift - 20 : shift]) == {"popularity"}
+    assert fits[shift] <= FREE
     led = shift + np.flatnonzero(leader[shift:] == "lru")[0]
 
     def fitted(start: int, end: int) -> int:
