@@ -61,13 +61,13 @@ class Training(NamedTuple):
     both: np.ndarray  # int64 [m], rest in steps: the first in the upper 32 bits, the second in the lower ones
     node: np.ndarray  # int32 [m], node that each row has reached
     bins: np.ndarray  # uint8 [m, width]
-    edges: np.ndarray  # float32 [width, 19], borders between bins, stored border by border
+    edges: np.ndarray  # float32 [width, BINS - 1], borders between bins, stored border by border
     sample: np.ndarray  # float32 [1024, width]
     border: np.ndarray  # int64 [nodes], last bin to the left
     rows: np.ndarray  # int64 [nodes], how many are looked at; then whether they are added up or their sister's are
     chosen: np.ndarray  # int32 [m], rows that are added up
     leaves: np.ndarray  # float64 [leaves, 2], uses and expected uses of each
-    sums: np.ndarray  # int64 [nodes * width * 20], of both by node, column and bin
+    sums: np.ndarray  # int64 [nodes * width * BINS], of both by node, column and bin
 
 
 def make_training(m: int, width: int, depth: int) -> Training:
