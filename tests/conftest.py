@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Whichever example comes first compiles, and on a slow machine that takes as long as it takes.
+settings.register_profile("compiled", deadline=None)
+settings.load_profile("compiled")
 
 SHARED_TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 

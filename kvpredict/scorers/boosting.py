@@ -15,9 +15,11 @@ counts.
 Histograms as in LightGBM (Ke et al., NeurIPS 2017), trees grown level by level to one common depth and written straight
 into the arrays that ``scorers.trees`` walks. As many rows as can be are worked on at once: borders are sorted for all
 columns by one network of comparisons (Batcher, "Sorting networks and their applications", AFIPS 1968), values find
-their bins by counting borders, and of two sisters only one is added up, the other is what remains of their parent.
-What is added up are both sums of a row in one whole number, in steps far smaller than they need be (Shi et al.,
-"Quantized training of gradient boosting decision trees", NeurIPS 2022): half the work of two sums.
+their bins by counting borders, and rows go down a tree together, column by column. Of two sisters only one is added up,
+the other is what remains of their parent. What is added up are both sums of a row in one whole number, in steps far
+smaller than they need be (Shi et al., "Quantized training of gradient boosting decision trees", NeurIPS 2022): half the
+work of two sums. And they are added up for two columns at once, by pairs of bins, from which the sums of either column
+follow: half as many additions again.
 
 Each tree looks for its splits in every other row, the even and the odd ones in turns; its leaves are of all. Half of
 the rows each is half the work, and trees that differ more (Friedman, "Stochastic gradient boosting", 2002).
@@ -34,6 +36,7 @@ from kvpredict.scorers.trees import Trees, score_columns
 __all__ = ["Ranks", "Training", "empty_ranks", "empty_trees", "fit_far", "fit_ranks", "make_training", "rank_columns"]
 
 BINS = 20
+BLOCK = 64  # rows that are worked on together
 SAMPLE = 1024  # rows from which the borders of the bins are taken
 FINE = 2.0**27  # steps that all uses found are added up in; with those expected, a sixteenth of what 32 bits hold
 LEAST = 20  # rows on either side of a split: fewer uses than so many rows have on average are none to go by
@@ -57,37 +60,41 @@ class Training(NamedTuple):
     used: np.ndarray  # float32 [m], 1 where a use ended that time, else 0
     weight: np.ndarray  # float32 [m]
     uses: np.ndarray  # float32 [m], weighed, within the time ahead
-    rest: np.ndarray  # float32 [m, 2]: uses beyond those that the trees so far expect; expected uses
-    both: np.ndarray  # int64 [m], rest in steps: the first in the upper 32 bits, the second in the lower ones
-    node: np.ndarray  # int32 [m], node that each row has reached
-    bins: np.ndarray  # uint8 [m, width]
-    edges: np.ndarray  # float32 [width, BINS - 1], borders between bins, stored border by border
+    expected: np.ndarray  # float32 [m], uses that the trees so far expect
+    both: np.ndarray  # int64 [m], in steps: uses beyond those expected in the upper 32 bits, expected in the lower ones
+    node: np.ndarray  # uint8 [m], node that each row has reached
+    bins: np.ndarray  # uint8 [width, m]
+    pairs: np.ndarray  # uint16 [pairs, m], cell of a pair of columns, for the bins of both
+    edges: np.ndarray  # float32 [width, BINS - 1], borders between bins
     sample: np.ndarray  # float32 [1024, width]
+    tile: np.ndarray  # float32 [width, BLOCK], a block of rows column by column
     border: np.ndarray  # int64 [nodes], last bin to the left
-    rows: np.ndarray  # int64 [nodes], how many are looked at; then whether they are added up or their sister's are
     chosen: np.ndarray  # int32 [m], rows that are added up
-    leaves: np.ndarray  # float64 [leaves, 2], uses and expected uses of each
+    factor: np.ndarray  # float32 [leaves]
+    cells: np.ndarray  # int64 [pairs * BINS * BINS], sums of both by cell
     sums: np.ndarray  # int64 [nodes * width * BINS], of both by node, column and bin
 
 
 def make_training(m: int, width: int, depth: int) -> Training:
-    """Return room for ``m`` rows, up to a million or so, and trees of ``depth``."""
+    """Return room for ``m`` rows, up to a million or so, of at most 300 columns, and trees of ``depth``, at most 7."""
     return Training(
         x=np.zeros((m, width), np.float32),
         time=np.zeros(m, np.float32),
         used=np.zeros(m, np.float32),
         weight=np.ones(m, np.float32),
         uses=np.zeros(m, np.float32),
-        rest=np.zeros((m, 2), np.float32),
+        expected=np.zeros(m, np.float32),
         both=np.zeros(m, np.int64),
-        node=np.zeros(m, np.int32),
-        bins=np.zeros((m, width), np.uint8),
-        edges=np.zeros((BINS - 1, width), np.float32).T,
+        node=np.zeros(m, np.uint8),
+        bins=np.zeros((width, m), np.uint8),
+        pairs=np.zeros(((width + 1) // 2, m), np.uint16),
+        edges=np.zeros((width, BINS - 1), np.float32),
         sample=np.zeros((SAMPLE, width), np.float32),
+        tile=np.zeros((width, BLOCK), np.float32),
         border=np.zeros(2**depth - 1, np.int64),
-        rows=np.zeros(2**depth - 1, np.int64),
         chosen=np.zeros(m, np.int32),
-        leaves=np.zeros((2**depth, 2), np.float64),
+        factor=np.zeros(2**depth, np.float32),
+        cells=np.zeros((width + 1) // 2 * BINS * BINS, np.int64),
         sums=np.zeros((2**depth - 1) * width * BINS, np.int64),
     )
 
@@ -128,156 +135,215 @@ def fit_ranks(training, count, ranks, rate, near):
     """
     fit_far(training, count, ranks.far, rate)
     # The near trees begin where the far ones ended: what they have to learn is little, from few uses.
-    time, used, uses, rest, weight = training.time, training.used, training.uses, training.rest, training.weight
-    for i in range(count):
-        rest[i, 1] *= (min(np.float64(time[i]), near) + SOFT) / (time[i] + SOFT)
-        uses[i] = weight[i] * used[i] if time[i] <= near else 0.0
+    time, used, uses, expected, weight = training.time, training.used, training.uses, training.expected, training.weight
+    for at in range(count):
+        i = _row(at, count)
+        expected[at] *= (min(np.float64(time[i]), near) + SOFT) / (time[i] + SOFT)
+        uses[at] = weight[i] * used[i] if time[i] <= near else 0.0
     _fit(training, count, ranks.near, rate)
 
 
 @lean_subroutine
 def fit_far(training, count, trees, rate):
     """Fit ``trees`` in place to all of the time for which the first ``count`` rows were watched."""
-    time, used, uses, rest, weight = training.time, training.used, training.uses, training.rest, training.weight
-    _bin(training.x, count, training.sample, training.edges, training.bins)
-    for i in range(count):
-        rest[i, 1] = weight[i] * (time[i] + SOFT)
-        uses[i] = weight[i] * used[i]
+    time, used, uses, expected, weight = training.time, training.used, training.uses, training.expected, training.weight
+    _draw_borders(training.x, count, training.sample, training.edges)
+    _bin(training.x, count, training.edges, training.tile, training.bins, training.pairs)
+    for at in range(count):
+        i = _row(at, count)
+        expected[at] = weight[i] * (time[i] + SOFT)
+        uses[at] = weight[i] * used[i]
     _fit(training, count, trees, rate)
 
 
 @lean_subroutine
 def _fit(training, count, trees, rate):
     """Fit ``trees`` to the uses beyond those that are expected so far."""
-    bins, edges, uses, rest, node = training.bins, training.edges, training.uses, training.rest, training.node
-    border, sums, leaf, feature = training.border, training.sums, trees.leaf, trees.feature
-    width = bins.shape[1]
-    inner = feature.shape[1]
+    bins, uses, expected, node, both = training.bins, training.uses, training.expected, training.node, training.both
+    border, sums, factor = training.border, training.sums, training.factor
+    width = len(bins)
+    half = (count + 1) // 2
+    inner = trees.feature.shape[1]
     found = 0.0
-    expected = 0.0
+    total = 0.0
     for i in range(count):
         found += uses[i]
-        expected += rest[i, 1]
-    trees.base[0] = logarithm((expected + SOFT) / (found + 0.5))
-    scale = (found + 0.5) / (expected + SOFT)
-    for i in range(count):
-        rest[i, 1] *= scale
-        rest[i, 0] = uses[i] - rest[i, 1]
+        total += expected[i]
+    trees.base[0] = logarithm((total + SOFT) / (found + 0.5))
     steps = FINE / (found + 0.5)
     least = steps * LEAST * found / max(count, 1)
-    for t in range(feature.shape[0]):
-        half = t & 1
-        _add_root(bins, rest, steps, count, half, training.both, sums)
+    for n in range(inner + 1):
+        factor[n] = (found + 0.5) / (total + SOFT)
+    for i in range(count):
+        node[i] = inner
+    _expect(uses, expected, both, node, inner, factor, steps, count)
+    for t in range(trees.feature.shape[0]):
+        feature = trees.feature[t]
+        start, end = (half, count) if t & 1 else (0, half)
+        for i in range(count):
+            node[i] = 0
         first = 0
         while first < inner:  # one level: nodes first … 2 first
-            if first > 0:
-                _descend(bins, feature[t], border, node, half, count, 2, first)
-                _add_level(bins, training.both, node, first, count, half, training.rows, training.chosen, sums)
+            if first == 0:
+                _add_root(training, start, end)
+            else:
+                _add_level(training, first, start, end)
             for n in range(first, 2 * first + 1):
                 column, bin_ = _best_split(sums, n * width * BINS, width, least)
-                feature[t, n] = column
+                feature[n] = column
                 border[n] = bin_
-                trees.threshold[t, n] = edges[column, bin_] if bin_ < BINS - 1 else np.float32(np.inf)
+                trees.threshold[t, n] = training.edges[column, bin_] if bin_ < BINS - 1 else np.float32(np.inf)
+            for n in range(first, 2 * first + 1):
+                _descend(bins[feature[n]], border[n], node, n, count)
             first = 2 * first + 1
-        _descend(bins, feature[t], border, node, 0, count, 1, inner)
-        _fill_leaves(uses, rest, node, inner, count, leaf[t], training.leaves, rate)
+        _fill_leaves(both, node, inner, steps, count, trees.leaf[t], factor, rate)
+        _expect(uses, expected, both, node, inner, factor, steps, count)
 
 
 @lean_kernel
-def _add_root(bins, rest, steps, count, half, both, sums):
-    """Add up every other row by column and bin."""
-    width = bins.shape[1]
-    for at in range(width * BINS):
-        sums[at] = 0
-    for i in range(half, count, 2):
-        beyond = np.int64(np.floor(rest[i, 0] * steps + 0.5))
-        both[i] = (beyond << 32) + np.int64(rest[i, 1] * steps + 0.5)
-    for i in range(half, count, 2):
-        added = both[i]
-        for j in range(width):
-            sums[j * BINS + np.int64(bins[i, j])] += added
+def _row(at, count):
+    """Return which row stands at ``at``: the even ones come first, then the odd ones."""
+    half = (count + 1) // 2
+    return 2 * at if at < half else 2 * (at - half) + 1
 
 
 @lean_kernel
-def _descend(bins, feature, border, node, start, count, step, first):
-    """Take every ``step``-th row from the root to the level that starts at ``first``."""
-    for i in range(start, count, step):
-        at = 0
-        while at < first:
-            at = 2 * at + 1 + (bins[i, feature[at]] > border[at])
-        node[i] = at
+def _expect(uses, expected, both, node, inner, factor, steps, count):
+    """Expect ``factor`` times as many uses as so far, by leaf, and write the steps."""
+    step, half = np.float32(steps), np.float32(0.5)
+    for n in range(inner, 2 * inner + 1):
+        times = factor[n - inner]
+        for i in range(count):
+            expected[i] = expected[i] * times if node[i] == n else expected[i]
+    for i in range(count):
+        mass = expected[i]
+        beyond = np.int32(np.floor((uses[i] - mass) * step + half))
+        both[i] = (np.int64(beyond) << 32) + np.int64(np.int32(mass * step + half))
 
 
 @lean_kernel
-def _add_level(bins, both, node, first, count, half, rows, chosen, sums):
-    """Add up every other row by node of the level that starts at ``first``, column and bin."""
-    width = bins.shape[1]
-    cells = width * BINS
-    for n in range(first, 2 * first + 1):
-        at_n = np.int32(0)
-        for i in range(half, count, 2):
-            at_n += node[i] == n
-        rows[n] = at_n
+def _add_root(training, start, end):
+    """Add up rows ``start`` to ``end`` by column and bin."""
+    pairs, both, cells = training.pairs, training.both, training.cells
+    for at in range(cells.size):
+        cells[at] = 0
+    for i in range(start, end):
+        _add_row(pairs, both, i, cells)
+    _sum_columns(cells, training.sums, 0, len(training.bins))
+
+
+@lean_kernel
+def _add_level(training, first, start, end):
+    """Add up rows ``start`` to ``end`` by node of the level that starts at ``first``, column and bin."""
+    pairs, both, cells, node = training.pairs, training.both, training.cells, training.node
+    chosen, sums = training.chosen, training.sums
+    size = len(training.bins) * BINS
     for left in range(first, 2 * first + 1, 2):
-        smaller = left if rows[left] <= rows[left + 1] else left + 1
-        rows[left] = smaller == left  # from here on: whether it is added up
-        rows[left + 1] = smaller > left
-        for at in range(smaller * cells, (smaller + 1) * cells):
-            sums[at] = 0
-    found = np.int64(0)
-    for i in range(half, count, 2):
-        chosen[found] = i
-        found += rows[node[i]]
-    for k in range(found):
-        row = np.int64(chosen[k])
-        at = node[row] * cells
-        added = both[row]
-        for j in range(width):
-            sums[at + np.int64(bins[row, j])] += added
-            at += BINS
-    for n in range(first, 2 * first + 1):
-        if not rows[n]:
-            parent = (n - 1) // 2 * cells
-            sister = (n + 1 if n & 1 else n - 1) * cells
-            for at in range(cells):
-                sums[n * cells + at] = sums[parent + at] - sums[sister + at]
+        lefts, rights = start, end - 1  # rows of the left node are listed from the front, of the right from the back
+        for i in range(start, end):
+            chosen[lefts] = i
+            lefts += node[i] == left
+            chosen[rights] = i
+            rights -= node[i] == left + 1
+        fewer_left = lefts - start < end - 1 - rights
+        begin, stop = (start, lefts) if fewer_left else (rights + 1, end)
+        for at in range(cells.size):
+            cells[at] = 0
+        for at in range(begin, stop):
+            _add_row(pairs, both, np.int64(chosen[at]), cells)
+        smaller = left if fewer_left else left + 1
+        of, sister, parent = smaller * size, (2 * left + 1 - smaller) * size, (left - 1) // 2 * size
+        _sum_columns(cells, sums, of, len(training.bins))
+        for at in range(size):
+            sums[sister + at] = sums[parent + at] - sums[of + at]
 
 
 @lean_kernel
-def _fill_leaves(uses, rest, node, inner, count, leaf, leaves, rate):
-    """Give each leaf its share of the log of expected over found uses, and expect accordingly from then on."""
-    besides = 1.0 + DOUBT * max(1.0 - count / PLENTY, 0.0)
-    for n in range(inner + 1):
-        leaves[n, 0] = besides  # a leaf that hardly anything is known of leaves things as they are
-        leaves[n, 1] = besides
-    for i in range(count):
-        leaves[node[i] - inner, 0] += uses[i]
-        leaves[node[i] - inner, 1] += rest[i, 1]
-    for n in range(inner + 1):
-        leaf[n] = rate * logarithm(leaves[n, 1] / leaves[n, 0])
-        leaves[n, 0] = exponential(-leaf[n])
-    for i in range(count):
-        rest[i, 1] *= leaves[node[i] - inner, 0]
-        rest[i, 0] = uses[i] - rest[i, 1]
+def _add_row(pairs, both, i, cells):
+    added = both[i]
+    for k in range(len(pairs)):
+        cells[np.int64(pairs[k, i])] += added
 
 
 @lean_kernel
-def _bin(x, count, sample, edges, bins):
-    """Write the borders between bins (a value up to ``edges[j, b]`` is in bin b or before) and every value's bin."""
+def _sum_columns(cells, sums, start, width):
+    """Write the sums of each column, from those of pairs of columns, to ``sums`` from ``start`` on."""
+    for j in range(0, width, 2):
+        first = start + j * BINS
+        second = first + BINS
+        cell = j // 2 * BINS * BINS
+        last = j + 1 == width  # and has been paired with itself
+        if not last:
+            for b in range(BINS):
+                sums[second + b] = 0
+        for b in range(BINS):
+            added = np.int64(0)
+            for d in range(BINS):
+                added += cells[cell + d]
+            sums[first + b] = added
+            if not last:
+                for d in range(BINS):
+                    sums[second + d] += cells[cell + d]
+            cell += BINS
+
+
+@lean_kernel
+def _descend(bins, border, node, n, count):
+    """Take rows from node ``n`` to the level below."""
+    left = np.uint8(2 * n + 1)
+    right = np.uint8(2 * n + 2)
+    for i in range(count):
+        below = right if bins[i] > border else left
+        node[i] = below if node[i] == n else node[i]
+
+
+@lean_kernel
+def _fill_leaves(both, node, inner, steps, count, leaf, factor, rate):
+    """Give each leaf its share of the log of expected over found uses; ``factor`` is what it does to those expected."""
+    besides = 1.0 + DOUBT * max(1.0 - count / PLENTY, 0.0)  # leaves of which hardly anything is known change little
+    for n in range(inner + 1):
+        added = np.int64(0)
+        for i in range(count):
+            added += both[i] if node[i] == inner + n else np.int64(0)
+        expected = _lower(added) / steps
+        found = expected + _upper(added) / steps
+        leaf[n] = rate * logarithm((expected + besides) / (found + besides))
+        factor[n] = exponential(-leaf[n])
+
+
+@lean_kernel
+def _draw_borders(x, count, sample, edges):
+    """Write the borders between bins: a value up to ``edges[j, b]`` is in bin b or before."""
     taken = min(count, len(sample))
     for i in range(taken):
         for j in range(x.shape[1]):
             sample[i, j] = x[i * count // taken, j]
     _sort(sample, taken)
-    for b in range(BINS - 1):
-        for j in range(x.shape[1]):
-            edges[j, b] = sample[(b + 1) * taken // BINS, j]
-    for i in range(count):
-        for j in range(x.shape[1]):
-            bins[i, j] = 0
+    for j in range(x.shape[1]):
         for b in range(BINS - 1):
-            for j in range(x.shape[1]):
-                bins[i, j] += x[i, j] > edges[j, b]
+            edges[j, b] = sample[(b + 1) * taken // BINS, j]
+
+
+@lean_kernel
+def _bin(x, count, edges, tile, bins, pairs):
+    """Write every value's bin, and the cell of each pair of them."""
+    width = x.shape[1]
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        for i in range(start, end):
+            for j in range(width):
+                tile[j, i - start] = x[_row(i, count), j]
+        for j in range(width):
+            borders, column, bin_ = edges[j], tile[j], bins[j]
+            for i in range(start, end):
+                at = np.int32(0)
+                for b in range(BINS - 1):
+                    at += np.int32(column[i - start] > borders[b])
+                bin_[i] = at
+        for k in range(len(pairs)):
+            first, second, pair = bins[2 * k], bins[min(2 * k + 1, width - 1)], pairs[k]
+            for i in range(start, end):
+                pair[i] = (k * BINS + np.int64(first[i])) * BINS + np.int64(second[i])
 
 
 @lean_kernel

@@ -7,6 +7,7 @@ from kvpredict.core.jit import kernel
 from kvpredict.scorers import predict_raw
 from kvpredict.scorers.boosting import (
     BINS,
+    FINE,
     LEAST,
     SOFT,
     Ranks,
@@ -93,12 +94,24 @@ def test_a_split_is_the_best_of_all_borders_for_every_other_row(tree: int, seed:
     assert model.leaf[tree] == pytest.approx(leaves, abs=1e-4)
 
 
+def in_halves(rows: np.ndarray) -> np.ndarray:
+    """Return rows in the order in which a fit keeps them: the even ones, then the odd ones."""
+    return np.concatenate([rows[::2], rows[1::2]])
+
+
+def found_beyond(training: Training, count: int, used: np.ndarray) -> np.ndarray:
+    """Return the uses beyond those expected that trees are fitted to, which are kept in steps."""
+    both = training.both[:count]
+    assert (both & 0xFFFFFFFF) / FINE * (used.sum() + 0.5) == pytest.approx(training.expected[:count], abs=1e-4)
+    return (both >> 32) / FINE * (used.sum() + 0.5)
+
+
 def test_trees_know_what_they_expect() -> None:
     x, time, used, _ = data(7)
     model, training = fitted(x, time, used)
     expected = (time + SOFT) * np.exp(-predict_raw(model, x))
-    assert training.rest[: len(x), 1] == pytest.approx(expected, rel=1e-4)
-    assert training.rest[: len(x), 0] == pytest.approx(used - expected, abs=1e-4)
+    assert training.expected[: len(x)] == pytest.approx(in_halves(expected), rel=1e-4)
+    assert found_beyond(training, len(x), used) == pytest.approx(in_halves(used - expected), abs=1e-4)
     assert expected.sum() == pytest.approx(used.sum(), rel=0.02)
 
 
@@ -172,7 +185,7 @@ def test_near_trees_see_what_is_used_soon_or_never() -> None:
     assert ranked[soon].mean() < ranked[~soon].mean()
     # What remains is uses within NEAR, beyond those expected there.
     expected = (np.minimum(time, NEAR) + SOFT) * np.exp(-far - near)
-    assert training.rest[: len(x), 1] == pytest.approx(expected, rel=1e-3)
+    assert training.expected[: len(x)] == pytest.approx(in_halves(expected), rel=1e-3)
 
 
 @kernel
@@ -207,6 +220,6 @@ def test_degenerate_data() -> None:
 def test_borders_split_the_rows_evenly() -> None:
     x, time, used, _ = data(5)
     _, training = fitted(x, time, used)
-    counts = np.bincount(training.bins[: len(x), 0], minlength=BINS)
+    counts = np.bincount(training.bins[0, : len(x)], minlength=BINS)
     assert counts.max() < 2.5 * len(x) / BINS
     assert counts.min() > 0.3 * len(x) / BINS
