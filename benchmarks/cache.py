@@ -64,6 +64,7 @@ def make(name: str, capacity: int, policies: dict[str, Any]) -> Subject:
     """Return an empty subject."""
     if name in policies:
         cache: Cache[int, int] = Cache(capacity, policies[name])
+        cache.ready()  # not its stand-in, where it has not been compiled before
         return Subject(name, cache.get, cache.put)
     if name == "functools.lru_cache":
         return Subject(name, functools.lru_cache(capacity)(lambda key: key), None)
@@ -225,6 +226,7 @@ def costs(names: Sequence[str], policies: dict[str, Any], options: argparse.Name
 def put_latency(name: str, policy: Any, capacity: int, calls: int) -> dict[str, float]:
     """Return wall time of evicting puts in µs: mean, median, 99.9th percentile and longest, among Zipf gets."""
     cache: Cache[int, int] = Cache(capacity, policy)
+    cache.ready()
     for key in zipf_keys(calls, 10 * capacity).tolist():  # full, and past the first fits
         if cache.get(key) is None:
             cache.put(key, key)

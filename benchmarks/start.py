@@ -2,8 +2,9 @@
 
     python -m benchmarks.start [--policies guarded,s3fifo] [--rounds 3] [--out FILE]
 
-**Time**: wall time from before ``import kvpredict`` to the first eviction of a ``Cache``, in processes of their own:
-*cold* with an empty folder for machine code, *warm* with what the one before left there. The median of the rounds.
+**Time**: wall time from before ``import kvpredict`` to the first eviction of a ``Cache``, and until it is ready: until the
+policy asked for decides, where a stand-in served at first. In processes of their own: *cold* with an empty folder for
+machine code, *warm* with what the one before left there. The median of the rounds.
 **Memory**: bytes of the arrays of a policy's state, for each slot; what does not grow with the slots is put apart.
 ``guarded/8`` is ``Guarded(sample=1/8)``.
 """
@@ -27,6 +28,7 @@ from kvpredict.policies import policy
 
 SLOTS = (1_000, 10_000, 100_000)
 SAMPLED = "guarded/8"
+TIMES = ("cold", "cold_until_ready", "warm", "warm_until_ready")
 FIRST_EVICTION = """
 import time
 begun = time.perf_counter()
@@ -36,19 +38,21 @@ for key in range(1_001):
     cache.put(key, key)
 assert cache.stats().evictions == 1
 print(time.perf_counter() - begun)
+assert cache.ready()
+print(time.perf_counter() - begun)
 """
 
 
 def seconds_to_first_eviction(name: str) -> dict[str, float]:
-    """Return wall seconds of a process that finds no machine code, and of the next one."""
+    """Return wall seconds, by ``TIMES``, of a process that finds no machine code, and of the next one."""
     command = [sys.executable, "-c", FIRST_EVICTION.format(name=name)]
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "KVPREDICT_CODE_DIR": folder}
-        seconds = [
-            float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+        cold, warm = (
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
             for _ in range(2)
-        ]
-    return {"cold": seconds[0], "warm": seconds[1]}
+        )
+    return dict(zip(TIMES, map(float, (*cold, *warm)), strict=True))
 
 
 def arrays(state: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -80,8 +84,8 @@ def main() -> None:
     for name in options.policies.split(","):
         memory[name] = state_bytes(policy(name))
         rounds = [seconds_to_first_eviction(name) for _ in range(options.rounds)]
-        times[name] = {kind: statistics.median(r[kind] for r in rounds) for kind in ("cold", "warm")}
-        print(f"{name:<12} cold {times[name]['cold']:6.2f} s   warm {times[name]['warm']:5.2f} s", flush=True)
+        times[name] = {kind: statistics.median(r[kind] for r in rounds) for kind in TIMES}
+        print(f"{name:<12} " + "   ".join(f"{kind} {times[name][kind]:.2f} s" for kind in TIMES), flush=True)
     if "guarded" in memory:
         memory[SAMPLED] = state_bytes(policy("guarded", sample=1 / 8))
     for name, found in memory.items():

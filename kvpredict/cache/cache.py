@@ -29,8 +29,9 @@ from kvpredict.cache.loading import PLAIN, VACANT, Failure, Loading, bare_value
 from kvpredict.cache.loads import Flights, Loads
 from kvpredict.cache.mapping import MappingMethods
 from kvpredict.cache.polite import PoliteLock
-from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_BITS, SLOT_MASK, TAKE, Ranking
+from kvpredict.cache.ranking import DRAIN, HITS, MISS, MISSES, NOTES, PLACE, SLOT_BITS, SLOT_MASK, TAKE
 from kvpredict.cache.removal import Cause, Removals
+from kvpredict.cache.stand_in import Awaited, compile_soon, first_ranking
 from kvpredict.cache.stats import Marks, Stats
 from kvpredict.cache.tap import make_tap, written
 from kvpredict.cache.training import train_soon
@@ -86,9 +87,10 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         Hits noted before the policy is told. With 1 the cache decides exactly as ``simulate`` does. A batch's hits
         count as spread evenly over the time since the one before.
     train_aside : bool, default True
-        Let a policy that learns while it serves (``guarded``) train on a thread of its own, which all caches share.
-        When it has learned depends then on that thread. With False it trains within a ``put``, as in ``simulate``;
-        that ``put`` takes 15 ms and more.
+        Let a policy that learns while it serves (``guarded``) train on a thread of its own, which all caches share, and
+        let its first leader decide until its machine code is there (see Notes). When it has learned depends then on
+        those. With False it is compiled here and trains within a ``put``, as in ``simulate``; that ``put`` takes 10 ms
+        and more.
     seed : int, default 0
         Seed of a stochastic policy.
     clock : callable, default time.monotonic
@@ -122,9 +124,11 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     Notes
     -----
-    The policy is compiled here, so that no request waits for it. That takes 1 to 3 s (``guarded``: over 10 s) for the
-    first cache of a kind on a machine, under 1 s for the first in a later process, which loads the machine code from
-    disk (``kvpredict.core.code_cache``), and under 1 ms for every other one.
+    The policy is compiled here, so that no request waits for it. That takes 1 to 3 s for the first cache of a kind on a
+    machine, under 1 s for the first in a later process, which loads the machine code from disk
+    (``kvpredict.core.code_cache``), and under 1 ms for every other one. ``guarded`` takes half a minute the first time:
+    meanwhile another process compiles it, its first leader decides, and the exchange is that of ``swap_policy``.
+    ``ready`` waits for it.
 
     The policy knows an entry by the size, cost and extra columns that it was put in with, also on later hits.
 
@@ -142,6 +146,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     __slots__ = (  # more attributes than a dict of shared keys holds, and these are as fast
         "__weakref__",
+        "_awaited",
         "_busy",
         "_clock",
         "_dated",
@@ -229,7 +234,9 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         try:
             if slots > MOST_SLOTS:
                 raise MemoryError
-            self._ranking = Ranking(chosen, capacity, slots, self._seed, train_aside, float(clock()))
+            self._ranking, self._awaited = first_ranking(
+                chosen, self._grows, train_aside, capacity, slots, self._seed, float(clock())
+            )
         except MemoryError:
             raise KvpredictError(
                 f"a cache of {slots} entries does not fit; if capacity is in other units than entries, such as bytes, "
@@ -259,9 +266,9 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         self._noting = on_removal is not None  # whether _left must be called
         if self._expiry.sweep is not None:
             run_every(self, self._expiry.sweep, "sweep", "kvpredict-sweep")
-        if self._grows:
-            self._ranking.compile(self._ranking.policy)
         starts_over_in_child(self)
+        if self._awaited is not None:
+            compile_soon(self)
         self._tuner: Any = None
         if automatic:
             from kvpredict.cache.tuner import Tuner  # it simulates, which other caches need not import
@@ -561,11 +568,21 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 return
             self._exclusively(self._exchange, chosen, now)
 
+    def ready(self, timeout: float | None = None) -> bool:
+        """Wait until the policy asked for decides, at most ``timeout`` seconds; tell whether it does.
+
+        The first cache of a machine with ``guarded`` begins with a heuristic, while another process compiles.
+        """
+        awaited = self._awaited
+        if awaited is not None:
+            awaited.settled.wait(timeout)
+        return self._awaited is None
+
     # --- Looking at it ---
 
     @property
     def policy(self) -> Policy:
-        """The policy that decides."""
+        """The policy that decides now."""
         return self._ranking.policy
 
     @property
@@ -664,6 +681,9 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             self._forget()
             self._busy = False
         self._ranking.retrain()  # a thread of the parent may have begun to train it
+        if self._awaited is not None:
+            self._awaited = Awaited(self._awaited.policy)
+            compile_soon(self)
 
     # --- Inside: called under the lock, by way of _exclusively ---
 
@@ -944,6 +964,9 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
 
     def _exchange(self, policy: Policy, now: float) -> None:
         self._carry(policy, self._ranking.slots, now)
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited.settled.set()
 
     def _carry(self, policy: Policy, slots: int, now: float, capacity: int | None = None) -> None:
         """Exchange the policy, or widen the cache to ``slots``, with every entry in its slot."""

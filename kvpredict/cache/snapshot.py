@@ -110,6 +110,7 @@ def load_snapshot(cache: Cache[Any, Any], path: str | Path, *, codec: Codec | No
         raise SnapshotError(f"{path} is no snapshot that this codec reads: {error}; start without it") from None
     if kept.get("version") != VERSION:
         raise SnapshotError(f"the snapshot {path} is of version {kept.get('version')}, and {VERSION} is read here")
+    cache.ready()  # the state is that of the policy asked for
     away = max(0.0, time.time() - kept["wall"])
     alive = [row for row in rows if all(rest - away > 0 for rest in row[3:5])]
     with cache._lock:

@@ -16,7 +16,9 @@ import pickle
 import pkgutil
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from numba.core.serialize import dumps
 
 from kvpredict.core.identity import Noted, Unknown, identity, type_words
 
-__all__ = ["CodeCache"]
+__all__ = ["CodeCache", "NotKept", "code_folder", "kept_only"]
 
 MOST_BYTES = 256 << 20  # that the folder may hold
 
@@ -45,6 +47,23 @@ except OSError:
     _SOURCES = None
 
 
+_kept_only = ContextVar("kvpredict_kept_only", default=False)
+
+
+class NotKept(Exception):
+    """Machine code that was asked for is not on disk."""
+
+
+@contextmanager
+def kept_only() -> Iterator[None]:
+    """Within, a function that is neither compiled yet nor kept is not compiled: calling it raises ``NotKept``."""
+    before = _kept_only.set(True)
+    try:
+        yield
+    finally:
+        _kept_only.reset(before)
+
+
 class CodeCache(Noted):
     """What a dispatcher asks before it compiles, and tells when it has compiled, a function that Python calls."""
 
@@ -53,7 +72,13 @@ class CodeCache(Noted):
         self.options = repr(sorted(dispatcher.targetoptions.items()))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled function from disk, or None."""
+        """Return the compiled function from disk, or None; within ``kept_only`` raise ``NotKept`` instead."""
+        loaded = self._load(sig, target_context)
+        if loaded is None and _kept_only.get():
+            raise NotKept(self.function.__qualname__)
+        return loaded
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         path = self._path(sig, target_context)
         if path is None:
             return None
@@ -91,7 +116,7 @@ class CodeCache(Noted):
 
     def _path(self, sig: Any, target_context: Any) -> Path | None:
         """Return the file for machine code for these types of arguments; None where none may be kept."""
-        folder = _folder()
+        folder = code_folder()
         # Kernels compiled so far were compiled under the settings of then.
         if folder is None or _SOURCES is None or _surroundings()[-1] != _settings():
             return None
@@ -157,8 +182,8 @@ def _surroundings() -> tuple[str, ...]:
     return sys.version, numba.__version__, llvmlite.__version__, np.__version__, _settings()
 
 
-def _folder() -> Path | None:
-    """Return the folder for code; None where there is none, or it is not safe."""
+def code_folder() -> Path | None:
+    """Return the folder for machine code; None where there is none, or it is not safe."""
     chosen = os.environ.get("KVPREDICT_CODE_DIR")
     if chosen is None:
         if sys.platform == "win32":

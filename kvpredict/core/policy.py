@@ -153,6 +153,13 @@ class Policy:
         """Assert the structure's own invariants, given the slots in use (int array, sorted). For tests."""
         raise NotImplementedError
 
+    def stand_in(self) -> "Policy | None":
+        """Return what a live cache may run while this policy is compiled for the first time on a machine, or None.
+
+        For a policy that takes long to compile: one that does not, and that this one would follow at first.
+        """
+        return None
+
     def trainer(self, state: Any, aside: bool) -> Trainer | None:
         """Return how to train ``state`` from outside; None if it never learns, or trains itself (not ``aside``)."""
         return None

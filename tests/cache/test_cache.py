@@ -467,7 +467,9 @@ def test_the_new_policy_gets_the_old_ones_order() -> None:
 def test_a_policy_from_a_path_is_loaded(tmp_path: Any) -> None:
     policy("guarded", margin=0.01).save(tmp_path / "policy")
     for source in (tmp_path / "policy", str(tmp_path / "policy")):
-        assert Cache(30, source).policy.params()["margin"] == 0.01
+        cache: Cache[int, int] = Cache(30, source)
+        assert cache.ready()
+        assert cache.policy.params()["margin"] == 0.01
     with pytest.raises(UnknownName, match=r"unknown policy 'polices/mine'.*nor is there a folder of that name"):
         Cache(30, "polices/mine")
 

@@ -45,6 +45,7 @@ def fails() -> None:
 def test_tags_of_a_value_that_replaces_one_that_is_over(policy: str) -> None:
     clock = Clock()
     cache: Cache[str, int] = Cache(4, policy, clock=clock)
+    assert cache.ready()
     cache.put("page", 1, ttl=1, tags=("course",))
     clock.now += 2
     cache.put("page", 2, tags=("course",))

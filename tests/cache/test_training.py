@@ -4,16 +4,25 @@ import gc
 import threading
 import time
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kvpredict import Cache, policy
 from kvpredict.cache import training
+from kvpredict.core.policy import Policy
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.guarded.state import FITS
 
 KEYS = [int(key) for key in np.random.default_rng(0).zipf(1.15, 40_000) % 5_000]
+
+
+def learning(capacity: int, made: Policy | None = None, **options: Any) -> Cache[int, int]:
+    """Return a cache that ``made`` decides from the start, whether its machine code was there or not."""
+    cache = Cache[int, int](capacity, policy("guarded", samples=2000) if made is None else made, **options)
+    assert cache.ready()
+    return cache
 
 
 def fill(cache: Cache[int, int], keys: list[int] = KEYS) -> None:
@@ -45,7 +54,7 @@ def gated(cache: Cache[int, int]) -> tuple[threading.Event, threading.Event]:
 
 def test_stats_name_the_leader() -> None:
     # Some keys are asked for more often than others, always the same.
-    cache = Cache[int, int](100, policy("guarded", leaders="lru+popularity", learn=False))
+    cache = learning(100, policy("guarded", leaders="lru+popularity", learn=False))
     assert cache.stats().policy["leader"] == "lru"
     fill(cache)
     assert cache.stats().policy["leader"] == "popularity"
@@ -55,12 +64,12 @@ def test_stats_ask_the_policy_for_its_account_once(monkeypatch: pytest.MonkeyPat
     asked = []
     account = Guarded.account
     monkeypatch.setattr(Guarded, "account", lambda made, state: asked.append(1) or account(made, state))
-    Cache[int, int](100, policy("guarded")).stats()
+    learning(100, policy("guarded")).stats()
     assert len(asked) == 1
 
 
 def test_it_learns_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache[int, int](300, policy("guarded", samples=2000))
+    cache = learning(300)
     trained_by = []
     trainer = cache._trainer
     assert trainer is not None
@@ -80,8 +89,8 @@ def test_it_learns_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_learned_decides_as_if_trained_within_the_call() -> None:
     """Waiting for the thread whenever training is due gives the model that a put would have trained."""
-    aside = Cache[int, int](300, policy("guarded", samples=2000), read_buffer=1)
-    within = Cache[int, int](300, policy("guarded", samples=2000), read_buffer=1, train_aside=False)
+    aside = learning(300, read_buffer=1)
+    within = learning(300, read_buffer=1, train_aside=False)
     hits = []
     for cache in (aside, within):
         found = 0
@@ -98,7 +107,7 @@ def test_what_was_learned_decides_as_if_trained_within_the_call() -> None:
 
 
 def test_a_slow_fit_holds_nobody_up() -> None:
-    cache = Cache[int, int](300, policy("guarded", samples=2000))
+    cache = learning(300)
     for start in range(0, 20_000, 2_000):
         fill(cache, KEYS[start : start + 2_000])
         settled(cache)
@@ -116,7 +125,7 @@ def test_a_slow_fit_holds_nobody_up() -> None:
 
 
 def test_what_is_learned_for_a_policy_that_is_gone_is_dropped() -> None:
-    cache = Cache[int, int](300, policy("guarded", samples=2000))
+    cache = learning(300)
     begun, go = gated(cache)
     old = cache._ranking.state
     fill(cache, KEYS[:10_000])
@@ -131,7 +140,7 @@ def test_what_is_learned_for_a_policy_that_is_gone_is_dropped() -> None:
 
 
 def test_a_failing_fit_is_logged_once_and_the_cache_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    cache = Cache[int, int](300, policy("guarded", samples=2000))
+    cache = learning(300)
 
     def fit() -> None:
         raise MemoryError("no room to learn")
@@ -144,7 +153,7 @@ def test_a_failing_fit_is_logged_once_and_the_cache_goes_on(caplog: pytest.LogCa
 
 
 def test_a_growing_cache_keeps_what_it_learned() -> None:
-    cache = Cache[int, int](6_000, policy("guarded", samples=2000), weigher=lambda value: value)
+    cache = learning(6_000, weigher=lambda value: value)
     for start in range(0, len(KEYS), 2_000):
         for key in KEYS[start : start + 2_000]:
             if cache.get(key) is None:
@@ -162,7 +171,7 @@ def test_a_growing_cache_keeps_what_it_learned() -> None:
 
 
 def test_training_keeps_no_cache_alive() -> None:
-    cache = Cache[int, int](300, policy("guarded", samples=2000))
+    cache = learning(300)
     fill(cache)
     settled(cache)
     gone = weakref.ref(cache)

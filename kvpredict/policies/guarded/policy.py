@@ -261,6 +261,10 @@ class Guarded(Policy):
             shadows=shadows,
         )
 
+    def stand_in(self) -> Policy:
+        """Return the first leader, which leads until another misses less."""
+        return self._policies()[0]
+
     def trainer(self, state: State, aside: bool) -> Trainer | None:
         """Return how to train ``state`` on another thread, or let it train itself."""
         state.core.word[AWAY] = aside
