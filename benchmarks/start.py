@@ -2,9 +2,9 @@
 
     python -m benchmarks.start [--policies guarded,s3fifo] [--rounds 3] [--out FILE]
 
-**Time**: wall time from before ``import kvpredict`` to the first eviction of a ``Cache``, and until it is ready: until the
-policy asked for decides, where a stand-in served at first. In processes of their own: *cold* with an empty folder for
-machine code, *warm* with what the one before left there. The median of the rounds.
+**Time**: wall time from before ``import kvpredict`` to the first eviction of a ``Cache``, and until it is ready: until
+the policy asked for decides, where a stand-in served at first. In processes of their own: *cold* with an empty folder
+for machine code, *warm* with what the one before left there. The median of the rounds.
 **Memory**: bytes of the arrays of a policy's state, for each slot; what does not grow with the slots is put apart.
 ``guarded/8`` is ``Guarded(sample=1/8)``.
 """

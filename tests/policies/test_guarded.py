@@ -24,6 +24,7 @@ from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, S
 from kvpredict.policies.guarded.state import (
     BEGUN,
     FITS,
+    INHERITED,
     LAMBDA,
     LEADER,
     LOST,
@@ -192,7 +193,7 @@ def test_an_heir_has_the_model_and_as_much_trust_in_it() -> None:
     heir = made.state(400, 1)
     made.inherit(heir, state)
     assert heir.core.level[LAMBDA] == 0.25
-    assert heir.core.word[FITS] == state.core.word[FITS] > 0
+    assert heir.core.word[FITS] == heir.core.word[INHERITED] == state.core.word[FITS] > 0
     assert (heir.model.far.leaf == state.model.far.leaf).all()
 
 
@@ -282,6 +283,9 @@ def test_where_another_leads_the_schedule_of_fits_begins_anew(held: int) -> None
     core.word[FITS] = FREE + last // PER_FIT + 1
     change(last)
     assert core.word[BEGUN] == now + enough + 1
+    core.word[INHERITED] = 1  # by a cache before a resize, whose clock was another
+    change(last)
+    assert core.word[BEGUN] == last
 
 
 def test_after_a_shift_it_is_fitted_to_as_often_as_at_first() -> None:

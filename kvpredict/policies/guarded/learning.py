@@ -14,6 +14,7 @@ from kvpredict.policies.guarded.state import (
     FITS,
     HAS_MODEL,
     HORIZON,
+    INHERITED,
     LAMBDA,
     LEARNS,
     NEXT_FIT,
@@ -48,7 +49,8 @@ def fit_often(c):
     each other take turns, and a fit costs as much as ten thousand requests.
     """
     word, now, held = c.word, c.history.clock[0], c.history.clock[1]
-    if now - word[BEGUN] > max(SETTLED * held, OLD) and word[FITS] <= FREE + now // PER_FIT:
+    fits = word[FITS] - word[INHERITED]
+    if now - word[BEGUN] > max(SETTLED * held, OLD) and fits <= FREE + now // PER_FIT:
         word[BEGUN] = now
         word[NEXT_FIT] = min(word[NEXT_FIT], now + max(np.int64(FIRST_FIT), held // 4))
 

@@ -41,6 +41,7 @@ from kvpredict.policies.guarded.state import (
     ENTRY,
     FITS,
     HAS_MODEL,
+    INHERITED,
     LAMBDA,
     LEADER,
     LOST,
@@ -59,6 +60,7 @@ from kvpredict.policies.guarded.state import (
     SWITCHES,
     USED,
     WHERE,
+    WORDS,
     Core,
     Newcomer,
     State,
@@ -206,7 +208,7 @@ class Guarded(Policy):
         history = make_history(slots, self.history, regions=self.regions)
         entries = history.free.size
         leaders = self._policies()
-        word = np.zeros(25, np.int64)
+        word = np.zeros(WORDS, np.int64)
         word[RNG], word[CAPACITY], word[CURRENT], word[NEXT_FIT] = seed_random(seed)[0], capacity, -1, FIRST_FIT
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
@@ -297,6 +299,7 @@ class Guarded(Policy):
         for its, mine in zip(old.model, state.model, strict=True):
             _copy(its, mine)
         state.core.word[[FITS, HAS_MODEL]] = old.core.word[[FITS, HAS_MODEL]]
+        state.core.word[INHERITED] = old.core.word[FITS]
         state.core.level[LAMBDA] = old.core.level[LAMBDA]
 
     def samples_of(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,8 +14,9 @@ SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
     DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN, MISSES,
-    BEGUN,
-) = range(25)  # of word  # fmt: skip
+    BEGUN, INHERITED,
+) = range(26)  # of word  # fmt: skip
+WORDS = INHERITED + 1
 LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED, NEAR = range(12)  # of level
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
@@ -53,7 +54,7 @@ class Core(NamedTuple):
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
-    word: np.ndarray  # int64 [24]
+    word: np.ndarray  # int64 [26]
     level: np.ndarray  # float64 [12]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
