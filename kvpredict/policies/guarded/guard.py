@@ -26,6 +26,7 @@ from kvpredict.policies.guarded.state import (
 )
 
 PERIOD = 128  # requests between two looks at leader and guard
+LEAST = 2000.0  # requests for which misses count half or more, however small the cache: fewer tell chance, not merit
 FAVOUR = 1e-4  # share of its misses that the leader is forgiven
 COST = 0.05  # share of the objects held that must be fetched anew when another leads: misses it must be better by
 FULL = 0.03  # share of the leader's misses, beyond the margin, at which lambda moves at full speed; else it swings on
@@ -65,8 +66,8 @@ def look_back(c, requests):
     level, word, missed, slow, fast = c.level, c.word, c.missed, c.slow, c.fast
     own = c.led.size
     held = max(c.history.clock[1], np.int64(1))
-    keep_slow = half_lives(requests / max(level[MEMORY] * held, 1000.0))
-    keep_fast = half_lives(requests / max(level[PATIENCE] * held, 250.0))
+    keep_slow = half_lives(requests / max(level[MEMORY] * held, LEAST))
+    keep_fast = half_lives(requests / max(level[PATIENCE] * held, LEAST))
     word[MISSES] += np.int64(missed[own + 1])
     for k in range(own + 3):
         slow[k] = slow[k] * keep_slow + missed[k]

@@ -112,9 +112,9 @@ class Guarded(Policy):
     most : float, default 4.0
         Largest lambda, in logarithms of time.
     memory : float, default 8.0
-        Half-life of misses in the comparison of leaders, in capacities; at least 1,000 requests.
+        Half-life of misses in the comparison of leaders, in capacities; at least 2,000 requests.
     patience : float, default 2.0
-        Half-life of misses in the comparison with the leader, in capacities; at least 250 requests. What this cache was
+        Half-life of misses in the comparison with the leader, in capacities; at least 2,000 requests. What this cache was
         better by long ago is no licence to be worse now.
     objective : {"objects", "bytes", "cost"}, default "objects"
         Which misses count: each as one, by size, or by cost (a trace's column "cost", or ``put(cost=…)``).
