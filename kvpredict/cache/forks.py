@@ -8,6 +8,7 @@ Numba's compiler has a lock, too, which a thread that loads or makes machine cod
 """
 
 import os
+import threading
 import weakref
 from typing import Any
 
@@ -24,7 +25,10 @@ def starts_over_in_child(part: Any) -> None:
 
 
 def _in_child() -> None:
-    global_compiler_lock.release()
+    try:
+        global_compiler_lock.release()
+    except RuntimeError:  # an interrupt came while it was waited for, so another thread may have held it
+        global_compiler_lock._lock = threading.RLock()
     for part in list(_parts):
         part._forked()
 

@@ -2,9 +2,9 @@
 
 A policy that takes long to compile names another one to begin with (``Policy.stand_in``). Where its machine code is not
 kept from before, a cache begins with that one, and exchanges it when the code is there, as ``swap_policy`` does: no
-entry is lost, and no caller waits. Another process compiles, at low priority, because the compiler would hold up
-every thread of this one; it goes on when this one ends, so that the next finds the code. Where there can be none, or
-nowhere to keep the code, a thread compiles.
+entry is lost, and nobody waits but who writes during the exchange itself. Another process compiles, at low priority,
+because the compiler would hold up every thread of this one; it goes on when this one ends, so that the next finds the
+code. Where there can be none, or nowhere to keep the code, a thread compiles.
 """
 
 import logging
@@ -12,9 +12,12 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from typing import Any
+
+from numba.core.compiler_lock import global_compiler_lock
 
 from kvpredict.cache.background import Background
 from kvpredict.cache.ranking import Ranking
@@ -27,7 +30,17 @@ __all__ = ["Awaited", "compile_soon", "first_ranking"]
 log = logging.getLogger("kvpredict")
 LONGEST = 600.0  # seconds that another process may take
 NICE = 5  # how far its priority is below this one's
-CHILD = "from kvpredict.cache.stand_in import compile_here; compile_here()"
+MARK = "KVPREDICT_COMPILING"  # set for that process, which must not start another one
+HELPER = """
+import sys
+try:
+    import fcntl  # one such process of a machine at a time; the others find what it made
+    fcntl.flock(lock := open(sys.argv[1], "a"), fcntl.LOCK_EX)
+except (ImportError, OSError):
+    pass
+from kvpredict.cache.stand_in import compile_here
+compile_here()
+"""
 _thread = Background(1, name="kvpredict-compiling")
 
 
@@ -64,20 +77,29 @@ def _compiled(ranking: Ranking, grows: bool) -> Ranking:
 
 def compile_soon(cache: Any) -> None:
     """Compile what the cache awaits on a thread, and let it decide from then on; the cache may be gone by then."""
-    if not _thread.submit(_compile, weakref.ref(cache)):
-        cache._awaited.settled.set()
-        log.warning("too many caches wait to be compiled; this one goes on with %s", cache.policy.name)
+    try:
+        if MARK not in os.environ and _thread.submit(_compile, weakref.ref(cache)):
+            return
+        reason = "too many caches wait to be compiled"
+    except RuntimeError as error:
+        reason = str(error)
+    log.warning("%s; this cache goes on with %s", reason, cache.policy.name)
+    cache._awaited.settled.set()
 
 
 def _compile(reference: "weakref.ref[Any]") -> None:
     cache = reference()
     if cache is None or (awaited := cache._awaited) is None:
         return
-    stand_in, grows, aside = cache.policy, cache._grows, cache._ranking.aside
+    stand_in, task = cache.policy, (cache.policy, awaited.policy, cache._ranking.aside)
     del cache  # it may be let go of meanwhile
     try:
-        _have_compiled((stand_in, awaited.policy, grows, aside))
-        _make_all(stand_in, awaited.policy, grows, aside)  # found by now, or compiled here
+        try:
+            with kept_only():  # by now
+                _make_all(*task)
+        except NotKept:
+            _have_compiled(task)
+            _make_all(*task)  # loaded, or compiled here
         cache = reference()
         if cache is not None:
             now = float(cache._clock())
@@ -90,42 +112,43 @@ def _compile(reference: "weakref.ref[Any]") -> None:
         awaited.settled.set()
 
 
-def _make_all(stand_in: Policy, policy: Policy, grows: bool, aside: bool) -> None:
-    """Load or make the machine code for a cache that moves from ``stand_in`` to ``policy``."""
+def _make_all(stand_in: Policy, policy: Policy, aside: bool) -> None:
+    """Load or make the machine code to move from ``stand_in`` to ``policy``, and to resize or leave that then."""
     Ranking(stand_in, 1, 1, 0, aside).compile(policy)
-    if grows:
-        Ranking(policy, 1, 1, 0, aside).compile(policy)
+    Ranking(policy, 1, 1, 0, aside).compile(policy)
 
 
-def _have_compiled(task: tuple[Policy, Policy, bool, bool]) -> None:
+def _have_compiled(task: tuple[Policy, Policy, bool]) -> None:
     """Have another process compile and keep the code. It may fail: then there is no code, and nothing else is lost."""
-    if code_folder() is None or not os.path.basename(sys.executable or "").startswith("python"):
+    folder = code_folder()
+    if folder is None or not os.path.basename(sys.executable or "").startswith("python"):
         return  # an interpreter inside another program starts that program
-    paths = [path or os.getcwd() for path in sys.path]
     try:
-        subprocess.run(
-            [sys.executable, "-c", CHILD],
-            input=pickle.dumps(task),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # what interrupts this process does not interrupt that one
-            timeout=LONGEST,
-            check=True,
-        )
+        # A fork waits for this lock (``forks``): amid all this, the child would be left with locks that nobody lets go
+        # of, and the process with a pipe that the child holds open.
+        with global_compiler_lock, tempfile.TemporaryFile() as file:
+            file.write(pickle.dumps(task))
+            file.seek(0)
+            paths = [path or os.getcwd() for path in sys.path]
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", HELPER, folder / "compiling"],  # -P: not what lies in this folder
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), MARK: "1"},
+                stdin=file,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # what interrupts this process does not interrupt that one
+            )
+        try:
+            process.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     except Exception as error:  # no process, no memory, a policy of a script: it is compiled here
         log.debug("compiling in another process failed: %r", error)
 
 
 def compile_here() -> None:
-    """Compile what stands in the input, one process of a machine at a time; the others find what it made."""
-    task = sys.stdin.buffer.read()
+    """Compile what stands in the input."""
     if hasattr(os, "nice"):
         os.nice(NICE)
-    folder = code_folder()
-    if folder is not None and sys.platform != "win32":
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)  # closed, and with it unlocked, when the process ends
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    _make_all(*pickle.loads(task))
+    _make_all(*pickle.load(sys.stdin.buffer))

@@ -167,8 +167,8 @@ def _fit(training, count, trees, rate):
     found = 0.0
     total = 0.0
     for i in range(count):
-        found += uses[i]
-        total += expected[i]
+        found += np.float64(uses[i])
+        total += np.float64(expected[i])
     trees.base[0] = logarithm((total + SOFT) / (found + 0.5))
     steps = FINE / (found + 0.5)
     least = steps * LEAST * found / max(count, 1)

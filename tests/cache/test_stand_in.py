@@ -120,7 +120,7 @@ def test_the_next_process_finds_the_code(folder: Path) -> None:
     code = (
         "from kvpredict import Cache; from tests.cache.test_stand_in import Numbered\n"
         f"assert Cache(50, Numbered(number={made.number})).policy.name == 'numbered'\n"
-        f"assert Cache(50, Numbered(number={made.number}), weigher=len).policy.name == 'lru', 'it needs more code'"
+        f"assert Cache(50, Numbered(number={made.number}), weigher=len).policy.name == 'numbered', 'to grow by'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
@@ -140,7 +140,7 @@ def test_a_growing_cache_waits_for_all_that_it_needs() -> None:
 
 
 def test_without_another_process_a_thread_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stand_in, "CHILD", "raise SystemExit(1)")
+    monkeypatch.setattr(stand_in, "HELPER", "raise SystemExit(1)")
     cache = Cache[int, int](100, fresh())
     assert cache.policy.name == "lru"
     assert cache.ready(timeout=120)
@@ -150,8 +150,8 @@ def test_without_another_process_a_thread_compiles(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("cause", ["off", "embedded", "of a script"])
 def test_where_no_process_can_help_none_is_started(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: started.append(args) or run(*args, **kwargs))
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: started.append(args) or start(*args, **kwargs))
     made: Policy = fresh()
     if cause == "off":
         monkeypatch.setenv("KVPREDICT_CODE_DIR", "off")
@@ -241,20 +241,54 @@ def test_a_snapshot_waits_for_its_policy(tmp_path: Path) -> None:
     assert load_snapshot(other, tmp_path / "snapshot").exact
 
 
+def test_code_that_is_kept_by_now_starts_no_process(held: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fresh()
+    first, second = Cache[int, int](100, made), Cache[int, int](100, made)
+    assert first.policy.name == second.policy.name == "lru"
+    asked = []
+    compile_ = stand_in._have_compiled
+    monkeypatch.setattr(stand_in, "_have_compiled", lambda task: asked.append(task) or compile_(task))
+    held.set()
+    assert first.ready(timeout=120)
+    assert second.ready(timeout=120)
+    assert first.policy == second.policy == made
+    assert len(asked) <= 1
+
+
+def test_the_other_process_runs_nothing_that_lies_in_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("open('was_here', 'w').close()")
+    code = (
+        "from kvpredict import Cache; from tests.cache.test_stand_in import Numbered\n"
+        f"cache = Cache(50, Numbered(number={fresh().number}))\n"
+        "assert cache.policy.name == 'lru' and cache.ready(timeout=120) and cache.policy.name == 'numbered'"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert not (tmp_path / "was_here").exists()
+
+
 FORKS = """
-import os, sys, warnings
+import os, signal, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from kvpredict.cache import Cache
 from tests.cache.test_stand_in import Numbered
 cache = Cache(50, Numbered(number=int(sys.argv[1])))
 for key in range(50):
     cache.put(key, key)
+if sys.argv[2:]:
+    time.sleep(float(sys.argv[2]))
 child = os.fork()
+if sys.argv[2:] and child == 0:
+    time.sleep(60)  # a worker that lives on
 ready = cache.ready(timeout=120) and cache.policy.name == "numbered" and len(cache) == 50
 if child == 0:
     os._exit(0 if ready else 1)
 assert ready
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+if sys.argv[2:]:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+else:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
 
@@ -280,6 +314,12 @@ for key in range(20_000):
 cache.validate()
 print(first, served, time.perf_counter() - begun)
 """
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("wait", [0.0, 0.002, 0.01])
+def test_a_child_forked_while_the_other_process_starts_holds_nobody_up(wait: float) -> None:
+    subprocess.run([sys.executable, "-c", FORKS, str(fresh().number), str(wait)], check=True, timeout=50)
 
 
 @pytest.mark.slow

@@ -114,8 +114,8 @@ class Guarded(Policy):
     memory : float, default 8.0
         Half-life of misses in the comparison of leaders, in capacities; at least 2,000 requests.
     patience : float, default 2.0
-        Half-life of misses in the comparison with the leader, in capacities; at least 2,000 requests. What this cache was
-        better by long ago is no licence to be worse now.
+        Half-life of misses in the comparison with the leader, in capacities; at least 2,000 requests. What this
+        cache was better by long ago is no licence to be worse now.
     objective : {"objects", "bytes", "cost"}, default "objects"
         Which misses count: each as one, by size, or by cost (a trace's column "cost", or ``put(cost=…)``).
     bypass : bool, default False
