@@ -235,7 +235,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             if slots > MOST_SLOTS:
                 raise MemoryError
             self._ranking, self._awaited = first_ranking(
-                chosen, self._grows, train_aside, capacity, slots, self._seed, float(clock())
+                chosen, capacity, slots, self._seed, train_aside, float(clock()), self._grows
             )
         except MemoryError:
             raise KvpredictError(

@@ -52,27 +52,29 @@ class Awaited:
         self.settled = threading.Event()  # it runs, or never will
 
 
-def first_ranking(policy: Policy, grows: bool, aside: bool, *arguments: Any) -> tuple[Ranking, Awaited | None]:
+def first_ranking(
+    policy: Policy, capacity: int, slots: int, seed: int, aside: bool, now: float, grows: bool
+) -> tuple[Ranking, Awaited | None]:
     """Return a ranking by ``policy``, or by its stand-in where its machine code is not kept, and what is then awaited.
 
-    ``arguments`` are those of ``Ranking`` after the policy, but for ``aside``, which says whether there may be a
-    stand-in, too; ``grows`` whether the ranking is going to be carried over to more slots.
+    ``aside`` also says whether there may be a stand-in, ``grows`` whether there will be more slots; the rest is as for
+    ``Ranking``.
     """
-    capacity, slots, seed, now = arguments
+
+    def ranking_by(chosen: Policy) -> Ranking:
+        ranking = Ranking(chosen, capacity, slots, seed, aside, now)
+        if grows:
+            ranking.compile(chosen)
+        return ranking
+
     stand_in = policy.stand_in() if aside and not interpreted() else None
-    if stand_in is not None:
-        try:
-            with kept_only():
-                return _compiled(Ranking(policy, capacity, slots, seed, aside, now), grows), None
-        except NotKept:
-            return _compiled(Ranking(stand_in, capacity, slots, seed, aside, now), grows), Awaited(policy)
-    return _compiled(Ranking(policy, capacity, slots, seed, aside, now), grows), None
-
-
-def _compiled(ranking: Ranking, grows: bool) -> Ranking:
-    if grows:
-        ranking.compile(ranking.policy)
-    return ranking
+    if stand_in is None:
+        return ranking_by(policy), None
+    try:
+        with kept_only():
+            return ranking_by(policy), None
+    except NotKept:
+        return ranking_by(stand_in), Awaited(policy)
 
 
 def compile_soon(cache: Any) -> None:

@@ -297,6 +297,12 @@ def test_a_forked_child_waits_for_itself() -> None:
     subprocess.run([sys.executable, "-c", FORKS, str(fresh().number)], check=True, timeout=300)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("wait", [0.0, 0.002, 0.01])
+def test_a_child_forked_while_the_other_process_starts_holds_nobody_up(wait: float) -> None:
+    subprocess.run([sys.executable, "-c", FORKS, str(fresh().number), str(wait)], check=True, timeout=50)
+
+
 SERVES = """
 import time
 begun = time.perf_counter()
@@ -314,12 +320,6 @@ for key in range(20_000):
 cache.validate()
 print(first, served, time.perf_counter() - begun)
 """
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("wait", [0.0, 0.002, 0.01])
-def test_a_child_forked_while_the_other_process_starts_holds_nobody_up(wait: float) -> None:
-    subprocess.run([sys.executable, "-c", FORKS, str(fresh().number), str(wait)], check=True, timeout=50)
 
 
 @pytest.mark.slow
