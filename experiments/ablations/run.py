@@ -47,7 +47,7 @@ def variants() -> dict[str, dict[str, Any]]:
     }
     made |= {"bypass": {"bypass": True}}
     others = {
-        "batch": (1, 4, 8), "candidates": (32, 64, 256), "history": (2.0, 4.0, 8.0, 16.0, 64.0),
+        "batch": (1, 4, 8), "candidates": (32, 64, 256), "reprieves": (0, 3), "history": (2.0, 4.0, 8.0, 16.0, 64.0),
         "samples": (3000, 10_000, 60_000), "horizon": (1.0, 2.0, 4.0, 8.0), "near": (0.0, 0.1, 0.5),
         "margin": (0.0, 0.01), "memory": (1.0, 2.0, 8.0, 16.0),
         "patience": (0.25, 1.0, 2.0, 4.0), "swing": (1.0, 4.0), "most": (2.0, 3.0, 6.0),

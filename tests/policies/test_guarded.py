@@ -13,22 +13,26 @@ from kvpredict import KvpredictError, UnknownName
 from kvpredict.core.arithmetic import exponential
 from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.core.objective import worth
+from kvpredict.core.random import below
 from kvpredict.features.facts import FACTS, LAST
 from kvpredict.features.history import MISSED
 from kvpredict.policies import policy
 from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access
 from kvpredict.policies.guarded.guard import look_back
-from kvpredict.policies.guarded.kernels import number, penalty, take_highest
-from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, SETTLED
+from kvpredict.policies.guarded.kernels import ROOMY, number, penalty, reprieve, take_highest
+from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, SETTLED, draw_anew
 from kvpredict.policies.guarded.state import (
     BEGUN,
+    ENTRY,
     FITS,
     INHERITED,
     LAMBDA,
     LEADER,
     LOST,
     NEXT_FIT,
+    ORDER,
+    REPRIEVED,
     SAMPLED,
     SWITCHES,
     State,
@@ -339,6 +343,51 @@ def test_however_large_lambda_is_what_the_leader_holds_goes_in_the_models_order(
     assert ranked([-50.0, *scores]) == [0, 3, 4, 1, 2]
 
 
+@pytest.mark.parametrize("held", [60, 80])
+def test_who_has_a_reprieve_is_passed_over_when_drawn(held: int) -> None:
+    _, state = run(Trace.from_keys(np.arange(80)), 80, leaders="lru")
+    c, rng = state.core, np.random.default_rng(0)
+    c.slot[:, ORDER] = rng.permutation(80)
+    c.history.clock[1] = held  # the first so many in that order
+    c.slot[:, REPRIEVED] = left = rng.integers(0, 3, 80)
+    word, drawn = c.word.copy(), list[int]()
+    for _ in range(100):
+        at = int(c.slot[below(word, held), ORDER])
+        if left[at] == 0:
+            drawn.append(int(c.slot[at, ENTRY]))
+        left[at] = max(left[at] - 1, 0)
+    assert draw_anew(c, 5, 100) == 5 + len(drawn)
+    assert c.drawn[5 : 5 + len(drawn)].tolist() == drawn
+    assert (c.slot[:, REPRIEVED] == left).all()
+    assert 0 < len(drawn) < 100
+
+
+@pytest.mark.parametrize("reprieves", [0, 1, 3])
+def test_candidates_that_are_kept_and_better_than_the_mean_get_a_reprieve(reprieves: int) -> None:
+    _, state = run(Trace.from_keys(np.arange(60)), 60, leaders="lru", reprieves=reprieves)
+    c = state.core
+    c.slot[:, REPRIEVED] = 9
+    c.drawn[:6] = c.slot[[3, 7, 11, 20, 21, 22], ENTRY]
+    c.score[:6] = [5.0, 1.0, 2.0, -1.0, 0.5, 3.0]
+    number(c.score, c.rank, 6)
+    assert [int(take_highest(c.rank, 6)) for _ in range(2)] == [0, 5]
+    reprieve(c, 6)
+    expected = np.full(60, 9)
+    expected[[3, 7, 11, 20, 21, 22]] = 0
+    expected[[7, 20, 21]] = reprieves  # the mean is 1.75
+    assert c.slot[:, REPRIEVED].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("capacity", [ROOMY - 1, ROOMY])
+def test_small_caches_score_all_that_are_drawn(capacity: int) -> None:
+    keys = zipf_mix(40_000, 8_000, seed=3)
+    (some, state), (no, _) = (
+        run(Trace.from_keys(keys), capacity, leaders="lru", guard=False, samples=1000, reprieves=r) for r in (1, 0)
+    )
+    assert state.core.word[FITS] > 0
+    assert (some == no).all() == (capacity < ROOMY)
+
+
 def test_what_a_short_history_costs_is_counted() -> None:
     keys = np.random.default_rng(0).integers(0, 3000, 12_000)
     _, short = run(Trace.from_keys(keys), 100, leaders="lru+s3fifo+lfu", history=2.0, learn=False)
@@ -398,6 +447,7 @@ def test_bypass_writes_less() -> None:
         ({"swing": 0.0}, KvpredictError, "swing"),
         ({"margin": -0.1}, KvpredictError, "margin"),
         ({"batch": 0}, KvpredictError, "batch"),
+        ({"reprieves": -1}, KvpredictError, "reprieves"),
         ({"sample": 0.0}, KvpredictError, "sample"),
         ({"sample": 1.5}, KvpredictError, "sample"),
         ({"candidates": 4}, KvpredictError, "candidates"),

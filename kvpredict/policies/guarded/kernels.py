@@ -23,7 +23,16 @@ from kvpredict.features.history import (
 from kvpredict.features.samples import collect, lose, record, resolve
 from kvpredict.policies.guarded.contests import full_contest, sampled_contest
 from kvpredict.policies.guarded.guard import PERIOD, look_back
-from kvpredict.policies.guarded.learning import FEWEST, RATE, begin_to_use, draw, is_sampled, keep_rows, schedule_fit
+from kvpredict.policies.guarded.learning import (
+    FEWEST,
+    RATE,
+    begin_to_use,
+    draw,
+    draw_anew,
+    is_sampled,
+    keep_rows,
+    schedule_fit,
+)
 from kvpredict.policies.guarded.state import (
     AWAY,
     BYPASSED,
@@ -50,6 +59,8 @@ from kvpredict.policies.guarded.state import (
     PLACE,
     QUEUED,
     REFUSALS,
+    REPRIEVED,
+    REPRIEVES,
     SHOWN,
     SLOT,
     TAIL,
@@ -63,6 +74,7 @@ SECOND_CHANCES = 4  # ghosts passed over, because a shadow still holds them, bef
 FARTHEST, STEPS = 4096.0, 2.0**28  # scores, in logarithms of time, are told apart up to here, in steps so small
 CANDIDATE_BITS = 20  # of the number that tells whose score it is
 TAKEN = -(1 << 62)
+ROOMY = 1024  # objects held from which on candidates are reprieved: of fewer, too many would be
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
 
 
@@ -144,6 +156,23 @@ def take_highest(rank, count):
 
 
 @lean_kernel
+def reprieve(c, count):
+    """See to it that candidates better than the mean are not scored again when they are next drawn.
+
+    What was just seen to be far from the worst seldom is by then. So fewer rows are written and scored for as many
+    draws, from which the worst are taken.
+    """
+    drawn, score, slot = c.drawn, c.score, c.slot
+    mean = 0.0
+    for i in range(count):
+        mean += score[i]
+    mean /= count
+    for i in range(count):
+        kept = c.rank[i] != TAKEN and score[i] < mean
+        slot[c.entry[drawn[i], SLOT], REPRIEVED] = np.int32(c.level[REPRIEVES]) if kept else np.int32(0)
+
+
+@lean_kernel
 def held_by_shadows(c, entry):
     held = 0
     for k in range(WHERE, c.entry.shape[1]):
@@ -212,17 +241,17 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
     def refill(c, samples, model):
         """Choose the next few victims among objects that the leader has given up and others drawn at random."""
         h, drawn, score, victim = c.history, c.drawn, c.score, c.victim
-        count = drawn.size
         given_up = 0
         at = back(c.queue, c.history.free.size)
         while at < c.history.free.size and given_up < PER_DECISION:
             drawn[given_up] = at
             given_up += 1
             at = newer(c.queue, at)
-        draw(c, given_up, count)
+        count = draw_anew(c, given_up, drawn.size - PER_DECISION - given_up) + PER_DECISION
+        draw(c, count - PER_DECISION, count)
         write(h, drawn, count, len(c.slot), c.x)
         rank_columns(model, c.x, count, score, c.spare)
-        victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // SHARE))
+        victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // SHARE), count)
         if is_sampled(c, samples, victims):
             keep_rows(c, samples, count - PER_DECISION)
         for i in range(count):
@@ -236,6 +265,8 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             victim[v, 0] = drawn[worst]
             victim[v, 1] = h.fact[FACTS * drawn[worst] + LAST]
             c.doom[v] = score[worst]
+        if h.clock[1] >= ROOMY:
+            reprieve(c, count)
         c.word[HEAD] = 0
         c.word[TAIL] = victims
 
@@ -373,6 +404,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         note_insertion(c.history, entry, e)
         at = c.history.clock[1] - 1
         c.slot[slot, ENTRY] = entry
+        c.slot[slot, REPRIEVED] = 0
         c.slot[at, ORDER] = slot
         c.slot[slot, PLACE] = at
         c.entry[entry, SLOT] = slot

@@ -20,6 +20,7 @@ from kvpredict.policies.guarded.state import (
     NEXT_FIT,
     ORDER,
     PER_DECISION,
+    REPRIEVED,
 )
 from kvpredict.scorers.boosting import fit_ranks
 
@@ -73,6 +74,20 @@ def draw(c, start, end):
     drawn, slot, word, held = c.drawn, c.slot, c.word, c.history.clock[1]
     for i in range(start, end):
         drawn[i] = slot[slot[below(word, held), ORDER], ENTRY]
+
+
+@lean_kernel
+def draw_anew(c, start, draws):
+    """Draw so many residents at random, but pass over those with a reprieve; return the end of the others."""
+    drawn, slot, word, held = c.drawn, c.slot, c.word, c.history.clock[1]
+    end = start
+    for _ in range(draws):
+        at = slot[below(word, held), ORDER]
+        left = slot[at, REPRIEVED]
+        drawn[end] = slot[at, ENTRY]
+        slot[at, REPRIEVED] = left - (left > 0)
+        end += left == 0
+    return end
 
 
 @lean_kernel

@@ -94,6 +94,9 @@ class Guarded(Policy):
         Residents scored for one refill of the victims' queue.
     batch : int, default 16
         Victims taken from one refill, fewer where less than 32 objects are held for each of them.
+    reprieves : int, default 1
+        How many times a candidate that was kept, and scored better than the mean, is passed over when it is drawn
+        again; in caches of 1,024 objects and more. 0: all that are drawn are scored.
     history : float, default 4.0
         Entries of access history kept for each slot, at least 2.
     regions : bool, default True
@@ -148,6 +151,7 @@ class Guarded(Policy):
     guard: bool = True
     candidates: int = 128
     batch: int = 16
+    reprieves: int = 1
     history: float = 4.0
     regions: bool = True
     samples: int = 20_000
@@ -183,6 +187,7 @@ class Guarded(Policy):
         few, many = 2 * PER_DECISION, 1 << CANDIDATE_BITS
         require(few <= self.candidates < many, self, f"candidates must be {few} to {many - 1}, got {self.candidates}")
         require(1 <= self.batch <= self.candidates, self, f"batch must be 1 to candidates, got {self.batch}")
+        require(0 <= self.reprieves <= 64, self, f"reprieves must be 0 to 64, got {self.reprieves}")
         require(2 <= self.history <= 1024, self, f"history must be 2 to 1024 entries a slot, got {self.history}")
         enough = 2 * FEWEST <= self.samples <= 1_000_000
         require(enough, self, f"samples must be {2 * FEWEST} to 1,000,000, got {self.samples}")
@@ -213,17 +218,19 @@ class Guarded(Policy):
         word[AWAKE] = len(self.leaders.split("+"))
         level = [self.most, self.swing, self.memory, self.patience, self.margin, self.most, self.horizon]
         share = min(max(self.sample, FEWEST_SLOTS / slots), 1.0)
-        flags = [self.learn, self.guard, self.bypass, share, self.near]
+        flags = [self.learn, self.guard, self.bypass, share, self.near, self.reprieves]
         shadows = make_shadows(leaders, capacity, slots, seed + 1)
         if self.sample < 1:
             small = make_shadows(leaders, max(1, int(share * capacity)), max(1, int(share * slots)), seed + 1)
             shadows = (shadows, small)
-        entry = make_rows((entries, WHERE + len(leaders) * (1 + (self.sample < 1))), np.int32)
+        columns = WHERE + len(leaders) * (1 + (self.sample < 1))
+        wide = 1 << (columns - 1).bit_length()  # so that no row lies on two cache lines
+        entry = make_rows((entries, wide), np.int32)
         entry[:] = -1
         entry[:, QUEUED] = 0
         core = Core(
             history=history,
-            slot=np.full((slots, 3), -1, np.int32),
+            slot=np.full((slots, 4), -1, np.int32),
             entry=entry,
             queue=make_links(entries),
             value=np.zeros(entries),

@@ -9,7 +9,7 @@ from kvpredict.features.history import History
 from kvpredict.features.samples import Samples
 from kvpredict.scorers.boosting import Ranks, Training
 
-ENTRY, ORDER, PLACE = 0, 1, 2  # columns of Core.slot
+ENTRY, ORDER, PLACE, REPRIEVED = 0, 1, 2, 3  # columns of Core.slot
 SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
@@ -17,7 +17,9 @@ SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
     BEGUN, INHERITED,
 ) = range(26)  # of word  # fmt: skip
 WORDS = INHERITED + 1
-LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED, NEAR = range(12)  # of level
+(
+    LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED, NEAR, REPRIEVES,
+) = range(13)  # of level  # fmt: skip
 
 PENDINGS = 256  # requests that hits may leave to be shown to the shadows later
 PER_DECISION = 8  # candidates sampled for training at a decision, and the most taken from the leader's queue
@@ -37,10 +39,10 @@ class Core(NamedTuple):
     """All but the large parts, so that most kernels need only this."""
 
     history: History
-    slot: np.ndarray  # int32 [slots, 3]: history entry of the object in each slot; the slots in use, in any order; each
-    # slot's position in that order, -1 when free
-    entry: np.ndarray  # int32 [entries, 2 + shadows]: slot of the object, -1 when not resident; 1 while in the queue;
-    # slot in each shadow, -1 when it does not hold the object
+    slot: np.ndarray  # int32 [slots, 4]: history entry of the object in each slot; the slots in use, in any order; each
+    # slot's position in that order, -1 when free; how many more times its object is passed over as a candidate
+    entry: np.ndarray  # int32 [entries, 2 + shadows or more]: slot of the object, -1 when not resident; 1 while in the
+    # queue; slot in each shadow, -1 when it does not hold the object
     queue: np.ndarray  # int32 [2 * (entries + 1)], residents that the leader does not hold, latest in front
     value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     requests: Requests  # not yet shown to the shadows
@@ -55,7 +57,7 @@ class Core(NamedTuple):
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
     word: np.ndarray  # int64 [26]
-    level: np.ndarray  # float64 [12]: lambda, parameters
+    level: np.ndarray  # float64 [13]: lambda, parameters
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
     score: np.ndarray  # float64 [c]
