@@ -22,8 +22,8 @@ __all__ = ["Regions", "make_regions", "visit", "write_regions"]
 
 LEVELS = len(REGION_SIZES)
 SHIFTS = tuple(size.bit_length() - 1 for size in REGION_SIZES)
-LOW = 0xFFFFFFFF  # times are kept to 32 bits: one of a region that nobody asked for in 4 billion requests is wrong
-REGION = np.dtype([("name", np.uint32), ("latest", np.uint32), ("known", np.float32), ("rate", np.float32)])
+NAME, LATEST, KNOWN, RATE = 0, 1, 2, 3  # columns of Regions.place
+NAMES = (1 << 53) - 1  # a region's number is cut to what a float holds exactly
 DIFFERING, ANY, LOWEST = 0, 1, 2  # of Regions.bits
 WEIGHT = 0.1  # of the newest access in a region's share of known keys
 
@@ -31,15 +31,15 @@ WEIGHT = 0.1  # of the newest access in a region's share of known keys
 class Regions(NamedTuple):
     """State over ``r`` places, a power of two or none, at each level."""
 
-    place: np.ndarray  # REGION [3, r], four to a cache line: hash of the region's number, made odd, 0 for none;
-    # its last access; share of accesses to keys remembered; decayed count as of the last access
+    place: np.ndarray  # float64 [3, r, 4], two to a cache line: the region's number; its last access, 0 while the place
+    # is empty; share of accesses to keys remembered; decayed count as of the last access, both to float32's precision
     bits: np.ndarray  # int64 [3]: bits in which keys differ; some key; the lowest bit that differs
 
 
 def make_regions(slots: int) -> Regions:
     """Return empty tables for a cache of ``slots`` objects; with 0 they have no places, and nothing is recorded."""
     r = 1 << max(int(slots - 1).bit_length(), 3) if slots else 0
-    return Regions(make_rows((LEVELS, r), REGION), np.array([0, 0, 40], np.int64))
+    return Regions(make_rows((LEVELS, r, 4), np.float64), np.array([0, 0, 40], np.int64))
 
 
 @lean_kernel
@@ -53,18 +53,19 @@ def visit(g, key, known, now, unit):
     if (key ^ g.bits[ANY]) & ~g.bits[DIFFERING]:
         _differ(g, key)
     for i in range(LEVELS):
-        mixed = hash_key(key >> (SHIFTS[i] + g.bits[LOWEST]))
-        p = place[i, mixed & (place.shape[1] - 1)]
-        if p["name"] != mixed | 1:
-            p["name"] = mixed | 1
-            p["known"] = known
-            p["rate"] = 1.0
+        number = key >> (SHIFTS[i] + g.bits[LOWEST])
+        name = np.float64(number & NAMES)
+        at = hash_key(number) & (place.shape[1] - 1)
+        if place[i, at, NAME] != name or place[i, at, LATEST] == 0.0:
+            place[i, at, NAME] = name
+            place[i, at, KNOWN] = known
+            place[i, at, RATE] = 1.0
         else:
-            share = np.float64(p["known"])
-            since = (now - p["latest"]) & LOW
-            p["known"] = share + WEIGHT * (known - share)
-            p["rate"] = 1.0 + p["rate"] * half_lives(since / unit)
-        p["latest"] = now & LOW
+            share = place[i, at, KNOWN]
+            since = now - place[i, at, LATEST]
+            place[i, at, KNOWN] = np.float32(share + WEIGHT * (known - share))
+            place[i, at, RATE] = np.float32(1.0 + place[i, at, RATE] * half_lives(since / unit))
+        place[i, at, LATEST] = now
 
 
 @lean_kernel
@@ -79,7 +80,7 @@ def _differ(g, key):
         bits[LOWEST] = lowest
         for i in range(LEVELS):
             for at in range(place.shape[1]):
-                place[i, at]["name"] = 0
+                place[i, at, LATEST] = 0.0
 
 
 @lean_kernel
@@ -98,16 +99,18 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
         shift = SHIFTS[k] + g.bits[LOWEST]
         for i in range(count):
             entry = entries[i]
-            mixed = hash_key(fact[FACTS * entry + KEY] >> shift)
-            p = place[k, mixed & (place.shape[1] - 1)]
-            own = now - fact[FACTS * entry + LAST]
-            since = (now - p["latest"]) & LOW
+            number = fact[FACTS * entry + KEY] >> shift
+            at = hash_key(number) & (place.shape[1] - 1)
+            last = np.float64(fact[FACTS * entry + LAST])
+            latest = place[k, at, LATEST]
+            share = place[k, at, KNOWN]
+            rate = place[k, at, RATE]
             # 0.0: another region has taken the place. Multiplied by it, so that no branch has to be guessed.
-            mine = np.float64(p["name"] == mixed | 1)
-            out[i, j] = own - mine * (own - since)
-            out[i, j + 1] = mine * max(own - since, np.int64(0))
-            out[i, j + 2] = mine * p["known"] - (1.0 - mine)
-            out[i, j + 3] = mine * p["rate"]
+            mine = np.float64((place[k, at, NAME] == np.float64(number & NAMES)) & (latest > 0.0))
+            out[i, j] = now - last - mine * (latest - last)
+            out[i, j + 1] = mine * max(latest - last, 0.0)
+            out[i, j + 2] = mine * share - (1.0 - mine)
+            out[i, j + 3] = mine * rate
         j += len(REGION_FEATURES)
     for _ in range(LEVELS):  # apart from the above, so that it runs on several rows at once
         j -= len(REGION_FEATURES)
