@@ -41,6 +41,7 @@ def test_what_a_server_publishes_is_read_back(tmp_path: Path) -> None:
     with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
         publisher.setsockopt(zmq.LINGER, 0)
         publisher.bind(endpoint)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, so would the child
         recorder = subprocess.Popen(
             [sys.executable, str(RECORDER), str(out), "--endpoint", endpoint],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
