@@ -247,13 +247,14 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             drawn[given_up] = at
             given_up += 1
             at = newer(c.queue, at)
-        count = draw_anew(c, given_up, drawn.size - PER_DECISION - given_up) + PER_DECISION
-        draw(c, count - PER_DECISION, count)
+        anyone = draw_anew(c, given_up, drawn.size - PER_DECISION - given_up)
+        count = anyone + PER_DECISION
+        draw(c, anyone, count)  # reprieved or not, as samples must be
         write(h, drawn, count, len(c.slot), c.x)
         rank_columns(model, c.x, count, score, c.spare)
         victims = min(np.int64(len(victim)), max(np.int64(1), h.clock[1] // SHARE), count)
         if is_sampled(c, samples, victims):
-            keep_rows(c, samples, count - PER_DECISION)
+            keep_rows(c, samples, anyone)
         for i in range(count):
             # The model predicts the log of the time per use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
