@@ -9,10 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpredict.core.policy import Policy
+from kvpredict.core.table import hash_key
 from kvpredict.simulate import simulate
 from kvpredict.trace import Trace
 from tests.strategies import THOROUGH, sequences, zipf_mix
@@ -29,6 +31,7 @@ __all__ = [
     "NaiveLRUK",
     "NaiveSIEVE",
     "NaiveSLRU",
+    "NaiveSets",
     "NaiveTwoQ",
     "Request",
     "compare_with_twin",
@@ -389,3 +392,39 @@ class NaiveARC(Naive):
         if self.case == 4:
             self.trim(r.size)
         (self.t1 if self.case == 4 else self.t2)[r.key] = r.size
+
+
+class NaiveSets:
+    """Twin of ``core.ghostsets``: places of seven to a list, each ``(key, value)`` or None."""
+
+    def __init__(self, n: int) -> None:
+        self.sets: list[list[tuple[int, float] | None]] = [[None] * 7 for _ in range(max(1, math.ceil(n / 7)))]
+        self.turn = [0] * len(self.sets)
+
+    def at(self, key: int) -> int:
+        return int(hash_key(np.int64(key))) * len(self.sets) // 2**32
+
+    def take(self, key: int) -> float | None:
+        """Forget ``key`` and return its value."""
+        places = self.sets[self.at(key)]
+        for way, held in enumerate(places):
+            if held is not None and held[0] == key:
+                places[way] = None
+                return held[1]
+        return None
+
+    def add(self, key: int, value: float) -> int | None:
+        """Remember ``key`` and return which one is forgotten for it."""
+        at = self.at(key)
+        if None in self.sets[at]:
+            self.sets[at][self.sets[at].index(None)] = key, value
+            return None
+        turn = self.turn[at]
+        self.turn[at] = (turn + 1) % 7
+        places = [held for held in self.sets[at] if held is not None]
+        way = min(range(7), key=lambda way: (places[way][1], (way - turn) % 7))
+        self.sets[at][way] = key, value
+        return places[way][0]
+
+    def keys(self) -> list[int]:
+        return sorted(held[0] for places in self.sets for held in places if held is not None)

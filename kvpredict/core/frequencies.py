@@ -20,6 +20,7 @@ __all__ = [
     "frequency_drop",
     "frequency_lowest",
     "frequency_more",
+    "frequency_of",
     "frequency_put",
     "make_frequencies",
 ]
@@ -92,6 +93,12 @@ def frequency_more(f, slot):
     frequency_drop(f, slot)
     f.queue[slot] = target
     push_front(f.links, slots + target, slot)
+
+
+@lean_kernel
+def frequency_of(f, slot):
+    """Return the number of ``slot``, which must be there."""
+    return f.uses[f.queue[slot]]
 
 
 @lean_kernel

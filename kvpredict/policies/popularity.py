@@ -18,14 +18,14 @@ from kvpredict.core.frequencies import (
     frequency_drop,
     frequency_lowest,
     frequency_more,
+    frequency_of,
     frequency_put,
     make_frequencies,
 )
-from kvpredict.core.ghost import Ghosts, ghost_add, ghost_drop, ghost_find, make_ghosts
+from kvpredict.core.ghostsets import NOTHING, GhostSets, check_ghost_sets, make_ghost_sets, set_add, set_take
 from kvpredict.core.heap import check_heap, heap_drop, heap_lowest, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Kernels, Policy, require
-from kvpredict.core.validate import check_ghosts
 
 __all__ = ["Popularity", "probability"]
 
@@ -33,23 +33,15 @@ RATE, REMEMBERS, TOTAL = 0, 1, 2  # indices into State.scalars
 
 
 class State(NamedTuple):
-    order: Any  # slots by P, then by last use: Frequencies where nothing is forgotten, else a Heap by log2 f without
-    # its common decay
+    order: Any  # slots by P, then by last use: Frequencies of f where counts do not decay, else a Heap by log2 f
+    # without its common decay
     key: np.ndarray  # int64 [slots]
-    frequency: np.ndarray  # float64 [slots], f as of the last access
-    last: np.ndarray  # int64 [slots], clock of the last access
+    frequency: np.ndarray  # float64 [slots], f as of the last access; [0] where counts do not decay
+    last: np.ndarray  # int64 [slots], clock of the last access; [0] likewise
     clock: np.ndarray  # int64 [1], requests seen
     scalars: np.ndarray  # float64 [3]: halvings of a count in a request; 1 with history; F(t)
     returning: np.ndarray  # float64 [1], f of the object being admitted, before this access
-    history: Ghosts  # evicted keys: value is f, tag the clock, of the last access
-
-
-@lean_kernel
-def _decayed(s, count, last):
-    """Return a count as it stands now."""
-    if s.scalars[RATE] == 0.0:
-        return count
-    return count * 2.0 ** (-(s.clock[0] - last) * s.scalars[RATE])
+    history: GhostSets  # evicted keys, with f as of the last access, or where counts decay with their rank
 
 
 @lean_kernel
@@ -62,15 +54,22 @@ def _tick(s):
 
 
 @lean_kernel
+def _decayed(s, count, last):
+    """Return a count as it stands now."""
+    return count * 2.0 ** (-(s.clock[0] - last) * s.scalars[RATE])
+
+
+@lean_kernel
 def _rank(s, slot):
     """Return what orders slots as their probabilities do, at any later time: decay is common to all."""
     return np.log2(s.frequency[slot]) + s.last[slot] * s.scalars[RATE]
 
 
-@lean_kernel
-def probability(s, slot):
+def probability(s: State, slot: int) -> float:
     """Return P of the object in ``slot``: its share of all accesses so far, recent ones weighing more if so set."""
-    return _decayed(s, s.frequency[slot], s.last[slot]) / s.scalars[TOTAL]
+    decays = s.scalars[RATE] > 0.0
+    f = _decayed(s, s.frequency[slot], s.last[slot]) if decays else frequency_of(s.order, slot)
+    return float(f / s.scalars[TOTAL])
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class Popularity(Policy):
     Parameters
     ----------
     history : float, default 4.0
-        Evicted keys whose counts are kept, for each slot; the longest evicted is forgotten first. 0: none, which is
-        LFU.
+        Evicted keys whose counts are kept, for each slot, in sets of seven; of a set the least popular is forgotten. 0:
+        none, which is LFU.
     half_life : float, default 0.0
         Requests, for each slot, after which an access counts half; 0: never forget.
 
@@ -107,15 +106,16 @@ class Popularity(Policy):
 
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
         rate = 1.0 / max(self.half_life * slots, 1.0) if self.half_life else 0.0
+        counted = slots if self.half_life else 0
         return State(
             order=make_heap(slots) if self.half_life else make_frequencies(slots),
             key=np.zeros(slots, np.int64),
-            frequency=np.zeros(slots, np.float64),
-            last=np.zeros(slots, np.int64),
+            frequency=np.zeros(counted, np.float64),
+            last=np.zeros(counted, np.int64),
             clock=np.zeros(1, np.int64),
             scalars=np.array([rate, float(self.history > 0), 0.0]),
             returning=np.zeros(1, np.float64),
-            history=make_ghosts(int(slots * self.history)),
+            history=make_ghost_sets(int(slots * self.history)),
         )
 
     def kernels(self) -> Kernels:
@@ -124,22 +124,21 @@ class Popularity(Policy):
     def validate(self, state: State, resident: np.ndarray) -> None:
         check = check_heap if self.half_life else check_frequencies
         assert check(state.order) == resident.tolist()
-        check_ghosts(state.history)
-        assert not any(ghost_find(state.history, int(state.key[slot])) >= 0 for slot in resident)
+        assert not set(check_ghost_sets(state.history)) & set(state.key[resident].tolist())
         held = sum(probability(state, slot) for slot in resident)
         assert held <= 1 + 1e-9, f"probabilities of the objects held add up to {held}"
 
 
 @lru_cache(maxsize=2)
-def _kernels(forgets: bool) -> Kernels:
-    lowest, drop = (heap_lowest, heap_drop) if forgets else (frequency_lowest, frequency_drop)
+def _kernels(decays: bool) -> Kernels:
+    lowest, drop = (heap_lowest, heap_drop) if decays else (frequency_lowest, frequency_drop)
 
     @lean_kernel
     def hit(s, slot, e):
         _tick(s)
-        s.frequency[slot] = _decayed(s, s.frequency[slot], s.last[slot]) + 1.0
-        s.last[slot] = s.clock[0]
-        if forgets:
+        if decays:
+            s.frequency[slot] = _decayed(s, s.frequency[slot], s.last[slot]) + 1.0
+            s.last[slot] = s.clock[0]
             heap_update(s.order, slot, _rank(s, slot), s.clock[0])
         else:
             frequency_more(s.order, slot)
@@ -148,32 +147,30 @@ def _kernels(forgets: bool) -> Kernels:
     def admit(s, e):
         _tick(s)
         s.returning[0] = 0.0
-        node = ghost_find(s.history, e.key)
-        if node >= 0:
-            s.returning[0] = _decayed(s, s.history.value[node], s.history.tag[node])
-            ghost_drop(s.history, node)
+        known = set_take(s.history, e.key)
+        if known > NOTHING:
+            s.returning[0] = 2.0 ** (known - s.clock[0] * s.scalars[RATE]) if decays else known
         return True
 
     @lean_kernel
     def evict(s, e):
         victim = lowest(s.order)
-        drop(s.order, victim)
         if s.scalars[REMEMBERS] > 0.0:
-            node = ghost_add(s.history, 0, s.key[victim], 1)
-            s.history.value[node] = s.frequency[victim]
-            s.history.tag[node] = s.last[victim]
+            set_add(s.history, s.key[victim], _rank(s, victim) if decays else np.float64(frequency_of(s.order, victim)))
+        drop(s.order, victim)
         return victim
 
     @lean_kernel
     def insert(s, slot, e):
         s.key[slot] = e.key
-        s.frequency[slot] = s.returning[0] + 1.0
-        s.last[slot] = s.clock[0]
+        f = s.returning[0] + 1.0
         s.returning[0] = 0.0
-        if forgets:
+        if decays:
+            s.frequency[slot] = f
+            s.last[slot] = s.clock[0]
             heap_push(s.order, slot, _rank(s, slot), s.clock[0])
         else:
-            frequency_put(s.order, slot, np.int64(s.frequency[slot]))
+            frequency_put(s.order, slot, np.int64(f))
 
     @lean_kernel
     def remove(s, slot):

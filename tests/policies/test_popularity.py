@@ -12,7 +12,7 @@ from kvpredict.policies.popularity import probability
 from kvpredict.simulate import simulate
 from kvpredict.trace import Trace
 from tests.contracts.driver import DictHost
-from tests.naive import Naive, Request, naive_hits
+from tests.naive import Naive, NaiveSets, Request, naive_hits
 from tests.strategies import THOROUGH, Sequence, sequences, zipf_mix
 
 
@@ -21,11 +21,10 @@ class NaivePopularity(Naive):
 
     def __init__(self, capacity: int, slots: int, history: float, half_life: float) -> None:
         super().__init__(capacity)
-        self.most = max(int(slots * history), 1) if history else 0
+        self.evicted = NaiveSets(int(slots * history)) if history else None
         self.half_life = max(half_life * slots, 1.0) if half_life else math.inf
         self.times: dict[int, list[int]] = {}
         self.held: set[int] = set()
-        self.evicted: list[int] = []  # longest evicted first
         self.now = 0
 
     def rank(self, key: int) -> tuple[float, int]:
@@ -42,16 +41,17 @@ class NaivePopularity(Naive):
 
     def admit(self, r: Request) -> bool:
         self.now += 1
-        if r.key in self.evicted:
-            self.evicted.remove(r.key)
+        if self.evicted:
+            self.evicted.take(r.key)
         return True
 
     def evict(self, r: Request) -> int:
         victim = min(self.held, key=self.rank)
         self.held.remove(victim)
-        self.evicted.append(victim)
-        while len(self.evicted) > self.most:
-            del self.times[self.evicted.pop(0)]
+        lasting = self.rank(victim)[0] + self.now / self.half_life  # compared with others at any later time
+        forgotten = self.evicted.add(victim, lasting) if self.evicted else victim
+        if forgotten is not None:
+            del self.times[forgotten]
         return victim
 
     def insert(self, r: Request) -> None:
