@@ -25,9 +25,13 @@ EXPLORE = 32  # one update in so many makes an explorer
 LEARNING = 50  # reconfigurations during which there are explorers
 DECAY = 0.9
 PACE = 4  # accesses between reconfigurations for each object held, at least
+RUN = 4  # candidates that are neighbours among the objects, which stand in no order, and on a cache line
+LOW = 2**31 - 1  # of a time: an age is told from one as many accesses longer, or more, by nothing
+LARGEST = 2**31 - 1  # units: larger objects are ranked as if they took so many
 OLDEST = 100  # the last bin of ages begins where as many accesses have passed as the cache holds objects, times this
 
-TIME, SIZE, LAST, CLASS = 0, 1, 2, 3  # places in a row of State.tags; CLASS is 16 higher for an explorer
+TIME, SIZE, KIND, SLOT = 0, 1, 2, 3  # places in a row of State.tags
+EXPLORER, AGES = 16, 32  # a kind is the class, 16 more for an explorer, and 32 times the age at the last hit
 # Places in State.n: objects held, accesses seen, accesses to the next reconfiguration and the fewest between two, how
 # many there were, log2 of the accesses in a bin of ages, next place in State.recent, units that may still become
 # explorers, candidates, bins, whether their width adapts, whether anything has been evicted.
@@ -35,14 +39,14 @@ COUNT, NOW, NEXT, EVERY, CONFIGURED, SHIFT, HEAD, BUDGET, CANDIDATES, BINS, ADAP
 
 
 class State(NamedTuple):
-    tags: np.ndarray  # int64 [4 * slots], a row an object, without gaps: last use, size, age at that hit, class
-    slot_at: np.ndarray  # int32 [slots], the slot of each row
-    row_of: np.ndarray  # int32 [slots], its inverse
+    tags: np.ndarray  # int32 [4 * slots], a row an object, without gaps: last use, its LOW bits; size, at most
+    # LARGEST; kind; slot
+    row_of: np.ndarray  # int32 [slots], the row of each slot
     recent: np.ndarray  # int32 [8], slots of newcomers, -1 for none
     density: np.ndarray  # float64 [16 * bins], hit density by class and age
     hits: np.ndarray  # float64 [16 * bins], decayed counts
     evictions: np.ndarray  # float64 [16 * bins]
-    class_of: np.ndarray  # int64 [2 * bins], class for each sum of the last two ages at a hit
+    class_of: np.ndarray  # uint8 [2 * bins], class for each sum of the last two ages at a hit
     victim: np.ndarray  # float64 [1], the moving average of victims' densities
     rng: np.ndarray  # int64 [1]
     n: np.ndarray  # int64 [12], see above
@@ -50,7 +54,7 @@ class State(NamedTuple):
 
 @lean_kernel
 def _age(n, time):
-    return min((n[NOW] - time) >> n[SHIFT], n[BINS] - 1)
+    return min(((n[NOW] - time) & LOW) >> n[SHIFT], n[BINS] - 1)
 
 
 @lean_kernel
@@ -60,23 +64,23 @@ def _rank(s, row):
     age = _age(n, s.tags[4 * row + TIME])
     if age == n[BINS] - 1:
         return -1.0
-    which = s.tags[4 * row + CLASS]
-    density = s.density[(which & (CLASSES - 1)) * n[BINS] + age] / s.tags[4 * row + SIZE]
-    return density + 1.0 if which >= CLASSES else density
+    kind = s.tags[4 * row + KIND]
+    density = s.density[(kind & (CLASSES - 1)) * n[BINS] + age] / s.tags[4 * row + SIZE]
+    return density + 1.0 if kind & EXPLORER else density
 
 
 @lean_kernel
-def _used(s, row, age_sum):
-    """Note a use: time, class, and now and then the status of an explorer."""
+def _used(s, row, age, age_sum):
+    """Note a use at an ``age``: time, class, and now and then the status of an explorer."""
     n = s.n
     tags = s.tags
-    tags[4 * row + TIME] = n[NOW]
-    which = s.class_of[age_sum]
+    tags[4 * row + TIME] = n[NOW] & LOW
+    kind = age * AGES + s.class_of[age_sum]
     explore = next_u32(s.rng) % EXPLORE == 0
     if explore and n[BUDGET] > 0 and n[CONFIGURED] < LEARNING:
-        which += CLASSES
+        kind += EXPLORER
         n[BUDGET] -= tags[4 * row + SIZE]
-    tags[4 * row + CLASS] = which
+    tags[4 * row + KIND] = kind
     return explore
 
 
@@ -148,8 +152,8 @@ def _resize_bins(counts, base, bins, finer):
 def _release(s, row):
     """Take the object in ``row`` out; the last row fills the gap."""
     n = s.n
-    slot = s.slot_at[row]
-    if s.tags[4 * row + CLASS] >= CLASSES:
+    slot = s.tags[4 * row + SLOT]
+    if s.tags[4 * row + KIND] & EXPLORER:
         n[BUDGET] += s.tags[4 * row + SIZE]
     for i in range(s.recent.size):
         if s.recent[i] == slot:
@@ -159,8 +163,7 @@ def _release(s, row):
     if row != last:
         for place in range(4):
             s.tags[4 * row + place] = s.tags[4 * last + place]
-        s.slot_at[row] = s.slot_at[last]
-        s.row_of[s.slot_at[row]] = row
+        s.row_of[s.tags[4 * row + SLOT]] = row
     return slot
 
 
@@ -171,7 +174,8 @@ class LHD(Policy):
     Parameters
     ----------
     candidates : int, default 8
-        Objects sampled for an eviction, besides up to 8 newcomers that looked like victims on arrival.
+        Objects sampled for an eviction, besides up to 8 newcomers that looked like victims on arrival; in runs of
+        four that lie side by side in memory, where they are in no order.
     reconfigure_every : int, default 2**16
         Accesses after which hit densities are computed anew, or four for each object held if that is more; what was
         counted before weighs 0.9 of what it did.
@@ -223,13 +227,12 @@ class LHD(Policy):
             density = (which[:, None] + 1) / (age[None, :] / max(1, slots >> shift) + 1)
         # The class is the logarithm of bins over the sum of ages, rounded up.
         sums = np.arange(2 * self.bins)
-        class_of = np.zeros(2 * self.bins, np.int64)
+        class_of = np.zeros(2 * self.bins, np.uint8)
         for log in range(CLASSES - 1):
             class_of += (sums << log) < self.bins
         every = self.reconfigure_every
         return State(
-            tags=make_rows((4 * slots,)),
-            slot_at=np.zeros(slots, np.int32),
+            tags=make_rows((4 * slots,), np.int32),
             row_of=np.zeros(slots, np.int32),
             recent=np.full(RECENT, -1, np.int32),
             density=density.reshape(-1),
@@ -249,14 +252,12 @@ class LHD(Policy):
     def hit(s, slot, e):
         row = s.row_of[slot]
         tags = s.tags
-        which = tags[4 * row + CLASS]
+        kind = tags[4 * row + KIND]
         age = _age(s.n, tags[4 * row + TIME])
-        s.hits[(which & (CLASSES - 1)) * s.n[BINS] + age] += 1.0
-        if which >= CLASSES:
+        s.hits[(kind & (CLASSES - 1)) * s.n[BINS] + age] += 1.0
+        if kind & EXPLORER:
             s.n[BUDGET] += tags[4 * row + SIZE]
-        last = tags[4 * row + LAST]
-        tags[4 * row + LAST] = age
-        _used(s, row, age + last)
+        _used(s, row, age, age + kind // AGES)
         _tick(s)
 
     @staticmethod
@@ -269,8 +270,14 @@ class LHD(Policy):
                 _rescale(s)
         victim = np.int64(0)
         least = np.inf
-        for _ in range(n[CANDIDATES]):
-            row = (next_u32(s.rng) * n[COUNT]) >> 32
+        row = np.int64(0)
+        for i in range(n[CANDIDATES]):
+            if i % RUN == 0:
+                row = ((next_u32(s.rng) * n[COUNT]) >> 32) & -RUN
+            elif row + 1 < n[COUNT]:
+                row += 1
+            else:
+                row = np.int64(0)
             rank = _rank(s, row)
             if rank < least:
                 least = rank
@@ -283,8 +290,8 @@ class LHD(Policy):
                     least = rank
                     victim = row
         s.victim[0] = DECAY * s.victim[0] + (1 - DECAY) * max(least, 0.0)
-        which = s.tags[4 * victim + CLASS] & (CLASSES - 1)
-        s.evictions[which * n[BINS] + _age(n, s.tags[4 * victim + TIME])] += 1.0
+        kind = s.tags[4 * victim + KIND]
+        s.evictions[(kind & (CLASSES - 1)) * n[BINS] + _age(n, s.tags[4 * victim + TIME])] += 1.0
         return _release(s, victim)
 
     @staticmethod
@@ -293,11 +300,10 @@ class LHD(Policy):
         n = s.n
         row = n[COUNT]
         n[COUNT] += 1
-        s.slot_at[row] = slot
         s.row_of[slot] = row
-        s.tags[4 * row + SIZE] = e.size
-        s.tags[4 * row + LAST] = 0
-        explore = _used(s, row, n[BINS])
+        s.tags[4 * row + SLOT] = slot
+        s.tags[4 * row + SIZE] = min(e.size, LARGEST)
+        explore = _used(s, row, np.int64(0), n[BINS])
         # Nothing is refused, so what looks like a victim on arrival is a candidate whatever the sample.
         if not explore and _rank(s, row) < s.victim[0]:
             s.recent[n[HEAD]] = slot
@@ -313,10 +319,10 @@ class LHD(Policy):
         n = state.n
         held = int(n[COUNT])
         tags = state.tags.reshape(-1, 4)[:held]
-        assert sorted(state.slot_at[:held].tolist()) == resident.tolist()
-        assert (state.row_of[state.slot_at[:held]] == np.arange(held)).all()
-        assert (tags[:, TIME] <= n[NOW]).all()
-        assert ((tags[:, CLASS] >= 0) & (tags[:, CLASS] < 2 * CLASSES)).all()
+        assert sorted(tags[:, SLOT].tolist()) == resident.tolist()
+        assert (state.row_of[tags[:, SLOT]] == np.arange(held)).all()
+        assert (((n[NOW] - tags[:, TIME]) & LOW) <= n[NOW]).all()
+        assert ((tags[:, KIND] >= 0) & (tags[:, KIND] < AGES * int(n[BINS]))).all()
         assert set(state.recent.tolist()) <= {-1, *resident.tolist()}
         assert (state.hits >= 0).all()
         assert (state.evictions >= 0).all()

@@ -112,7 +112,11 @@ class NaiveLHD(Naive):
         if not self.full and self.made.age_shift < 0:
             self.rescale()
         self.full = True
-        drawn = [self.held[self.draws.below(len(self.held))] for _ in range(self.made.candidates)]
+        drawn: list[int] = []  # in runs of four, aligned, the last of which goes on at the beginning
+        while len(drawn) < self.made.candidates:
+            start = self.draws.below(len(self.held)) // 4 * 4
+            drawn += [self.held[(start + i) % len(self.held)] for i in range(4)]
+        drawn = drawn[: self.made.candidates]
         victim = min([*drawn, *(key for key in self.recent if key is not None)], key=self.rank)
         self.average = DECAY * self.average + (1 - DECAY) * max(self.rank(victim), 0.0)
         tag = self.tag[victim]
