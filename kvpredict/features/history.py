@@ -50,7 +50,7 @@ class History(NamedTuple):
     cells: np.ndarray  # int64, index from key to entry
     links: np.ndarray  # int32 [2 * (n + 1)], entries of evicted keys, last evicted in front
     fact: np.ndarray  # int64 [8 * n], a cache line an entry: key, last access, first access, insertion, eviction (0:
-    # none yet), and the size as of the last miss, which the policy fills in
+    # none yet); for the policy to fill in size as of the last miss, place among residents, newest waiting sample
     row: np.ndarray  # float32 [n, 16], a cache line an entry: gaps in requests, counts as of the last access
     regions: Regions
     extra: np.ndarray  # float32 [n, k], as of the last access; the policy fills it

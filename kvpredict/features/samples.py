@@ -1,8 +1,9 @@
 """Samples: feature rows taken at decisions, each waiting for its object's next access, which is its label.
 
-A ring of ``m`` rows. A sample is linked to its object's history entry until the object is asked for again, its entry is
-forgotten, or the ring overwrites it. Until then it tells for how long there was no access, which is as good to learn
-from (``scorers.boosting``): none has to wait until it is known what came of it.
+A ring of ``m`` rows. A sample is linked to its object's history entry, which names the newest one among its facts,
+until the object is asked for again, its entry is forgotten, or the ring overwrites it. Until then it tells for how long
+there was no access, which is as good to learn from (``scorers.boosting``): none has to wait until it is known what came
+of it.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
+from kvpredict.features.facts import FACTS, SAMPLE
 
 __all__ = ["Samples", "collect", "lose", "make_samples", "record", "resolve"]
 
@@ -22,7 +24,7 @@ SHARE = 0.25  # so much of all the past, where that is longer
 
 
 class Samples(NamedTuple):
-    """State over ``m`` samples of objects among ``n`` history entries."""
+    """State over ``m`` samples."""
 
     row: np.ndarray  # float32 [m, width]
     when: np.ndarray  # int64 [m, 2]: time at which it was taken; of the object's next access, 0 while there was none.
@@ -30,25 +32,23 @@ class Samples(NamedTuple):
     unit: np.ndarray  # float64 [m], residence time when it was taken
     link: np.ndarray  # int32 [m, 3]: history entry it waits for, -1 when it does not wait; neighbours among the samples
     # of the same entry, -1 at an end
-    first: np.ndarray  # int32 [n], an entry's newest waiting sample, -1 when there is none
     clock: np.ndarray  # int64 [1], samples taken so far
 
 
-def make_samples(m: int, width: int, entries: int) -> Samples:
+def make_samples(m: int, width: int) -> Samples:
     """Return an empty ring."""
     return Samples(
         row=np.zeros((m, width), np.float32),
         when=np.zeros((m, 2), np.int64),
         unit=np.ones(m, np.float64),
         link=np.full((m, 3), -1, np.int32),
-        first=np.full(entries, -1, np.int32),
         clock=np.zeros(1, np.int64),
     )
 
 
 @lean_kernel
-def record(s, x, i, entry, now, unit):
-    """Take row ``i`` of ``x`` as a sample of ``entry``, in place of the oldest."""
+def record(s, fact, x, i, entry, now, unit):
+    """Take row ``i`` of ``x`` as a sample of ``entry``, in place of the oldest; ``fact`` is the history's."""
     m = s.unit.size
     at = s.clock[TAKEN] % m
     s.clock[TAKEN] += 1
@@ -58,7 +58,7 @@ def record(s, x, i, entry, now, unit):
         if before >= 0:
             s.link[before, AFTER] = after
         else:
-            s.first[s.link[at, OWNER]] = after
+            fact[FACTS * s.link[at, OWNER] + SAMPLE] = after
         if after >= 0:
             s.link[after, BEFORE] = before
     rows = s.row
@@ -69,18 +69,18 @@ def record(s, x, i, entry, now, unit):
     s.when[at, DUE] = 0
     s.link[at, OWNER] = entry
     s.link[at, BEFORE] = -1
-    head = s.first[entry]
+    head = fact[FACTS * entry + SAMPLE]
     s.link[at, AFTER] = head
     if head >= 0:
         s.link[head, BEFORE] = at
-    s.first[entry] = at
+    fact[FACTS * entry + SAMPLE] = at
 
 
 @lean_kernel
-def resolve(s, entry, now):
+def resolve(s, fact, entry, now):
     """Note that ``entry`` is asked for: its samples know their label."""
-    at = s.first[entry]
-    s.first[entry] = -1
+    at = fact[FACTS * entry + SAMPLE]
+    fact[FACTS * entry + SAMPLE] = -1
     while at >= 0:
         s.when[at, DUE] = now
         s.link[at, OWNER] = -1
@@ -88,10 +88,10 @@ def resolve(s, entry, now):
 
 
 @lean_kernel
-def lose(s, entry):
+def lose(s, fact, entry):
     """Note that ``entry`` is forgotten: its samples count as not reused."""
-    at = s.first[entry]
-    s.first[entry] = -1
+    at = fact[FACTS * entry + SAMPLE]
+    fact[FACTS * entry + SAMPLE] = -1
     while at >= 0:
         s.link[at, OWNER] = -1
         at = s.link[at, AFTER]

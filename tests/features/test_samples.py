@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvpredict.features.facts import FACTS
 from kvpredict.features.samples import LATELY, SHARE, collect, lose, make_samples, record, resolve
 from kvpredict.scorers.boosting import make_training
 from tests.strategies import THOROUGH
@@ -23,18 +24,18 @@ steps = st.lists(
 def test_samples_tell_how_long_they_were_watched_and_what_ended_that(
     made: list[tuple[str, int, int]], horizon: int
 ) -> None:
-    samples = make_samples(RING, WIDTH, ENTRIES)
+    samples, fact = make_samples(RING, WIDTH), np.full(FACTS * ENTRIES, -1)
     twin: list[dict[str, float | None]] = []
     now = 0
     for what, entry, ahead in made:
         now += ahead
         if what == "record":
             row = np.array([[0, 0], [now, entry]], np.float32)
-            record(samples, row, 1, entry, now, float(ahead))
+            record(samples, fact, row, 1, entry, now, float(ahead))
             twin.append({"entry": entry, "time": now, "unit": ahead, "due": None})
         else:
             (resolve if what == "resolve" else lose)(
-                *((samples, entry, now) if what == "resolve" else (samples, entry))
+                *((samples, fact, entry, now) if what == "resolve" else (samples, fact, entry))
             )
             for sample in twin:
                 if sample["entry"] == entry:

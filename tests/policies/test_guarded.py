@@ -24,15 +24,12 @@ from kvpredict.policies.guarded.kernels import ROOMY, number, penalty, reprieve,
 from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, SETTLED, draw_anew
 from kvpredict.policies.guarded.state import (
     BEGUN,
-    ENTRY,
     FITS,
     INHERITED,
     LAMBDA,
     LEADER,
     LOST,
     NEXT_FIT,
-    ORDER,
-    REPRIEVED,
     SAMPLED,
     SWITCHES,
     State,
@@ -347,18 +344,18 @@ def test_however_large_lambda_is_what_the_leader_holds_goes_in_the_models_order(
 def test_who_has_a_reprieve_is_passed_over_when_drawn(held: int) -> None:
     _, state = run(Trace.from_keys(np.arange(80)), 80, leaders="lru")
     c, rng = state.core, np.random.default_rng(0)
-    c.slot[:, ORDER] = rng.permutation(80)
+    c.resident[:] = rng.permutation(c.resident)
     c.history.clock[1] = held  # the first so many in that order
-    c.slot[:, REPRIEVED] = left = rng.integers(0, 3, 80)
+    c.reprieved[:] = left = rng.integers(0, 3, 80)
     word, drawn = c.word.copy(), list[int]()
     for _ in range(100):
-        at = int(c.slot[below(word, held), ORDER])
+        at = below(word, held)
         if left[at] == 0:
-            drawn.append(int(c.slot[at, ENTRY]))
+            drawn.append(int(c.resident[at]))
         left[at] = max(left[at] - 1, 0)
     assert draw_anew(c, 5, 100) == 5 + len(drawn)
     assert c.drawn[5 : 5 + len(drawn)].tolist() == drawn
-    assert (c.slot[:, REPRIEVED] == left).all()
+    assert (c.reprieved == left).all()
     assert 0 < len(drawn) < 100
 
 
@@ -366,8 +363,8 @@ def test_who_has_a_reprieve_is_passed_over_when_drawn(held: int) -> None:
 def test_candidates_that_are_kept_and_better_than_the_mean_get_a_reprieve(reprieves: int) -> None:
     _, state = run(Trace.from_keys(np.arange(60)), 60, leaders="lru", reprieves=reprieves)
     c = state.core
-    c.slot[:, REPRIEVED] = 9
-    c.drawn[:6] = c.slot[[3, 7, 11, 20, 21, 22], ENTRY]
+    c.reprieved[:] = 9
+    c.drawn[:6] = c.resident[[3, 7, 11, 20, 21, 22]]
     c.score[:6] = [5.0, 1.0, 2.0, -1.0, 0.5, 3.0]
     number(c.score, c.rank, 6)
     assert [int(take_highest(c.rank, 6)) for _ in range(2)] == [0, 5]
@@ -375,7 +372,7 @@ def test_candidates_that_are_kept_and_better_than_the_mean_get_a_reprieve(reprie
     expected = np.full(60, 9)
     expected[[3, 7, 11, 20, 21, 22]] = 0
     expected[[7, 20, 21]] = reprieves  # the mean is 1.75
-    assert c.slot[:, REPRIEVED].tolist() == expected.tolist()
+    assert c.reprieved.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("capacity", [ROOMY - 1, ROOMY])

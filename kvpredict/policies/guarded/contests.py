@@ -12,7 +12,7 @@ from kvpredict.core.shadow import shadow_kernels
 from kvpredict.core.table import hash_key
 from kvpredict.features.facts import FACTS, KEY, LAST, SIZE
 from kvpredict.features.history import COUNT
-from kvpredict.policies.guarded.state import AWAKE, ENTRY, LEADER, ORDER, PENDING, PENDINGS, SAMPLED, WHERE
+from kvpredict.policies.guarded.state import AWAKE, LEADER, PENDING, PENDINGS, SAMPLED, WHERE
 
 TOUCHES = 32  # a new leader is told at most that an object was asked for so many times
 
@@ -103,7 +103,7 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
             take(shadows[0], c.entry, entry)
         order, known, requests = c.order, c.history.clock[1], c.requests
         for i in range(known):
-            order[i] = c.slot[c.slot[i, ORDER], ENTRY]
+            order[i] = c.resident[i]
         at = back(c.history.links, c.history.free.size)
         while at < c.history.free.size:
             order[known] = at

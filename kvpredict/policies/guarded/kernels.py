@@ -8,7 +8,7 @@ from kvpredict.core.jit import lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, newer, push_front, unlink
 from kvpredict.core.objective import weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels
-from kvpredict.features.facts import FACTS, LAST, SIZE
+from kvpredict.features.facts import FACTS, LAST, PLACE, SIZE
 from kvpredict.features.history import (
     KNOWN,
     note_eviction,
@@ -41,7 +41,6 @@ from kvpredict.policies.guarded.state import (
     CHECK,
     CURRENT,
     DUE,
-    ENTRY,
     HAS_MODEL,
     HEAD,
     HORIZON,
@@ -52,14 +51,10 @@ from kvpredict.policies.guarded.state import (
     MOST,
     NEAR,
     NEXT_FIT,
-    ORDER,
     PENDING,
     PENDINGS,
     PER_DECISION,
-    PLACE,
-    QUEUED,
     REFUSALS,
-    REPRIEVED,
     REPRIEVES,
     SHOWN,
     SLOT,
@@ -81,14 +76,14 @@ SHARE = 32  # a cache must hold so many objects for each of the victims taken fr
 @lean_kernel
 def enqueue(c, entry):
     push_front(c.queue, c.history.free.size, entry)
-    c.entry[entry, QUEUED] = 1
+    c.queued[entry] = 1
 
 
 @lean_kernel
 def unqueue(c, entry):
-    if c.entry[entry, QUEUED]:
+    if c.queued[entry]:
         unlink(c.queue, entry)
-        c.entry[entry, QUEUED] = 0
+        c.queued[entry] = 0
 
 
 @lean_kernel
@@ -96,7 +91,7 @@ def settle(c, entry):
     """See to it that a resident is in the queue if the leader does not hold it, and is not if it does."""
     if c.entry[entry, WHERE + c.word[LEADER]] >= 0:
         unqueue(c, entry)
-    elif c.entry[entry, SLOT] >= 0 and not c.entry[entry, QUEUED]:
+    elif c.entry[entry, SLOT] >= 0 and not c.queued[entry]:
         enqueue(c, entry)
 
 
@@ -106,23 +101,23 @@ def gather_queue(c):
     entry = c.entry
     leader = WHERE + c.word[LEADER]
     for i in range(c.history.clock[1]):
-        at = c.slot[c.slot[i, ORDER], ENTRY]
+        at = c.resident[i]
         unqueue(c, at)
         if entry[at, leader] < 0:
             enqueue(c, at)
 
 
 @lean_kernel
-def leave(c, slot):
-    slots = c.slot
-    at = slots[slot, PLACE]
-    last = slots[c.history.clock[1] - 1, ORDER]
-    slots[at, ORDER] = last
-    slots[last, PLACE] = at
-    slots[slot, PLACE] = -1
-    entry = slots[slot, ENTRY]
+def leave(c, entry):
+    fact = c.history.fact
+    at = fact[FACTS * entry + PLACE]
+    end = c.history.clock[1] - 1
+    last = c.resident[end]
+    c.resident[at] = last
+    c.reprieved[at] = c.reprieved[end]
+    fact[FACTS * last + PLACE] = at
     c.entry[entry, SLOT] = -1
-    c.word[USED] -= c.history.fact[FACTS * entry + SIZE]
+    c.word[USED] -= fact[FACTS * entry + SIZE]
     unqueue(c, entry)
     note_eviction(c.history, entry, True)
 
@@ -162,14 +157,14 @@ def reprieve(c, count):
     What was just seen to be far from the worst seldom is by then. So fewer rows are written and scored for as many
     draws, from which the worst are taken.
     """
-    drawn, score, slot = c.drawn, c.score, c.slot
+    drawn, score, fact, reprieved = c.drawn, c.score, c.history.fact, c.reprieved
     mean = 0.0
     for i in range(count):
         mean += score[i]
     mean /= count
     for i in range(count):
         kept = c.rank[i] != TAKEN and score[i] < mean
-        slot[c.entry[drawn[i], SLOT], REPRIEVED] = np.int32(c.level[REPRIEVES]) if kept else np.int32(0)
+        reprieved[fact[FACTS * drawn[i] + PLACE]] = np.uint8(c.level[REPRIEVES]) if kept else np.uint8(0)
 
 
 @lean_kernel
@@ -259,7 +254,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             # The model predicts the log of the time per use: the longer, the sooner to go.
             if varies and c.word[UNEQUAL]:
                 score[i] -= c.value[drawn[i]]
-            score[i] -= penalty(c) * (1 - c.entry[drawn[i], QUEUED])
+            score[i] -= penalty(c) * (1 - c.queued[drawn[i]])
         number(score, c.rank, count)
         for v in range(victims):
             worst = take_highest(c.rank, count)
@@ -273,7 +268,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
 
     @lean_kernel
     def next_victim(c, samples, model):
-        """Return the slot of the next object to go."""
+        """Return the entry of the next object to go."""
         word, fact = c.word, c.history.fact
         if word[HAS_MODEL] == 0 or c.level[LAMBDA] >= c.level[MOST]:
             if is_sampled(c, samples, 1):
@@ -282,7 +277,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
                 keep_rows(c, samples, 0)
             chosen = np.int64(back(c.queue, c.history.free.size))
             if chosen < c.history.free.size:
-                return c.entry[chosen, SLOT]
+                return chosen
             # The leader holds all that is held here, as it may after it lost an object to a full history.
         while True:
             while word[HEAD] < word[TAIL]:
@@ -290,7 +285,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
                 word[HEAD] += 1
                 chosen = c.victim[at, 0]
                 if c.entry[chosen, SLOT] >= 0 and fact[FACTS * chosen + LAST] == c.victim[at, 1]:
-                    return c.entry[chosen, SLOT]
+                    return chosen
             refill(c, samples, model)
 
     @lean_subroutine
@@ -304,7 +299,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         new.entry[0] = entry
         write(h, new.entry, 1, len(c.slot), new.x)
         if sampled:  # the model must know newcomers, which are rare among random residents
-            record(samples, new.x, 0, entry, h.clock[KNOWN], residence_known(h, len(c.slot)))
+            record(samples, h.fact, new.x, 0, entry, h.clock[KNOWN], residence_known(h, len(c.slot)))
         if not learned:
             return False
         rank_columns(model, new.x, 1, new.score, c.spare)
@@ -345,14 +340,14 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             held = held_by_shadows(c, ghost)
         if held or c.history.fact[FACTS * ghost + LAST] > c.history.clock[0] - c.word[PENDING]:
             expel(c, shadows, ghost)
-        lose(samples, ghost)
+        lose(samples, c.history.fact, ghost)
 
     @lean_kernel
     def hit(s, slot, e):
         c = s.core
-        entry = c.slot[slot, ENTRY]
+        entry = c.slot[slot]
         note_hit(c.history, entry, e, len(c.slot))
-        resolve(s.samples, entry, c.history.clock[KNOWN])
+        resolve(s.samples, c.history.fact, entry, c.history.clock[KNOWN])
         note_request(c, entry, e)
         if c.word[PENDING] == PENDINGS:
             catch_up(c, s.shadows)
@@ -367,10 +362,11 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         if not spare(h, e):
             make_room(c, s.samples, s.shadows)
         entry = note_miss(h, e, len(c.slot))
-        resolve(s.samples, entry, h.clock[KNOWN])
+        resolve(s.samples, h.fact, entry, h.clock[KNOWN])
         c.history.fact[FACTS * entry + SIZE] = e.size
         c.word[CURRENT] = entry
-        c.value[entry] = worth(weight, e.size)
+        if c.word[UNEQUAL]:  # before, 0.0 is what all are worth
+            c.value[entry] = worth(weight, e.size)
         c.missed[c.led.size] += weight
         c.missed[c.led.size + 1] += 1.0
         note_request(c, entry, e)
@@ -394,8 +390,9 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
 
     @lean_kernel
     def evict(s, e):
-        slot = next_victim(s.core, s.samples, s.model)
-        leave(s.core, slot)
+        entry = next_victim(s.core, s.samples, s.model)
+        slot = s.core.entry[entry, SLOT]
+        leave(s.core, entry)
         return slot
 
     @lean_kernel
@@ -404,10 +401,10 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         entry = c.word[CURRENT]
         note_insertion(c.history, entry, e)
         at = c.history.clock[1] - 1
-        c.slot[slot, ENTRY] = entry
-        c.slot[slot, REPRIEVED] = 0
-        c.slot[at, ORDER] = slot
-        c.slot[slot, PLACE] = at
+        c.slot[slot] = entry
+        c.resident[at] = entry
+        c.reprieved[at] = 0
+        c.history.fact[FACTS * entry + PLACE] = at
         c.entry[entry, SLOT] = slot
         c.word[USED] += e.size
         settle(c, entry)
@@ -415,7 +412,8 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
     @lean_kernel
     def remove(s, slot):
         catch_up(s.core, s.shadows)  # of what is in the cache, while it is
-        drop(s.core, s.shadows, s.core.slot[slot, ENTRY])
-        leave(s.core, slot)
+        entry = s.core.slot[slot]
+        drop(s.core, s.shadows, entry)
+        leave(s.core, entry)
 
     return Kernels(hit, admit, evict, insert, remove)

@@ -10,7 +10,6 @@ from kvpredict.features.samples import collect, record
 from kvpredict.policies.guarded.state import (
     BEGUN,
     DUE,
-    ENTRY,
     FITS,
     HAS_MODEL,
     HORIZON,
@@ -18,9 +17,7 @@ from kvpredict.policies.guarded.state import (
     LAMBDA,
     LEARNS,
     NEXT_FIT,
-    ORDER,
     PER_DECISION,
-    REPRIEVED,
 )
 from kvpredict.scorers.boosting import fit_ranks
 
@@ -71,21 +68,21 @@ def is_sampled(c, samples, victims):
 @lean_kernel
 def draw(c, start, end):
     """Draw residents at random."""
-    drawn, slot, word, held = c.drawn, c.slot, c.word, c.history.clock[1]
+    drawn, resident, word, held = c.drawn, c.resident, c.word, c.history.clock[1]
     for i in range(start, end):
-        drawn[i] = slot[slot[below(word, held), ORDER], ENTRY]
+        drawn[i] = resident[below(word, held)]
 
 
 @lean_kernel
 def draw_anew(c, start, draws):
     """Draw so many residents at random, but pass over those with a reprieve; return the end of the others."""
-    drawn, slot, word, held = c.drawn, c.slot, c.word, c.history.clock[1]
+    drawn, resident, reprieved, word, held = c.drawn, c.resident, c.reprieved, c.word, c.history.clock[1]
     end = start
     for _ in range(draws):
-        at = slot[below(word, held), ORDER]
-        left = slot[at, REPRIEVED]
-        drawn[end] = slot[at, ENTRY]
-        slot[at, REPRIEVED] = left - (left > 0)
+        at = below(word, held)
+        left = reprieved[at]
+        drawn[end] = resident[at]
+        reprieved[at] = left - (left > 0)
         end += left == 0
     return end
 
@@ -96,7 +93,7 @@ def keep_rows(c, samples, start):
     h = c.history
     unit = residence_known(h, len(c.slot))
     for i in range(start, start + PER_DECISION):
-        record(samples, c.x, i, c.drawn[i], h.clock[KNOWN], unit)
+        record(samples, h.fact, c.x, i, c.drawn[i], h.clock[KNOWN], unit)
 
 
 @lean_kernel

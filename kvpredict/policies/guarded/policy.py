@@ -16,7 +16,7 @@ from kvpredict.core.random import seed_random
 from kvpredict.core.rows import make_rows
 from kvpredict.core.shadow import leaves, make_requests, make_shadows
 from kvpredict.core.validate import list_nodes
-from kvpredict.features.facts import FACTS, SIZE
+from kvpredict.features.facts import FACTS, PLACE, SAMPLE, SIZE
 from kvpredict.features.history import make_history
 from kvpredict.features.samples import make_samples
 from kvpredict.features.schema import BASE_FEATURES, Schema
@@ -38,7 +38,6 @@ from kvpredict.policies.guarded.state import (
     CAPACITY,
     CURRENT,
     DUE,
-    ENTRY,
     FITS,
     HAS_MODEL,
     INHERITED,
@@ -48,11 +47,8 @@ from kvpredict.policies.guarded.state import (
     NEXT_FIT,
     NOTED,
     NOTES,
-    ORDER,
     PENDINGS,
     PER_DECISION,
-    PLACE,
-    QUEUED,
     REFUSALS,
     RNG,
     SIGNALS,
@@ -211,6 +207,7 @@ class Guarded(Policy):
     def make_state(self, capacity: int, slots: int, seed: int) -> State:
         width = len(BASE_FEATURES)
         history = make_history(slots, self.history, regions=self.regions)
+        history.fact[SAMPLE::FACTS] = -1
         entries = history.free.size
         leaders = self._policies()
         word = np.zeros(WORDS, np.int64)
@@ -227,11 +224,13 @@ class Guarded(Policy):
         wide = 1 << (columns - 1).bit_length()  # so that no row lies on two cache lines
         entry = make_rows((entries, wide), np.int32)
         entry[:] = -1
-        entry[:, QUEUED] = 0
         core = Core(
             history=history,
-            slot=np.full((slots, 4), -1, np.int32),
+            slot=np.zeros(slots, np.int32),
+            resident=np.zeros(slots, np.int32),
+            reprieved=np.zeros(slots, np.uint8),
             entry=entry,
+            queued=np.zeros(entries, np.uint8),
             queue=make_links(entries),
             value=np.zeros(entries),
             requests=make_requests(PENDINGS),
@@ -264,7 +263,7 @@ class Guarded(Policy):
             np.negative(model.far.base, out=model.far.base)
         return State(
             core=core,
-            samples=make_samples(self.samples, width, entries),
+            samples=make_samples(self.samples, width),
             training=make_training(self.samples, width, DEPTH),
             model=model,
             shadows=shadows,
@@ -358,15 +357,16 @@ class Guarded(Policy):
         c = state.core
         h = c.history
         held = int(h.clock[1])
-        mine = c.slot[resident, ENTRY]
-        assert sorted(c.slot[:held, ORDER].tolist()) == resident.tolist()
+        mine = c.slot[resident]
+        assert sorted(c.resident[:held].tolist()) == sorted(mine.tolist())
+        assert (h.fact[FACTS * c.resident[:held] + PLACE] == np.arange(held)).all()
         assert (c.entry[mine, SLOT] == resident).all()
-        assert int((c.entry[:, SLOT] >= 0).sum()) == held == int((c.slot[:, PLACE] >= 0).sum())
+        assert int((c.entry[:, SLOT] >= 0).sum()) == held
         assert int(h.fact[FACTS * mine + SIZE].sum()) == c.word[USED] <= c.word[CAPACITY]
         ghosts = list_nodes(h.links, h.free.size)
         assert sorted([*ghosts, *mine.tolist(), *h.free[: h.clock[4]].tolist()]) == list(range(h.free.size))
         queue = list_nodes(c.queue, h.free.size)
-        assert sorted(queue) == np.flatnonzero(c.entry[:, QUEUED]).tolist()
+        assert sorted(queue) == np.flatnonzero(c.queued).tolist()
         assert sorted(queue) == sorted(mine[c.entry[mine, WHERE + c.word[LEADER]] < 0].tolist())
         policies = self._policies() * (1 + (self.sample < 1))
         for k, (shadow, leader) in enumerate(zip(leaves(state.shadows), policies, strict=True)):

@@ -9,8 +9,7 @@ from kvpredict.features.history import History
 from kvpredict.features.samples import Samples
 from kvpredict.scorers.boosting import Ranks, Training
 
-ENTRY, ORDER, PLACE, REPRIEVED = 0, 1, 2, 3  # columns of Core.slot
-SLOT, QUEUED, WHERE = 0, 1, 2  # columns of Core.entry
+SLOT, WHERE = 0, 1  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
     DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN, MISSES,
@@ -39,10 +38,12 @@ class Core(NamedTuple):
     """All but the large parts, so that most kernels need only this."""
 
     history: History
-    slot: np.ndarray  # int32 [slots, 4]: history entry of the object in each slot; the slots in use, in any order; each
-    # slot's position in that order, -1 when free; how many more times its object is passed over as a candidate
-    entry: np.ndarray  # int32 [entries, 2 + shadows or more]: slot of the object, -1 when not resident; 1 while in the
-    # queue; slot in each shadow, -1 when it does not hold the object
+    slot: np.ndarray  # int32 [slots], history entry of the object in each slot
+    resident: np.ndarray  # int32 [slots], history entries of the objects held, in any order
+    reprieved: np.ndarray  # uint8 [slots], how many more times each of these is passed over as a candidate
+    entry: np.ndarray  # int32 [entries, 1 + shadows or more]: slot of the object, -1 when not resident; slot in each
+    # shadow, -1 when it does not hold the object
+    queued: np.ndarray  # uint8 [entries], 1 while in the queue
     queue: np.ndarray  # int32 [2 * (entries + 1)], residents that the leader does not hold, latest in front
     value: np.ndarray  # float64 [entries], log of what a miss counts for, for each unit of size
     requests: Requests  # not yet shown to the shadows
