@@ -55,7 +55,7 @@ def misses(fitted: Fitted, trace: Trace) -> int:
     ("phase", "starts"), [({"updates": 0}, 1), ({"imitation": 0}, 1), ({"imitation": 0, "credit": "hits"}, 4)]
 )
 def test_each_phase_alone_learns_an_easy_workload_from_nothing(phase: dict[str, object], starts: int) -> None:
-    """Hits alone, which come long after what earned them, lead nowhere from half of all nets: the best of four counts."""
+    """Hits alone, long after what earned them, lead nowhere from half of all nets: the best of four counts."""
     trace = lasting_and_passing(12_000)
     agent = learner("agent", **(SMALL | {"imitation": 25, "updates": 25, "learning_rate": 3e-3} | phase))
     later = lasting_and_passing(12_000, seed=1)
