@@ -73,9 +73,14 @@ def _part(run):
 
 
 @lean_kernel
+def _place(table, number):
+    return hash_key(number) & (len(table) - 1)
+
+
+@lean_kernel
 def _claim(table, number):
     """Return the place of a run, which is its own from now on."""
-    at = hash_key(number) & (len(table) - 1)
+    at = _place(table, number)
     if table[at, NUMBER] != number & LOW:
         table[at, NUMBER] = number & LOW
         for j in range(WHOLE + RATE, table.shape[1], EACH):
@@ -135,12 +140,11 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
         run = fact[FACTS * entries[i] + KEY] >> lowest
         age = now - fact[FACTS * entries[i] + LAST]
         number = run >> LARGE
-        at = hash_key(number) & (len(large) - 1)
+        at = _place(large, number)
         _gather(large, at, _part(run), number, now, age, out, i, j)
         _gather(large, at, WHOLE, number, now, age, out, i, j + width)
         number = run >> HUGE
-        at = hash_key(number) & (len(huge) - 1)
-        _gather(huge, at, WHOLE, number, now, age, out, i, j + 2 * width)
+        _gather(huge, _place(huge, number), WHOLE, number, now, age, out, i, j + 2 * width)
     for _ in range(LEVELS):  # apart from the above, so that it runs on several rows at once
         for i in range(count):
             age, rate = np.float64(out[i, j + 1]), np.float64(out[i, j + 3])
