@@ -13,12 +13,14 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from kvpredict.core.jit import interpreted, kernel, lean_kernel
-from kvpredict.core.policy import Event, Kernels, Policy
+from kvpredict.core.policy import Event, Kernels, Policy, expect_nothing
+from kvpredict.core.prefetch import prefetch
 
 __all__ = ["Engine", "Host", "bind", "extra_reader", "make_host"]
 
 CAPACITY, USED, FREE, VICTIMS = 0, 1, 2, 3  # indices into Host.counts
 REFUSED, HIT, ADMITTED = 0, 1, 2  # what replay says of each request
+AHEAD = 8  # requests by which a policy knows, soon before, of one; the first time twice as many
 
 
 class Host(NamedTuple):
@@ -75,7 +77,8 @@ def bind(policy: Policy) -> Engine:
 
 @lru_cache(maxsize=256)
 def _bind(kernels: Kernels, extras: int) -> Engine:
-    on_hit, admit, evict, insert, remove = kernels
+    on_hit, admit, evict, insert, remove, expect = kernels
+    looks_ahead = expect is not expect_nothing
     read_extra = extra_reader(extras)
 
     @lean_kernel
@@ -108,6 +111,8 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
 
     @lean_kernel
     def place(s, h, time, key, size, hint, extra):
+        if looks_ahead:
+            expect(s, np.int32(-1), key, False)
         # As in replay, an object of size 0 takes one unit.
         slot = place_event(s, h, Event(time, key, max(size, np.int64(1)), hint, read_extra(extra, 0)))
         if extras > 0 and slot >= 0:
@@ -118,6 +123,9 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
     def drain(s, h, slots, times):
         for i in range(slots.size):
             slot = slots[i]
+            if looks_ahead and i + 2 * AHEAD < slots.size:
+                expect(s, slots[i + 2 * AHEAD], h.key[slots[i + 2 * AHEAD]], False)
+                expect(s, slots[i + AHEAD], h.key[slots[i + AHEAD]], True)
             if h.live[slot]:
                 e = Event(times[i], h.key[slot], h.size[slot], h.hint[slot], read_extra(h.extra, slot))
                 on_hit(s, slot, e)
@@ -137,6 +145,10 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
         used = h.counts[USED]
         free_count = h.counts[FREE]
         for i in range(ids.size):
+            if looks_ahead and i + 3 * AHEAD < ids.size:
+                prefetch(slot_of, ids[i + 3 * AHEAD])
+                expect(s, slot_of[ids[i + 2 * AHEAD]], keys[i + 2 * AHEAD], False)
+                expect(s, slot_of[ids[i + AHEAD]], keys[i + AHEAD], True)
             ref = ids[i]
             slot = slot_of[ref]
             e = Event(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.index import check_index, index_drop, index_get, index_put, make_index
+from kvpredict.core.index import check_index, index_await, index_drop, index_get, index_put, make_index
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.rows import make_rows
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_ghost_queue",
     "make_ghost_queue",
     "queue_add",
+    "queue_await",
     "queue_take",
     "queue_trim",
     "queue_units",
@@ -55,6 +56,12 @@ def queue_take(g, key):
 
 
 @lean_kernel
+def queue_await(g, key):
+    """Prefetch where ``key`` is looked up, or will be remembered."""
+    index_await(g.cells, key)
+
+
+@lean_kernel
 def queue_add(g, key, size, limit):
     """Remember ``key``, which is not a ghost, and forget the oldest as long as ``limit`` units would be exceeded."""
     nodes = g.nodes
@@ -75,6 +82,7 @@ def queue_add(g, key, size, limit):
     nodes[head + OLDER] = node
     nodes[head + UNITS] += size
     index_put(g.cells, key, node)
+    index_await(g.cells, nodes[4 * nodes[head + NEWER] + KEY])  # the next to be forgotten
 
 
 @lean_kernel

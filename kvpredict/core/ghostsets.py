@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.prefetch import prefetch
 from kvpredict.core.rows import make_rows
 from kvpredict.core.table import hash_key
 
-__all__ = ["NOTHING", "WAYS", "GhostSets", "check_ghost_sets", "make_ghost_sets", "set_add", "set_take"]
+__all__ = ["NOTHING", "WAYS", "GhostSets", "check_ghost_sets", "make_ghost_sets", "set_add", "set_await", "set_take"]
 
 WAYS = 7
 NOTHING = -np.inf  # the number of no key
@@ -37,6 +38,14 @@ def make_ghost_sets(n: int) -> GhostSets:
 @lean_kernel
 def _set(g, key):
     return (hash_key(key) * len(g.key)) >> 32
+
+
+@lean_kernel
+def set_await(g, key):
+    """Prefetch where ``key`` is looked up, or will be remembered."""
+    at = _set(g, key)
+    prefetch(g.key, at)
+    prefetch(g.value, at)
 
 
 @lean_kernel

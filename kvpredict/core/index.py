@@ -8,9 +8,10 @@ row only where the hash matches. The key of row ``i`` is ``rows[width * i]``.
 import numpy as np
 
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.prefetch import prefetch
 from kvpredict.core.table import hash_key
 
-__all__ = ["check_index", "index_drop", "index_get", "index_put", "make_index"]
+__all__ = ["check_index", "index_await", "index_drop", "index_get", "index_guess", "index_put", "make_index"]
 
 _LOW = 0xFFFFFFFF
 
@@ -34,6 +35,18 @@ def index_get(cells, rows, width, key):
         i = (i + 1) & mask
         cell = cells[i]
     return np.int64(-1)
+
+
+@lean_kernel
+def index_await(cells, key):
+    """Prefetch where ``key`` is or will be put."""
+    prefetch(cells, (hash_key(key) >> 1) & (cells.size - 1))
+
+
+@lean_kernel
+def index_guess(cells, key):
+    """Return the row of ``key`` if its cell is the first to look at; else any other's, or -1."""
+    return (cells[(hash_key(key) >> 1) & (cells.size - 1)] & _LOW) - 1
 
 
 @lean_kernel

@@ -1,13 +1,16 @@
 """The policy contract: a policy ranks slots, and never sees keys, values or who is asking.
 
-A policy is a frozen dataclass of hyper-parameters. ``state`` makes its arrays; five kernels, plain functions
-compiled by Numba, act on them. A host (simulator, in-process cache, KV cache) maps keys to slots and calls:
+A policy is a frozen dataclass of hyper-parameters. ``state`` makes its arrays; kernels, plain functions compiled
+by Numba, act on them. A host (simulator, in-process cache, KV cache) maps keys to slots and calls:
 
 - on a hit: ``hit(s, slot, e)``;
 - on a miss of an object that can fit: ``admit(s, e)``; if true, ``evict(s, e)`` until it fits, then
   ``insert(s, slot, e)``. ``evict`` chooses a slot, unlinks it and returns it; it is only called with at least one
   slot in use. ``admit`` is also where a policy learns of the miss (adapts to a ghost hit, say);
-- when the owner deletes or expires an entry: ``remove(s, slot)``.
+- when the owner deletes or expires an entry: ``remove(s, slot)``;
+- where it knows what comes, ``expect(s, slot, key, soon)`` before a request to ``key``, which so far is in ``slot``, or
+  nowhere, -1: once some requests ahead, and again ``soon`` before, when what was asked for the first time has arrived.
+  That changes nothing but what the processor has at hand (``core.prefetch``).
 """
 
 from collections.abc import Callable
@@ -18,9 +21,9 @@ import numpy as np
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.fields import check_fields
-from kvpredict.core.jit import kernel
+from kvpredict.core.jit import kernel, lean_kernel
 
-__all__ = ["Event", "Kernels", "Policy", "Trainer", "Traits", "always_admit", "require"]
+__all__ = ["Event", "Kernels", "Policy", "Trainer", "Traits", "always_admit", "expect_nothing", "require"]
 
 
 class Event(NamedTuple):
@@ -55,14 +58,20 @@ class Traits(NamedTuple):
     bypass: bool = False
 
 
+@lean_kernel
+def expect_nothing(s, slot, key, soon):
+    """Leave it to the processor what is looked up next."""
+
+
 class Kernels(NamedTuple):
-    """The five compiled functions of a policy."""
+    """The compiled functions of a policy."""
 
     hit: Any
     admit: Any
     evict: Any
     insert: Any
     remove: Any
+    expect: Any = expect_nothing
 
 
 IDLE, WANTED, BEGUN = 0, 1, 2  # what Trainer.due says of training
@@ -101,7 +110,8 @@ class Policy:
     """Base of all policies; a subclass adds its hyper-parameters as fields and the members below.
 
     Class members: ``name``; ``traits``; kernels ``hit``, ``admit`` (default: everything), ``evict``, ``insert``,
-    ``remove`` as static methods (or, for a policy composed at run time, an override of ``kernels``).
+    ``remove``, ``expect`` (default: nothing) as static methods (or, for a policy composed at run time, an override of
+    ``kernels``).
     """
 
     name: ClassVar[str]
@@ -113,6 +123,7 @@ class Policy:
     evict: ClassVar[Any]
     insert: ClassVar[Any]
     remove: ClassVar[Any]
+    expect: ClassVar[Any] = staticmethod(expect_nothing)
 
     def __post_init__(self) -> None:
         """Check that parameters are of the types that they are annotated with; a subclass that checks more calls it."""
@@ -120,7 +131,7 @@ class Policy:
 
     def kernels(self) -> Kernels:
         """Return the compiled functions; the engine compiles one replay loop for each distinct tuple."""
-        return Kernels(self.hit, self.admit, self.evict, self.insert, self.remove)
+        return Kernels(self.hit, self.admit, self.evict, self.insert, self.remove, self.expect)
 
     def state(self, capacity: int, seed: int = 0, slots: int | None = None) -> Any:
         """Make the state of an empty cache.

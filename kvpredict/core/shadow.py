@@ -50,11 +50,14 @@ class ShadowKernels(NamedTuple):
     others among the first ``awake``; the rest sleep. ``gone`` is overwritten.
 
     ``drop(shadows, table, entry)``: take an object out of all of them.
+
+    ``expect(shadows, key)``: a request for ``key`` comes soon, which they may miss.
     """
 
     lead: Any
     follow: Any
     drop: Any
+    expect: Any
 
 
 def make_requests(n: int) -> Requests:
@@ -91,8 +94,8 @@ def shadow_kernels(kernels: Sequence[Kernels], column: int, weigh: Any, k: int =
 
 
 def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
-    lead_left, follow_left, drop_left = left
-    lead_right, follow_right, drop_right = right
+    lead_left, follow_left, drop_left, expect_left = left
+    lead_right, follow_right, drop_right, expect_right = right
 
     @lean_kernel
     def lead(shadows, table, gone, missed, requests, start, end, leader):
@@ -109,11 +112,16 @@ def _pair(left: ShadowKernels, right: ShadowKernels) -> ShadowKernels:
         drop_left(shadows[0], table, entry)
         drop_right(shadows[1], table, entry)
 
-    return ShadowKernels(lead, follow, drop)
+    @lean_kernel
+    def expect(shadows, key):
+        expect_left(shadows[0], key)
+        expect_right(shadows[1], key)
+
+    return ShadowKernels(lead, follow, drop, expect)
 
 
 def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
-    hit, admit, evict, insert, remove = kernels
+    hit, admit, evict, insert, remove, expect_request = kernels
 
     @lean_kernel
     def release(shadow, slot):
@@ -168,4 +176,8 @@ def _single(kernels: Kernels, column: int, weigh: Any, k: int) -> ShadowKernels:
             table[entry, column] = -1
             release(shadow, slot)
 
-    return ShadowKernels(lead, follow, drop)
+    @lean_kernel
+    def expect(shadow, key):
+        expect_request(shadow.state, np.int32(-1), key, False)
+
+    return ShadowKernels(lead, follow, drop, expect)

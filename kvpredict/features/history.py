@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kvpredict.core.arithmetic import half_lives
-from kvpredict.core.index import index_drop, index_get, index_put, make_index
+from kvpredict.core.index import index_await, index_drop, index_get, index_guess, index_put, make_index
 from kvpredict.core.jit import lean_kernel
-from kvpredict.core.lists import back, make_links, push_front, unlink
+from kvpredict.core.lists import back, make_links, newer, push_front, unlink
+from kvpredict.core.prefetch import prefetch
 from kvpredict.core.rows import make_rows
 from kvpredict.features.facts import EVICTED, FACTS, FIRST, INSERTED, KEY, LAST
 from kvpredict.features.regions import Regions, make_regions, visit, write_regions
@@ -24,7 +25,11 @@ from kvpredict.features.schema import BASE_FEATURES, MISSING, OWN_FEATURES
 
 __all__ = [
     "History",
+    "await_entry",
+    "await_forgetting",
+    "await_key",
     "forget",
+    "likely_entry",
     "make_history",
     "note_eviction",
     "note_hit",
@@ -154,6 +159,37 @@ def spare(h, e):
 def oldest_ghost(h):
     """Return the entry that ``note_miss`` forgets next."""
     return back(h.links, h.free.size)
+
+
+@lean_kernel
+def await_key(h, key):
+    """Prefetch what tells the entry of ``key``."""
+    index_await(h.cells, key)
+
+
+@lean_kernel
+def likely_entry(h, key):
+    """Return the entry of ``key`` or another, whichever takes the fewest look-ups, or -1."""
+    return index_guess(h.cells, key)
+
+
+@lean_kernel
+def await_entry(h, entry):
+    """Prefetch what is remembered in an ``entry``."""
+    prefetch(h.fact, FACTS * entry)
+    prefetch(h.row, entry)
+
+
+@lean_kernel
+def await_forgetting(h, ghost):
+    """Prefetch what is forgotten after ``ghost``, which is in the list; return the next ghost but one."""
+    after = newer(h.links, ghost)
+    later = newer(h.links, after)
+    if after < h.free.size:
+        index_await(h.cells, h.fact[FACTS * after + KEY])
+    prefetch(h.fact, FACTS * later)
+    prefetch(h.row, later)
+    return later
 
 
 @lean_kernel

@@ -13,12 +13,13 @@ import numpy as np
 
 from kvpredict.core.arithmetic import half_lives
 from kvpredict.core.jit import lean_kernel
+from kvpredict.core.prefetch import prefetch
 from kvpredict.core.rows import make_rows
 from kvpredict.core.table import hash_key
 from kvpredict.features.facts import FACTS, KEY, LAST
 from kvpredict.features.schema import REGION_FEATURES, REGION_SIZES
 
-__all__ = ["Regions", "make_regions", "visit", "write_regions"]
+__all__ = ["Regions", "await_visit", "make_regions", "visit", "write_regions"]
 
 LEVELS = len(REGION_SIZES)
 SMALL, LARGE, HUGE = (size.bit_length() - 1 for size in REGION_SIZES)
@@ -64,6 +65,15 @@ def visit(g, key, known, now, unit):
     _count(g.large, at, WHOLE, known, now, unit)
     _count(g.large, at, _part(run), known, now, unit)
     _count(g.huge, _claim(g.huge, run >> HUGE), WHOLE, known, now, unit)
+
+
+@lean_kernel
+def await_visit(g, key):
+    """Prefetch what an access to ``key`` is recorded in."""
+    if len(g.large) > 0:
+        run = key >> g.bits[LOWEST]
+        prefetch(g.large, _place(g.large, run >> LARGE))
+        prefetch(g.huge, _place(g.huge, run >> HUGE))
 
 
 @lean_kernel
@@ -147,11 +157,13 @@ def write_regions(g, fact, entries, count, now, per_unit, out, j):
         _gather(huge, _place(huge, number), WHOLE, number, now, age, out, i, j + 2 * width)
     for _ in range(LEVELS):  # apart from the above, so that it runs on several rows at once
         for i in range(count):
-            age, rate = np.float64(out[i, j + 1]), np.float64(out[i, j + 3])
-            since = np.float64(out[i, j]) if rate > 0.0 else age
+            # Nothing is read on a condition: that would be one row after the other.
+            last, age = np.float64(out[i, j]), np.float64(out[i, j + 1])
+            share, rate = out[i, j + 2], np.float64(out[i, j + 3])
+            since = last if rate > 0.0 else age
             out[i, j] = since * per_unit
             out[i, j + 1] = max(age - since, 0.0) * per_unit
-            out[i, j + 2] = out[i, j + 2] if rate > 0.0 else np.float32(-1.0)
+            out[i, j + 2] = share if rate > 0.0 else np.float32(-1.0)
             out[i, j + 3] = rate * half_lives(since * per_unit)
         j += width
 

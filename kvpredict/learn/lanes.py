@@ -198,7 +198,7 @@ def _slicer(example: Any) -> Callable[..., Any]:
 
 @lru_cache(maxsize=16)
 def _compile(kernels: Any, extras: int, slice_state: Any, slice_play: Any) -> Callable[..., None]:
-    on_hit, admit, _, insert, remove = kernels
+    on_hit, admit, _, insert, remove, _ = kernels
     read_extra = extra_reader(extras)
 
     @lean_kernel

@@ -22,7 +22,7 @@ from kvpredict.core.frequencies import (
     frequency_put,
     make_frequencies,
 )
-from kvpredict.core.ghostsets import NOTHING, GhostSets, check_ghost_sets, make_ghost_sets, set_add, set_take
+from kvpredict.core.ghostsets import NOTHING, GhostSets, check_ghost_sets, make_ghost_sets, set_add, set_await, set_take
 from kvpredict.core.heap import check_heap, heap_drop, heap_lowest, heap_push, heap_update, make_heap
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Kernels, Policy, require
@@ -176,4 +176,9 @@ def _kernels(decays: bool) -> Kernels:
     def remove(s, slot):
         drop(s.order, slot)
 
-    return Kernels(hit, admit, evict, insert, remove)
+    @lean_kernel
+    def expect(s, slot, key, soon):
+        if slot < 0 and not soon:
+            set_await(s.history, key)
+
+    return Kernels(hit, admit, evict, insert, remove, expect)

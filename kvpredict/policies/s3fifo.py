@@ -13,10 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvpredict.core.ghostqueue import GhostQueue, check_ghost_queue, make_ghost_queue, queue_add, queue_take
+from kvpredict.core.ghostqueue import (
+    GhostQueue,
+    check_ghost_queue,
+    make_ghost_queue,
+    queue_add,
+    queue_await,
+    queue_take,
+)
 from kvpredict.core.jit import lean_kernel
-from kvpredict.core.lists import back, make_links, move_to_front, push_front, unlink
+from kvpredict.core.lists import back, make_links, move_to_front, newer, push_front, unlink
 from kvpredict.core.policy import Policy, require
+from kvpredict.core.prefetch import prefetch
 from kvpredict.core.validate import list_nodes
 
 __all__ = ["S3FIFO"]
@@ -113,6 +121,10 @@ class S3FIFO(Policy):
                 n[UNITS + SMALL] -= size
                 if freq[slot] < n[THRESHOLD]:
                     queue_add(s.ghosts, node[4 * slot + KEY], size, n[GHOST])
+                    after = back(links, small)
+                    if after != small:  # the next victims, as likely as not
+                        queue_await(s.ghosts, node[4 * after + KEY])
+                        prefetch(node, 4 * newer(links, after))
                     return slot
                 push_front(links, main, slot)
                 n[UNITS + MAIN] += size
@@ -145,6 +157,12 @@ class S3FIFO(Policy):
             n[UNITS + SMALL] += e.size
             n[ENTERED] += e.size
             s.node[4 * slot + BORN] = n[ENTERED]
+
+    @staticmethod
+    @lean_kernel
+    def expect(s, slot, key, soon):
+        if slot < 0 and not soon:
+            queue_await(s.ghosts, key)
 
     @staticmethod
     @lean_kernel

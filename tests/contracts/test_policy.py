@@ -231,6 +231,24 @@ def test_drained_in_batches_equals_one_by_one(name: str, unit: str) -> None:
 
 
 @every_policy
+def test_to_expect_a_request_changes_nothing(name: str) -> None:
+    made = make(name)
+    trace = contract_trace(600, 60, columns=made.extra)
+    host = DictHost(made, 20)
+    hints = trace.next_use if made.traits.oracle else trace.columns["cost"]
+    for i in range(len(trace)):
+        host.access(int(trace.keys[i]), 1, float(trace.times[i]), float(hints[i]), row(made))
+    before = [array.copy() for array in arrays(host.state)]
+    expect = made.kernels().expect
+    for slot in (-1, *range(20)):  # in use or not, whoever is in it
+        for key in (0, -1, 2**63 - 1, -(2**63), *trace.keys[:40].tolist()):
+            for soon in (False, True):
+                expect(host.state, np.int32(slot), np.int64(key), soon)
+    for now, then in zip(arrays(host.state), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@every_policy
 def test_batches_change_nothing_when_drained_before_the_next_miss(name: str) -> None:
     made = make(name)
     trace = contract_trace(800, 60, columns=made.extra)

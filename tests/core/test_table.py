@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpredict.core.index import check_index, index_drop, index_get, index_put, make_index
+from kvpredict.core.index import check_index, index_drop, index_get, index_guess, index_put, make_index
 from kvpredict.core.table import hash_key, make_table, table_get, table_put
 from tests.strategies import THOROUGH
 
@@ -54,7 +54,15 @@ def test_index_equals_a_dict(operations: list[tuple[bool, int]]) -> None:
             free.append(row)
         for known in KEYS:
             assert index_get(cells, rows, 3, known) == model.get(known, -1)
+            assert index_guess(cells, known) in {-1, *model.values()}
         check_index(cells, rows, 3, list(model.values()))
+
+
+def test_a_guess_is_right_unless_keys_are_in_each_others_way() -> None:
+    cells, keys = make_index(1000), np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 1000, dtype=np.int64)
+    for row, key in enumerate(keys):
+        index_put(cells, key, row)
+    assert np.mean([index_guess(cells, key) == row for row, key in enumerate(keys)]) > 0.7
 
 
 def test_a_full_table_finds_every_key() -> None:

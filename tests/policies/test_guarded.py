@@ -21,8 +21,9 @@ from kvpredict.policies.guarded import policy as guarded_policy
 from kvpredict.policies.guarded.contests import by_last_access
 from kvpredict.policies.guarded.guard import look_back
 from kvpredict.policies.guarded.kernels import ROOMY, number, penalty, reprieve, take_highest
-from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, SETTLED, draw_anew
+from kvpredict.policies.guarded.learning import FIRST_FIT, FREE, OLD, PER_FIT, SETTLED, draw_ahead, draw_anew
 from kvpredict.policies.guarded.state import (
+    AHEAD,
     BEGUN,
     FITS,
     INHERITED,
@@ -357,6 +358,29 @@ def test_who_has_a_reprieve_is_passed_over_when_drawn(held: int) -> None:
     assert c.drawn[5 : 5 + len(drawn)].tolist() == drawn
     assert (c.reprieved == left).all()
     assert 0 < len(drawn) < 100
+
+
+@pytest.mark.parametrize("held", [60, 80])
+def test_who_was_drawn_ahead_is_taken_first_if_still_there(held: int) -> None:
+    _, state = run(Trace.from_keys(np.arange(80)), 80, leaders="lru")
+    c = state.core
+    c.resident[:] = np.random.default_rng(0).permutation(c.resident)
+    c.reprieved[:] = 0
+    c.word[AHEAD] = 0
+    word = c.word.copy()
+    for _ in range(3):
+        draw_ahead(c)
+    ahead = c.ahead[: c.word[AHEAD]].copy()
+    assert ahead.tolist() == [below(word, 80) for _ in ahead]
+    c.history.clock[1] = held  # of 80
+    there = [int(at) if at < held else below(word, held) for at in ahead]
+    there += [below(word, held) for _ in range(10)]
+    assert draw_anew(c, 2, len(there)) == 2 + len(there)
+    assert c.drawn[2 : 2 + len(there)].tolist() == c.resident[there].tolist()
+    assert c.word[AHEAD] == 0
+    for _ in range(100):
+        draw_ahead(c)
+    assert c.word[AHEAD] == len(c.ahead), "there is no room for more"
 
 
 @pytest.mark.parametrize("reprieves", [0, 1, 3])

@@ -29,6 +29,7 @@ class NaiveLHD(Naive):
         self.tag: dict[int, dict[str, int]] = {}
         self.recent: list[int | None] = [None] * RECENT
         self.head = self.now = self.configured = 0
+        self.ahead = [slots] * -(-made.candidates // 4)
         self.due = made.reconfigure_every
         self.budget = capacity // 100
         self.hits = np.zeros((CLASSES, self.bins))
@@ -113,8 +114,8 @@ class NaiveLHD(Naive):
             self.rescale()
         self.full = True
         drawn: list[int] = []  # in runs of four, aligned, the last of which goes on at the beginning
-        while len(drawn) < self.made.candidates:
-            start = self.draws.below(len(self.held)) // 4 * 4
+        for ahead in self.ahead:
+            start = ahead if ahead < len(self.held) else self.draws.below(len(self.held)) // 4 * 4
             drawn += [self.held[(start + i) % len(self.held)] for i in range(4)]
         drawn = drawn[: self.made.candidates]
         victim = min([*drawn, *(key for key in self.recent if key is not None)], key=self.rank)
@@ -124,6 +125,7 @@ class NaiveLHD(Naive):
         self.budget += tag["explorer"] * tag["size"]
         self.recent = [None if key == victim else key for key in self.recent]
         swap_remove(self.held, victim)
+        self.ahead = [self.draws.below(len(self.held)) // 4 * 4 for _ in self.ahead]
         return victim
 
     def insert(self, r: Request) -> None:

@@ -24,17 +24,19 @@ class Contest(NamedTuple):
     ``compete(c, shadows)``: count what each of them misses of all pending requests, those that the leader has seen.
     ``drop(c, shadows, entry)``: take an object out of all shadows.
     ``crown(c, shadows)``: another leads from now on.
+    ``expect(shadows, key)``: a request for ``key`` comes soon, which leaders may miss.
     """
 
     lead: Any
     compete: Any
     drop: Any
     crown: Any
+    expect: Any
 
 
 def full_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> Contest:
     """All leaders run in full, so each may lead at any time."""
-    run, follow, take = shadow_kernels(leaders, WHERE, weigh)
+    run, follow, take, expect = shadow_kernels(leaders, WHERE, weigh)
 
     @lean_kernel
     def lead(c, shadows, start, end):
@@ -54,7 +56,7 @@ def full_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> Con
     def crown(c, shadows):
         pass
 
-    return Contest(lead, compete, drop, crown)
+    return Contest(lead, compete, drop, crown, expect)
 
 
 def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> Contest:
@@ -63,8 +65,8 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
     Misses of a spatially hashed sample in a cache as much smaller estimate those of the whole: Waldspurger et al.,
     "Cache Modeling and Optimization using Miniature Simulations", USENIX ATC 2017.
     """
-    run, _, take = shadow_kernels(leaders, WHERE, weigh)
-    _, follow, take_sampled = shadow_kernels(leaders, WHERE + len(leaders), weigh)
+    run, _, take, expect_in_full = shadow_kernels(leaders, WHERE, weigh)
+    _, follow, take_sampled, _ = shadow_kernels(leaders, WHERE + len(leaders), weigh)
 
     @lean_kernel
     def lead(c, shadows, start, end):
@@ -126,7 +128,11 @@ def sampled_contest(leaders: tuple[Kernels, ...], weigh: Any, by_cost: bool) -> 
                 count = 0
         c.apart[c.word[LEADER]] = 0.0
 
-    return Contest(lead, compete, drop, crown)
+    @lean_kernel
+    def expect(shadows, key):
+        expect_in_full(shadows[0], key)
+
+    return Contest(lead, compete, drop, crown, expect)
 
 
 @lean_kernel

@@ -8,9 +8,14 @@ from kvpredict.core.jit import lean_kernel, lean_subroutine
 from kvpredict.core.lists import back, newer, push_front, unlink
 from kvpredict.core.objective import weigher, worth
 from kvpredict.core.policy import IDLE, WANTED, Kernels
+from kvpredict.core.prefetch import prefetch
 from kvpredict.features.facts import FACTS, LAST, PLACE, SIZE
 from kvpredict.features.history import (
     KNOWN,
+    await_entry,
+    await_forgetting,
+    await_key,
+    likely_entry,
     note_eviction,
     note_hit,
     note_insertion,
@@ -20,6 +25,7 @@ from kvpredict.features.history import (
     spare,
     write,
 )
+from kvpredict.features.regions import await_visit
 from kvpredict.features.samples import collect, lose, record, resolve
 from kvpredict.policies.guarded.contests import full_contest, sampled_contest
 from kvpredict.policies.guarded.guard import PERIOD, look_back
@@ -28,6 +34,7 @@ from kvpredict.policies.guarded.learning import (
     RATE,
     begin_to_use,
     draw,
+    draw_ahead,
     draw_anew,
     is_sampled,
     keep_rows,
@@ -178,7 +185,8 @@ def held_by_shadows(c, entry):
 @lru_cache(maxsize=32)
 def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool) -> Kernels:
     weigh, varies, by_cost = weigher(objective), objective != "bytes", objective == "cost"
-    lead, compete, drop, crown = (sampled_contest if sampled else full_contest)(leaders, weigh, by_cost)
+    contest = sampled_contest if sampled else full_contest
+    lead, compete, drop, crown, expect_in_shadows = contest(leaders, weigh, by_cost)
 
     @lean_kernel
     def note_request(c, entry, e):
@@ -279,11 +287,16 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             if chosen < c.history.free.size:
                 return chosen
             # The leader holds all that is held here, as it may after it lost an object to a full history.
+        draw_ahead(c)
         while True:
             while word[HEAD] < word[TAIL]:
                 at = word[HEAD]
                 word[HEAD] += 1
                 chosen = c.victim[at, 0]
+                if word[HEAD] < word[TAIL]:
+                    after = c.victim[word[HEAD], 0]
+                    prefetch(c.entry, after)
+                    prefetch(fact, FACTS * after)
                 if c.entry[chosen, SLOT] >= 0 and fact[FACTS * chosen + LAST] == c.victim[at, 1]:
                     return chosen
             refill(c, samples, model)
@@ -341,6 +354,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         if held or c.history.fact[FACTS * ghost + LAST] > c.history.clock[0] - c.word[PENDING]:
             expel(c, shadows, ghost)
         lose(samples, c.history.fact, ghost)
+        prefetch(c.entry, await_forgetting(c.history, ghost))
 
     @lean_kernel
     def hit(s, slot, e):
@@ -416,4 +430,20 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
         drop(s.core, s.shadows, entry)
         leave(s.core, entry)
 
-    return Kernels(hit, admit, evict, insert, remove)
+    @lean_kernel
+    def expect(s, slot, key, soon):
+        c = s.core
+        if soon:
+            entry = np.int64(c.slot[slot]) if slot >= 0 else likely_entry(c.history, key)
+            if entry >= 0:
+                await_entry(c.history, entry)
+                prefetch(c.entry, entry)
+            return
+        await_visit(c.history.regions, key)
+        if slot >= 0:
+            prefetch(c.slot, slot)
+        else:
+            await_key(c.history, key)
+            expect_in_shadows(s.shadows, key)
+
+    return Kernels(hit, admit, evict, insert, remove, expect)

@@ -4,10 +4,13 @@ import numpy as np
 
 from kvpredict.core.jit import kernel, lean_kernel
 from kvpredict.core.policy import IDLE
+from kvpredict.core.prefetch import prefetch
 from kvpredict.core.random import below, uniform
+from kvpredict.features.facts import FACTS
 from kvpredict.features.history import KNOWN, residence_known, residence_time
 from kvpredict.features.samples import collect, record
 from kvpredict.policies.guarded.state import (
+    AHEAD,
     BEGUN,
     DUE,
     FITS,
@@ -29,6 +32,7 @@ FREE, PER_FIT = 20, 100_000  # fits, and requests for each of any more, beyond w
 FEWEST = 500  # samples that a fit needs
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
 RECENT = 2e6  # requests that they may cover in any case
+AT_ONCE = 8  # candidates drawn ahead at an eviction
 FIRST = 16.0  # residence times that they are spread over at least
 
 
@@ -74,16 +78,34 @@ def draw(c, start, end):
 
 
 @lean_kernel
-def draw_anew(c, start, draws):
-    """Draw so many residents at random, but pass over those with a reprieve; return the end of the others."""
-    drawn, resident, reprieved, word, held = c.drawn, c.resident, c.reprieved, c.word, c.history.clock[1]
-    end = start
-    for _ in range(draws):
+def draw_ahead(c):
+    """Draw a few of the next candidates, whose rows are then at hand when they are scored."""
+    ahead, resident, reprieved, word, held = c.ahead, c.resident, c.reprieved, c.word, c.history.clock[1]
+    fact, row = c.history.fact, c.history.row
+    end = min(word[AHEAD] + AT_ONCE, np.int64(ahead.size))
+    for i in range(word[AHEAD], end):
         at = below(word, held)
+        ahead[i] = at
+        if reprieved[at] == 0:
+            prefetch(fact, FACTS * resident[at])
+            prefetch(row, resident[at])
+    word[AHEAD] = end
+
+
+@lean_kernel
+def draw_anew(c, start, draws):
+    """Take so many residents at random, those drawn ahead before others; return the end of those without reprieve."""
+    ahead, drawn, resident, reprieved, word = c.ahead, c.drawn, c.resident, c.reprieved, c.word
+    held, end = c.history.clock[1], start
+    for i in range(draws):
+        at = np.int64(ahead[i])
+        if i >= word[AHEAD] or at >= held:
+            at = below(word, held)
         left = reprieved[at]
         drawn[end] = resident[at]
         reprieved[at] = left - (left > 0)
         end += left == 0
+    word[AHEAD] = 0
     return end
 
 

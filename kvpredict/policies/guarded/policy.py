@@ -245,6 +245,7 @@ class Guarded(Policy):
             signal=np.zeros(SIGNALS),
             word=word,
             level=np.array([*level, *flags], np.float64),
+            ahead=np.zeros(self.candidates, np.int32),
             drawn=np.zeros(self.candidates, np.int32),
             x=np.zeros((width, self.candidates), np.float32).T,
             score=np.zeros(self.candidates, np.float64),

@@ -13,9 +13,9 @@ SLOT, WHERE = 0, 1  # columns of Core.entry
 (
     RNG, USED, CAPACITY, UNEQUAL, CURRENT, HEAD, TAIL, LEADER, CHECK, NEXT_FIT, FITS, SWITCHES, LOST, PENDING, AWAKE,
     DUE, AWAY, REFUSALS, BYPASSED, NOTED, NEXT_NOTE, HAS_MODEL, SHOWN, MISSES,
-    BEGUN, INHERITED,
-) = range(26)  # of word  # fmt: skip
-WORDS = INHERITED + 1
+    BEGUN, INHERITED, AHEAD,
+) = range(27)  # of word  # fmt: skip
+WORDS = AHEAD + 1
 (
     LAMBDA, SWING, MEMORY, PATIENCE, MARGIN, MOST, HORIZON, LEARNS, GUARDS, BYPASSES, SAMPLED, NEAR, REPRIEVES,
 ) = range(13)  # of level  # fmt: skip
@@ -57,8 +57,9 @@ class Core(NamedTuple):
     led: np.ndarray  # int64 [shadows], periods that each has led
     control: np.ndarray  # float64 [2, 11], weights of the controller; [0, 11] for the rule
     signal: np.ndarray  # float64 [11], what it sees
-    word: np.ndarray  # int64 [26]
+    word: np.ndarray  # int64 [27]
     level: np.ndarray  # float64 [13]: lambda, parameters
+    ahead: np.ndarray  # int32 [c], places among residents of the next candidates, as far as they have been drawn
     drawn: np.ndarray  # int32 [c], history entries of the candidates
     x: np.ndarray  # float32 [c, width], their rows, stored column by column
     score: np.ndarray  # float64 [c]
