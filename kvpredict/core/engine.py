@@ -111,8 +111,6 @@ def _bind(kernels: Kernels, extras: int) -> Engine:
 
     @lean_kernel
     def place(s, h, time, key, size, hint, extra):
-        if looks_ahead:
-            expect(s, np.int32(-1), key, False)
         # As in replay, an object of size 0 takes one unit.
         slot = place_event(s, h, Event(time, key, max(size, np.int64(1)), hint, read_extra(extra, 0)))
         if extras > 0 and slot >= 0:

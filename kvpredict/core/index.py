@@ -38,15 +38,21 @@ def index_get(cells, rows, width, key):
 
 
 @lean_kernel
+def _home(cells, key):
+    """Return the cell where the search for ``key`` begins."""
+    return (hash_key(key) >> 1) & (cells.size - 1)
+
+
+@lean_kernel
 def index_await(cells, key):
     """Prefetch where ``key`` is or will be put."""
-    prefetch(cells, (hash_key(key) >> 1) & (cells.size - 1))
+    prefetch(cells, _home(cells, key))
 
 
 @lean_kernel
 def index_guess(cells, key):
     """Return the row of ``key`` if its cell is the first to look at; else any other's, or -1."""
-    return (cells[(hash_key(key) >> 1) & (cells.size - 1)] & _LOW) - 1
+    return (cells[_home(cells, key)] & _LOW) - 1
 
 
 @lean_kernel

@@ -15,7 +15,7 @@ import numpy as np
 from kvpredict.core.jit import lean_kernel
 from kvpredict.core.policy import Policy, Traits, require
 from kvpredict.core.prefetch import prefetch
-from kvpredict.core.random import next_u32, seed_random
+from kvpredict.core.random import below, next_u32, seed_random
 from kvpredict.core.rows import make_rows
 
 __all__ = ["LHD"]
@@ -152,8 +152,8 @@ def _resize_bins(counts, base, bins, finer):
 
 @lean_kernel
 def _draw(s):
-    """Return the row where a run of candidates begins."""
-    return ((next_u32(s.rng) * s.n[COUNT]) >> 32) & -RUN
+    """Return the row where a run of candidates begins, 0 where nothing is held."""
+    return below(s.rng, s.n[COUNT]) & -RUN
 
 
 @lean_kernel
@@ -304,7 +304,7 @@ class LHD(Policy):
         kind = s.tags[4 * victim + KIND]
         s.evictions[(kind & (CLASSES - 1)) * n[BINS] + _age(n, s.tags[4 * victim + TIME])] += 1.0
         slot = _release(s, victim)
-        # The next candidates are drawn now, so that nobody waits for memory then: a third of what an eviction takes.
+        # The next candidates are drawn now, so that they are at hand when they are ranked.
         for i in range(s.drawn.size):
             s.drawn[i] = _draw(s)
             prefetch(s.tags, 4 * s.drawn[i])

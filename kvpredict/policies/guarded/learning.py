@@ -32,8 +32,8 @@ FREE, PER_FIT = 20, 100_000  # fits, and requests for each of any more, beyond w
 FEWEST = 500  # samples that a fit needs
 RING = 256.0  # residence times that the samples cover, at most: older ones are of another time
 RECENT = 2e6  # requests that they may cover in any case
-AT_ONCE = 8  # candidates drawn ahead at an eviction
 FIRST = 16.0  # residence times that they are spread over at least
+AT_ONCE = 8  # candidates drawn ahead at an eviction
 
 
 @lean_kernel
