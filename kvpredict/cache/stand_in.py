@@ -25,7 +25,7 @@ from kvpredict.core.code_cache import NotKept, code_folder, kept_only
 from kvpredict.core.jit import interpreted
 from kvpredict.core.policy import Policy
 
-__all__ = ["Awaited", "compile_soon", "first_ranking"]
+__all__ = ["Awaited", "compile_now", "compile_soon", "first_ranking"]
 
 log = logging.getLogger("kvpredict")
 LONGEST = 600.0  # seconds that another process may take
@@ -96,12 +96,7 @@ def _compile(reference: "weakref.ref[Any]") -> None:
     stand_in, task = cache.policy, (cache.policy, awaited.policy, cache._ranking.aside)
     del cache  # it may be let go of meanwhile
     try:
-        try:
-            with kept_only():  # by now
-                _make_all(*task)
-        except NotKept:
-            _have_compiled(task)
-            _make_all(*task)  # loaded, or compiled here
+        _make_apart(task)
         cache = reference()
         if cache is not None:
             now = float(cache._clock())
@@ -112,6 +107,24 @@ def _compile(reference: "weakref.ref[Any]") -> None:
         log.exception("%s could not be compiled; the cache goes on with %s", awaited.policy.name, stand_in.name)
     finally:
         awaited.settled.set()
+
+
+def compile_now(present: Policy, policy: Policy, aside: bool) -> None:
+    """Load or make the machine code to move from one policy to another; what takes long is made by another process."""
+    if interpreted() or MARK in os.environ or policy.stand_in() is None:
+        Ranking(present, 1, 1, 0, aside).compile(policy)
+    else:
+        _make_apart((present, policy, aside))
+
+
+def _make_apart(task: tuple[Policy, Policy, bool]) -> None:
+    """Load what ``_make_all`` makes, after another process made it where it is not kept yet."""
+    try:
+        with kept_only():
+            _make_all(*task)
+    except NotKept:
+        _have_compiled(task)
+        _make_all(*task)  # loaded, or compiled here
 
 
 def _make_all(stand_in: Policy, policy: Policy, aside: bool) -> None:

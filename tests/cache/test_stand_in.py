@@ -16,6 +16,7 @@ import pytest
 
 from kvpredict import Cache, policy
 from kvpredict.cache import load_snapshot, save_snapshot, stand_in
+from kvpredict.core.code_cache import kept_only
 from kvpredict.core.jit import interpreted, lean_kernel
 from kvpredict.core.policy import Kernels, Policy
 from kvpredict.policies.fifo import FIFO
@@ -183,6 +184,30 @@ def test_a_policy_chosen_meanwhile_stays(held: threading.Event) -> None:
     held.set()
     stand_in._thread.join()
     assert cache.policy.name == "sieve"
+
+
+def test_swapped_in_later_it_is_compiled_by_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = fresh(), []
+    cache = Cache[int, int](100, "lru")
+    cache.put(1, 1)
+    compile_ = stand_in._have_compiled
+    monkeypatch.setattr(stand_in, "_have_compiled", lambda task: asked.append(task) or compile_(task))
+    monkeypatch.setattr(stand_in, "_make_all", only_kept_from(stand_in._make_all))
+    cache.swap_policy(made)
+    assert (cache.policy, cache.get(1), len(asked)) == (made, 1, 1)
+    cache.swap_policy("lru")
+    cache.swap_policy(made)
+    assert (cache.policy, cache.get(1), len(asked)) == (made, 1, 1)
+
+
+def only_kept_from(make: Any) -> Any:
+    """Return ``make`` such that it raises where this process would have to compile."""
+
+    def load(*task: Any) -> None:
+        with kept_only():
+            make(*task)
+
+    return load
 
 
 def test_resized_and_cleared_meanwhile(held: threading.Event) -> None:
