@@ -7,7 +7,7 @@ trained by policy gradient with a clipped step and a critic (Williams, "Simple s
 algorithms", Machine Learning 1992; Schulman et al., "Proximal Policy Optimization Algorithms", 2017). Every miss on a
 key seen before has one cause, the decision that evicted it, so by default each decision is charged with the miss that
 it causes, discounted by the time until then; ``credit="hits"`` gives it all hits that follow, by generalised advantage
-estimation, as if nothing were known of caches.
+estimation, as if nothing were known of caches but how long they keep an object.
 
 All runs on miniatures of the cache (``learn.lanes``). Of the nets met on the way the one with the fewest misses on the
 validation part is kept. Its scores are turned into probabilities of reuse, which changes no order, and it goes into the
@@ -31,7 +31,7 @@ __all__ = ["Agent"]
 
 CREDITS = ("charged", "hits")
 PASSES, PART, CLIP, GRADIENT = 2, 512, 0.2, 0.5  # passes over a rollout, decisions a step, largest ratio - 1, norm
-DISCOUNT, TRACE_DECAY, CRITIC = 0.995, 0.95, 0.5  # of later hits, of their estimates; weight of the critic's loss
+CRITIC = 0.5  # weight of the critic's loss
 JUDGED = 8  # times that a phase's net is judged on the validation part
 
 
@@ -50,7 +50,8 @@ class Agent(Learner):
     lanes : int, default 32
         Caches played side by side.
     steps : int, default 64
-        Decisions a lane between two updates.
+        Decisions a lane between two updates; with credit for hits no fewer than two for each slot, because what a
+        decision spares is only seen when its object would have been asked for again.
     candidates : int, default 16
         Residents to choose from at a decision.
     slots : int, default 256
@@ -58,7 +59,7 @@ class Agent(Learner):
     credit : {"charged", "hits"}, default "charged"
         What a decision is judged by: the miss that it causes, or all hits that follow.
     horizon : float, default 1.5
-        Residence times after which a miss weighs 1/e, and beyond which Belady's choice is any.
+        Residence times after which a miss, or a hit, weighs 1/e, and beyond which Belady's choice is any.
     learning_rate : float, default 0.001
     entropy : float, default 0.003
         Reward of an undecided policy.
@@ -116,6 +117,8 @@ class Agent(Learner):
         # --- the caches ---------------------------------------------------------------------------------------------
         traces, capacity = miniatures(game.trace, game.capacity, self.lanes, self.slots, seed)
         env = CacheVectorEnv(traces, capacity, self.candidates, game.schema, game.history)
+        # In a residence time there are as many decisions as slots.
+        steps = self.steps if self.credit == "charged" else max(self.steps, 2 * capacity)
         rng = np.random.default_rng(seed)
         generator = torch.Generator().manual_seed(seed)
         mean, scale = (torch.from_numpy(a) for a in fitted.scorer[:2])
@@ -160,7 +163,7 @@ class Agent(Learner):
             """Let the policy play, and return what happened, each ``[steps, lanes, …]``."""
             nonlocal rows, distance, ended
             told = defaultdict(list)
-            for _ in range(self.steps):
+            for _ in range(steps):
                 with torch.no_grad():
                     logp = choice(torch.from_numpy(rows)).numpy()
                 # The largest of log probability + Gumbel noise is a draw from the policy.
@@ -223,13 +226,14 @@ class Agent(Learner):
             told = rollout()
             seen = torch.from_numpy(told["rows"].reshape(-1, *told["rows"].shape[2:]))
             with torch.no_grad():
-                expected = value(seen).numpy().reshape(self.steps, self.lanes)
+                expected = value(seen).numpy().reshape(steps, self.lanes)
                 after = value(torch.from_numpy(rows)).numpy()
             if self.credit == "charged":
                 caused = np.take_along_axis(told["distance"], told["action"][..., None], 2)[..., 0]
                 returns = -np.exp(-caused / (self.horizon * residence(told["hits"])))
             else:
-                returns = expected + _advantages(told["hits"], expected, after, told["ended"])
+                discount, decay = np.exp(-1.0 / (self.horizon * capacity)), np.exp(-1.0 / capacity)
+                returns = expected + _advantages(told["hits"], expected, after, told["ended"], discount, decay)
             advantage = returns - expected
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
             action, logp, wanted, ahead = (  # each [steps * lanes]
@@ -258,14 +262,19 @@ def _hit_ratio(hits: np.ndarray) -> float:
     return float(hits.sum() / (hits.sum() + hits.size))  # every decision is a miss
 
 
-def _advantages(rewards: np.ndarray, values: np.ndarray, after: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    """Return generalised advantage estimates (Schulman et al., ICLR 2016), all arrays ``[steps, lanes]``."""
+def _advantages(
+    rewards: np.ndarray, values: np.ndarray, after: np.ndarray, ended: np.ndarray, discount: float, decay: float
+) -> np.ndarray:
+    """Return generalised advantage estimates (Schulman et al., ICLR 2016), all arrays ``[steps, lanes]``.
+
+    ``discount`` is what a hit weighs a decision later, ``decay`` what an error of the critic does besides.
+    """
     out = np.zeros_like(rewards)
     running, following = np.zeros(len(after)), after
     for t in range(len(rewards) - 1, -1, -1):
         goes_on = 1.0 - ended[t]
-        error = rewards[t] + DISCOUNT * following * goes_on - values[t]
-        running = error + DISCOUNT * TRACE_DECAY * goes_on * running
+        error = rewards[t] + discount * following * goes_on - values[t]
+        running = error + discount * decay * goes_on * running
         out[t], following = running, values[t]
     return out
 

@@ -51,16 +51,13 @@ def misses(fitted: Fitted, trace: Trace) -> int:
     return kvp.simulate(trace, Learned(Artifact(fitted.scorer, Schema()), batch=4), CAPACITY, warmup=0.5).misses
 
 
-@pytest.mark.parametrize(
-    ("phase", "starts"), [({"updates": 0}, 1), ({"imitation": 0}, 1), ({"imitation": 0, "credit": "hits"}, 4)]
-)
-def test_each_phase_alone_learns_an_easy_workload_from_nothing(phase: dict[str, object], starts: int) -> None:
-    """Hits alone, long after what earned them, lead nowhere from half of all nets: the best of four counts."""
+@pytest.mark.parametrize("phase", [{"updates": 0}, {"imitation": 0}, {"imitation": 0, "credit": "hits"}])
+def test_each_phase_alone_learns_an_easy_workload_from_nothing(phase: dict[str, object]) -> None:
     trace = lasting_and_passing(12_000)
     agent = learner("agent", **(SMALL | {"imitation": 25, "updates": 25, "learning_rate": 3e-3} | phase))
     later = lasting_and_passing(12_000, seed=1)
-    played = [agent.play(start(seed), game(trace, [])) for seed in range(starts)]
-    ours, curves = min(((misses(fitted, later), curves) for fitted, curves in played), key=lambda found: found[0])
+    fitted, curves = agent.play(start(), game(trace, []))
+    ours = misses(fitted, later)
     lru, least = (kvp.simulate(later, p, CAPACITY, warmup=0.5).misses for p in ("lru", "belady"))
     assert ours < kvp.simulate(later, "random", CAPACITY, warmup=0.5).misses
     assert lru - ours > 0.2 * (lru - least)
@@ -104,11 +101,11 @@ def test_fit_keeps_what_the_validation_part_likes_best() -> None:
 def test_advantages_by_hand() -> None:
     rewards, values = np.array([[1.0], [2.0]]), np.array([[0.5], [0.25]])
     after = np.array([4.0])
-    last = 2.0 + 0.995 * 4.0 - 0.25
-    first = 1.0 + 0.995 * 0.25 - 0.5 + 0.995 * 0.95 * last
-    assert np.allclose(_advantages(rewards, values, after, np.zeros((2, 1))), [[first], [last]])
+    last = 2.0 + 0.9 * 4.0 - 0.25
+    first = 1.0 + 0.9 * 0.25 - 0.5 + 0.9 * 0.8 * last
+    assert np.allclose(_advantages(rewards, values, after, np.zeros((2, 1)), 0.9, 0.8), [[first], [last]])
     ended = np.array([[True], [False]])
-    assert np.allclose(_advantages(rewards, values, after, ended), [[0.5], [last]])
+    assert np.allclose(_advantages(rewards, values, after, ended, 0.9, 0.8), [[0.5], [last]])
 
 
 @pytest.mark.parametrize(

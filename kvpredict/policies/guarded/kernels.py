@@ -78,7 +78,6 @@ CANDIDATE_BITS = 20  # of the number that tells whose score it is
 TAKEN = -(1 << 62)
 ROOMY = 1024  # objects held from which on candidates are reprieved: of fewer, too many would be
 SHARE = 32  # a cache must hold so many objects for each of the victims taken from one refill
-HEAVY = 0.5  # share of the largest lambda from which on half of the candidates do, as the leader mostly decides then
 
 
 @lean_kernel
@@ -251,10 +250,7 @@ def guarded_kernels(leaders: tuple[Kernels, ...], objective: str, sampled: bool)
             drawn[given_up] = at
             given_up += 1
             at = newer(c.queue, at)
-        draws = drawn.size - PER_DECISION - given_up
-        if h.clock[1] >= ROOMY and c.level[LAMBDA] > HEAVY * c.level[MOST]:
-            draws = draws >> 1
-        anyone = draw_anew(c, given_up, draws)
+        anyone = draw_anew(c, given_up, drawn.size - PER_DECISION - given_up)
         count = anyone + PER_DECISION
         draw(c, anyone, count)  # reprieved or not, as samples must be
         write(h, drawn, count, len(c.slot), c.x)

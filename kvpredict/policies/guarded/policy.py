@@ -87,8 +87,7 @@ class Guarded(Policy):
     guard : bool, default True
         False: lambda stays 0, so only the model decides once there is one.
     candidates : int, default 128
-        Residents drawn for one refill of the victims' queue; in caches of 1,024 objects and more about half of them
-        while lambda is above half of ``most``, as mostly the leader decides then.
+        Residents scored for one refill of the victims' queue.
     batch : int, default 16
         Victims taken from one refill, fewer where less than 32 objects are held for each of them.
     reprieves : int, default 1
