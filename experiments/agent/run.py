@@ -1,9 +1,10 @@
 """The agent against labels and heuristics: warm start, imitation of Belady, policy gradient, each on the same traces.
 
-    python -m experiments.agent.run --traces FOLDER [--only web07,wiki] [--seed 0]
+    python -m experiments.agent.run --traces FOLDER [--credit hits] [--only web07,wiki] [--seed 0]
 
-Writes results.csv and the table of README.md beside this file. Traces, capacities and the split are those of
-experiments/all_policies, whose results.csv gives the best heuristic in hindsight.
+Writes results.csv and the first table of README.md beside this file; with credit for hits, hits.csv and the second; of
+only some traces, neither. Traces, capacities and the split are those of experiments/all_policies, whose results.csv
+gives the best heuristic in hindsight.
 """
 
 import argparse
@@ -31,6 +32,7 @@ ALL = HERE.parent / "all_policies"
 FRACTIONS = (0.01, 0.1)
 TRAINED = ("learned", "guarded", "fit")  # of the policies in all_policies/results.csv
 NETS = ("warm start", "imitation", "gradient")
+FILES = {"charged": ("results.csv", "scorer"), "hits": ("hits.csv", "hits")}  # and the table's place
 COLUMNS = ["trace", "part", "fraction", "capacity", "policy", "misses", "relative_to_lru", "fit_seconds"]
 
 
@@ -129,18 +131,20 @@ def fill(name: str, table: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The agent against labels and heuristics.")
     parser.add_argument("--traces", type=Path, required=True, help="folder of the public traces")
+    parser.add_argument("--credit", choices=FILES, default="charged", help="what the gradient judges a decision by")
     parser.add_argument("--only", help="comma-separated names")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     names = options.only.split(",") if options.only else [*DEVELOPMENT, *VALIDATION]
-    rows = run(options.traces, names, options.seed)
+    rows = run(options.traces, names, options.seed, credit=options.credit)
     if options.only:
         return
-    with open(HERE / "results.csv", "w", newline="") as file:
+    name, place = FILES[options.credit]
+    with open(HERE / name, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    fill("scorer", table(rows))
+    fill(place, table(rows))
 
 
 if __name__ == "__main__":

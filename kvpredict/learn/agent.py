@@ -117,8 +117,6 @@ class Agent(Learner):
         # --- the caches ---------------------------------------------------------------------------------------------
         traces, capacity = miniatures(game.trace, game.capacity, self.lanes, self.slots, seed)
         env = CacheVectorEnv(traces, capacity, self.candidates, game.schema, game.history)
-        # In a residence time there are as many decisions as slots.
-        steps = self.steps if self.credit == "charged" else max(self.steps, 2 * capacity)
         rng = np.random.default_rng(seed)
         generator = torch.Generator().manual_seed(seed)
         mean, scale = (torch.from_numpy(a) for a in fitted.scorer[:2])
@@ -159,7 +157,7 @@ class Agent(Learner):
         rows, info = env.reset(seed=seed)
         distance, ended = info["distance"], np.zeros(self.lanes, bool)
 
-        def rollout() -> dict[str, np.ndarray]:
+        def rollout(steps: int) -> dict[str, np.ndarray]:
             """Let the policy play, and return what happened, each ``[steps, lanes, …]``."""
             nonlocal rows, distance, ended
             told = defaultdict(list)
@@ -201,7 +199,7 @@ class Agent(Learner):
 
         # --- imitation: the candidate used again last, in states of the policy's own --------------------------------
         for update in range(1, self.imitation + 1):
-            told = rollout()
+            told = rollout(self.steps)
             seen = torch.from_numpy(told["rows"].reshape(-1, *told["rows"].shape[2:]))  # [steps * lanes, k, width]
             far = np.minimum(told["distance"], self.horizon * residence(told["hits"])).reshape(len(seen), -1)
             wanted = torch.from_numpy((far == far.max(1, keepdims=True)).astype(np.float32))
@@ -222,8 +220,10 @@ class Agent(Learner):
         with torch.no_grad():  # go on from the best net so far
             for to, by in zip(actor.parameters(), best[1][2:], strict=True):
                 to.copy_(torch.from_numpy(by).reshape(to.shape))
+        # In a residence time there are as many decisions as slots.
+        steps = self.steps if self.credit == "charged" else max(self.steps, 2 * capacity)
         for update in range(self.imitation + 1, self.imitation + self.updates + 1):
-            told = rollout()
+            told = rollout(steps)
             seen = torch.from_numpy(told["rows"].reshape(-1, *told["rows"].shape[2:]))
             with torch.no_grad():
                 expected = value(seen).numpy().reshape(steps, self.lanes)
