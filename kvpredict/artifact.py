@@ -79,8 +79,15 @@ class Artifact:
             "metadata": dict(self.metadata),
             "arrays_blake2b": hashlib.blake2b(arrays, digest_size=16).hexdigest(),
         }
-        text = json.dumps(content, indent=1, allow_nan=False)
+        text = json.dumps(content, indent=1, allow_nan=False, default=_plain)
         return write_folder(folder, {_ARRAYS: arrays, _JSON: text.encode()})
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number as Python's own, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def load_artifact(folder: str | Path) -> tuple[Artifact, dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from kvpredict.cache.keys import HIGHEST, LOWEST
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.objective import MOST_COST
 from kvpredict.core.policy import Policy
 
 __all__ = [
@@ -83,8 +84,8 @@ def finite_cost(given: Any, key: Any) -> float:
         cost = float(given)
     except (TypeError, ValueError, OverflowError):
         cost = -1.0
-    if not 0.0 <= cost < float("inf"):
-        raise KvpredictError(f"cost for key {key!r} must be a number, at least 0 and finite, got {given!r}")
+    if not 0.0 <= cost <= MOST_COST:
+        raise KvpredictError(f"cost for key {key!r} must be a number from 0 to {MOST_COST:g}, got {given!r}")
     return cost
 
 

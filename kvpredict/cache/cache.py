@@ -37,6 +37,7 @@ from kvpredict.cache.tap import make_tap, written
 from kvpredict.cache.training import train_soon
 from kvpredict.core.engine import VICTIMS
 from kvpredict.core.errors import KvpredictError
+from kvpredict.core.objective import MOST_COST
 from kvpredict.core.policy import WANTED, Policy, Trainer
 
 __all__ = ["AccessRecorder", "Cache"]
@@ -1098,7 +1099,7 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             units = units_of(self._weigher(value), "the weigher's result", key)
         else:
             units = 1
-        if type(cost) is not float or not 0.0 <= cost < NEVER:
+        if type(cost) is not float or not 0.0 <= cost <= MOST_COST:
             cost = finite_cost(cost, key)
         if extra is not None or self._ranking.columns:
             extra = extra_columns(extra, self._ranking.policy, key)

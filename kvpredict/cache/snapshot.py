@@ -255,9 +255,12 @@ def _leaves(state: Any) -> list[np.ndarray]:
 
 
 def _digest(cache: Cache[Any, Any]) -> str:
-    """Return what tells policies apart: the state in which this one begins, its model and parameters in it."""
+    """Return what tells policies apart: their parameters, and the state in which this one begins, its model in it."""
     ranking = cache._ranking
     digest = hashlib.sha256()
+    for name, value in sorted(vars(ranking.policy).items()):
+        if name != "prior" and isinstance(value, str | int | float | tuple):  # a prior may lie elsewhere
+            digest.update(f"{name}={value!r}".encode())
     for leaf in _leaves(ranking.policy.state(ranking.capacity, cache._seed, ranking.slots)):
         digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())

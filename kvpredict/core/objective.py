@@ -12,9 +12,10 @@ from kvpredict.core.arithmetic import compress
 from kvpredict.core.errors import unknown_name
 from kvpredict.core.jit import lean_kernel
 
-__all__ = ["OBJECTIVES", "check_objective", "weigher", "worth"]
+__all__ = ["MOST_COST", "OBJECTIVES", "check_objective", "weigher", "worth"]
 
 OBJECTIVES = ("objects", "bytes", "cost")
+MOST_COST = 1e100  # of a miss: sums of costs, and their squares, stay finite
 
 
 def check_objective(name: str) -> None:

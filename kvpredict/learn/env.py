@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kvpredict.core.errors import KvpredictError
 from kvpredict.features.schema import Schema
 from kvpredict.learn.lanes import CEILING, Lanes
 from kvpredict.learn.learner import missing_extra
@@ -90,10 +91,17 @@ class CacheVectorEnv(gymnasium.vector.VectorEnv):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Evict the candidates chosen, int64 ``[caches]``, and serve each trace up to the next eviction or its end."""
         hits = np.zeros(self.num_envs, np.int64)
-        self.lanes.advance(np.asarray(actions, np.int64), self._rows, self._distance, hits)
+        self.lanes.advance(self._checked(actions), self._rows, self._distance, hits)
         ended = self.lanes.ended()
         info = {"distance": self._distance.copy()}
         return self._rows.copy(), hits.astype(np.float64), ended, np.zeros(self.num_envs, bool), info
+
+    def _checked(self, actions: Any) -> np.ndarray:
+        """Return ``actions`` as int64; ``Lanes`` sees to their number and to the highest."""
+        given = np.asarray(actions)
+        if given.dtype.kind not in "iu" or given.min(initial=0) < 0:
+            raise KvpredictError(f"actions must be whole numbers of at least 0, one a cache, got {actions!r}")
+        return given.astype(np.int64)
 
 
 class CacheEnv(gymnasium.Env):
@@ -110,7 +118,7 @@ class CacheEnv(gymnasium.Env):
     >>> env = CacheEnv(Trace.from_keys([1, 2, 3, 1, 2, 3, 1]), capacity=2)
     >>> rows, info = env.reset(seed=0)
     >>> rows.shape, sorted(info["distance"].tolist())
-    ((2, 23), [1.0, 2.0])
+    ((2, 35), [1.0, 2.0])
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012

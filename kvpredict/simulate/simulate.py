@@ -1,12 +1,15 @@
 """The simulator: a whole trace through a policy in one compiled call."""
 
+import math
 import time
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from kvpredict.core.engine import ADMITTED, HIT, Engine, bind, make_host
 from kvpredict.core.errors import KvpredictError, unknown_name
+from kvpredict.core.objective import MOST_COST
 from kvpredict.core.policy import Policy
 from kvpredict.load import as_policy
 from kvpredict.simulate.result import Result
@@ -101,8 +104,6 @@ def simulate(
         raise unknown_name("argument of simulate", name, ["unit", "warmup", "seed", "semantics"])
     policy = as_policy(policy)
     check_trace(trace)
-    if unit not in ("objects", "bytes"):
-        raise unknown_name("unit", unit, ["objects", "bytes"])
     capacity = whole_capacity(capacity, unit)
     cut = trace.position(warmup)
     engine = bind(policy)
@@ -151,8 +152,22 @@ def check_trace(trace: Any) -> None:
         raise KvpredictError(f"expected a Trace, got {type(trace).__name__}; read_trace or Trace.from_keys make one")
 
 
+def _no_number(texts: Sequence[str]) -> str:
+    """Return the first text that is no finite number, or the first one."""
+
+    def finite(text: str) -> bool:
+        try:
+            return math.isfinite(float(text))
+        except ValueError:
+            return False
+
+    return next((text for text in texts if not finite(text)), texts[0])
+
+
 def whole_capacity(capacity: Any, unit: str) -> int:
-    """Return ``capacity`` as an int of at least 1, or raise."""
+    """Return ``capacity`` as an int of at least 1, or raise; for an unknown ``unit``, too."""
+    if unit not in ("objects", "bytes"):
+        raise unknown_name("unit", unit, ["objects", "bytes"])
     try:
         whole = int(capacity)
     except (TypeError, ValueError, OverflowError):
@@ -183,11 +198,18 @@ def replay_arguments(
         hints = trace.next_use
     else:
         hints = np.asarray(trace.columns.get("cost", np.empty(0)), np.float64)
-        bad = np.flatnonzero(~(np.isfinite(hints) & (hints >= 0.0)))
+        texts = trace.categories.get("cost", ()) if hints.size else ()
+        if texts:
+            raise KvpredictError(
+                f"{trace.name}: the column 'cost' must hold numbers, but was read as text, for it has cells such as "
+                f"{_no_number(texts)!r}. Make them numbers, or read the trace without that column"
+            )
+        bad = np.flatnonzero(~((hints >= 0.0) & (hints <= MOST_COST)))
         if bad.size:  # one such number would be in every sum from then on
             raise KvpredictError(
-                f"{trace.name}: the column 'cost' must hold finite numbers, at least 0; {bad.size} are not, the first "
-                f"at request {bad[0]}: {hints[bad[0]]}. Fill them in, or read the trace without that column"
+                f"{trace.name}: the column 'cost' must hold finite numbers, at least 0 and at most {MOST_COST:g}; "
+                f"{bad.size} are not, the first at request {bad[0]}: {hints[bad[0]]}. Fill them in, or read the trace "
+                "without that column"
             )
     names = policy.extra
     extra = np.empty((n if names else 1, len(names)), np.float64)

@@ -368,7 +368,7 @@ def test_a_weigher_returns_whole_numbers(weight: Any) -> None:
     assert len(cache) == 0
 
 
-@pytest.mark.parametrize("cost", [-1.0, float("nan"), float("inf"), "dear"])
+@pytest.mark.parametrize("cost", [-1.0, float("nan"), float("inf"), 1e200, "dear"])
 def test_a_cost_is_a_finite_number(cost: Any) -> None:
     with pytest.raises(KvpredictError, match="cost for key 'a'"):
         lru().put("a", 1, cost=cost)

@@ -95,6 +95,18 @@ def test_into_another_cache_entries_go_in_order(arguments: dict[str, Any], reaso
     other.validate()
 
 
+@pytest.mark.parametrize("params", [{"objective": "cost"}, {"leaders": "fifo"}])
+def test_a_policy_that_differs_in_its_code_alone_is_another(params: dict[str, str], tmp_path: Path) -> None:
+    usual = {"leaders": "lru", "sized_leaders": "", "samples": 1000}
+    cache: Cache[int, int] = Cache(60, policy("guarded", **usual), train_aside=False)
+    cache[1] = 1
+    save_snapshot(cache, tmp_path / "s")
+    same: Cache[int, int] = Cache(60, policy("guarded", **usual), train_aside=False)
+    assert load_snapshot(same, tmp_path / "s").exact
+    other: Cache[int, int] = Cache(60, policy("guarded", **(usual | params)), train_aside=False)
+    assert "other parameters" in load_snapshot(other, tmp_path / "s").reason
+
+
 def test_another_model_is_not_overwritten(tmp_path: Path) -> None:
     cache: Cache[int, int] = Cache(50, policy("s3fifo", small_ratio=0.1))
     cache[1] = 1

@@ -119,6 +119,14 @@ def test_what_is_no_trace_no_capacity_or_holds_everything_is_refused() -> None:
         Lanes([Trace.from_keys([1, 2, 3])], 3)
 
 
+@pytest.mark.parametrize("action", [-1, 0.5, np.nan, "a", None, 10**30])
+def test_an_action_is_a_whole_number_of_at_least_0(action: object) -> None:
+    env = CacheEnv(some_trace(0), CAPACITY)
+    env.reset(seed=0)
+    with pytest.raises(KvpredictError, match="whole numbers of at least 0"):
+        env.step(action)
+
+
 @pytest.mark.parametrize("actions", [[CAPACITY, 0], [0, 10**12], [0], [0, 0, 0], [[0, 0]]])
 def test_an_action_that_is_no_candidate_is_refused(actions: list[int]) -> None:
     many = CacheVectorEnv([some_trace(0), some_trace(1)], CAPACITY)

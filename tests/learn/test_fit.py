@@ -206,6 +206,8 @@ def test_bad_arguments_are_refused() -> None:
         kvp.fit(trace, 10, mode="evic")
     with pytest.raises(UnknownName, match="kind"):
         kvp.fit(trace, 10, extra=["kinds"])
+    with pytest.raises(UnknownName, match="bytes"):
+        kvp.fit(trace, 10, learner="tree", unit="Bytes")
     for bad in ({"validation": 1.0}, {"horizon": 0}, {"rounds": 0}, {"rows": 3}, {"cv": -1}):
         with pytest.raises(KvpredictError, match=next(iter(bad))):
             kvp.fit(trace, 10, **bad)

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvpredict import KvpredictError, UnknownName
+from kvpredict import KvpredictError, UnknownName, load_policy
 from kvpredict.core.arithmetic import exponential
 from kvpredict.core.engine import HIT, bind, make_host
 from kvpredict.core.objective import worth
@@ -444,6 +445,12 @@ def test_the_account_tells_who_led_and_when() -> None:
     assert 0 <= min(series["lambda"]) <= max(series["lambda"]) <= 4
 
 
+def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
+    made = policy("guarded", candidates=np.int64(64), bypass=np.True_, margin=np.float32(0.5))
+    made.save(tmp_path / "made")
+    assert load_policy(tmp_path / "made") == policy("guarded", candidates=64, bypass=True, margin=0.5)
+
+
 def test_bypass_writes_less() -> None:
     rng = np.random.default_rng(0)
     once = rng.random(40_000) < 0.5  # half of the requests are never repeated
@@ -466,6 +473,9 @@ def test_bypass_writes_less() -> None:
         ({"history": 1.0}, KvpredictError, "history"),
         ({"samples": 10}, KvpredictError, "samples"),
         ({"swing": 0.0}, KvpredictError, "swing"),
+        ({"horizon": np.inf}, KvpredictError, "horizon"),
+        ({"most": 10**400}, KvpredictError, "most"),
+        ({"near": np.nan}, KvpredictError, "near"),
         ({"margin": -0.1}, KvpredictError, "margin"),
         ({"batch": 0}, KvpredictError, "batch"),
         ({"reprieves": -1}, KvpredictError, "reprieves"),

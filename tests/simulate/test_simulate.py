@@ -1,5 +1,8 @@
 """The simulator: what it counts, from where, in which unit, and what it refuses."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from kvpredict.core.errors import KvpredictError, TraceError, UnknownName
 from kvpredict.policies import policy
 from kvpredict.simulate import Result, simulate
-from kvpredict.trace import Trace
+from kvpredict.trace import Trace, read_trace
 from tests.naive import NaiveLRU, naive_hits, optimal_misses
 from tests.strategies import THOROUGH, Sequence, sequences, zipf_mix
 
@@ -213,8 +216,18 @@ def test_row_and_speed(trace: Trace) -> None:
     assert Result("x", 1, "objects", 0, 0, 0, 0, 0, 0.0).requests_per_second == float("inf")
 
 
-@pytest.mark.parametrize("cost", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("cost", [np.nan, np.inf, -1.0, 1e200])
 def test_a_cost_that_is_no_cost_is_refused(cost: float) -> None:
     trace = Trace.from_keys([1, 2, 1, 3], cost=[1.0, 2.0, cost, 0.0])
-    with pytest.raises(KvpredictError, match=f"'cost' must hold finite numbers.*; 1 are not.*request 2: {cost}"):
+    message = r"'cost' must hold finite numbers.*; 1 are not.*request 2: " + re.escape(str(cost))
+    with pytest.raises(KvpredictError, match=message):
         simulate(trace, "gdsf", 2)
+
+
+@pytest.mark.parametrize("cell", ["n/a", "inf", "$100"])
+def test_costs_that_were_read_as_text_are_refused(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text(f"key,cost\n1,100\n2,200\n3,{cell}\n1,100\n2,200\n")
+    trace = read_trace(tmp_path / "some.csv")
+    with pytest.raises(KvpredictError, match="read as text") as refusal:
+        simulate(trace, "lru", 1)
+    assert repr(cell) in str(refusal.value)

@@ -68,6 +68,7 @@ LEADERS = ("lru", "s3fifo", "lhd", "popularity")
 SIZED_LEADERS = ("gdsf",)
 
 SHIPPED = Path(__file__).parent / "prior"
+HUGE = 1e15  # the most that a hyper-parameter may be
 FEWEST_SLOTS = 256  # of a shadow that runs on a sample of the keys
 PARTS = 32  # in which samples are copied for training elsewhere: short, as requests wait meanwhile
 
@@ -188,10 +189,12 @@ class Guarded(Policy):
         enough = 2 * FEWEST <= self.samples <= 1_000_000
         require(enough, self, f"samples must be {2 * FEWEST} to 1,000,000, got {self.samples}")
         for name in ("horizon", "swing", "most", "memory", "patience"):
-            require(getattr(self, name) > 0, self, f"{name} must be positive, got {getattr(self, name)}")
-        require(self.near >= 0, self, f"near must not be negative, got {self.near}")
+            right = 0 < getattr(self, name) <= HUGE
+            require(right, self, f"{name} must be above 0 and at most {HUGE:g}, got {getattr(self, name)}")
+        for name in ("near", "margin"):
+            right = 0 <= getattr(self, name) <= HUGE
+            require(right, self, f"{name} must be at least 0 and at most {HUGE:g}, got {getattr(self, name)}")
         require(0 < self.sample <= 1, self, f"sample must be in (0, 1], got {self.sample}")
-        require(self.margin >= 0, self, f"margin must not be negative, got {self.margin}")
 
     def _names(self) -> list[str]:
         return [*self.leaders.split("+"), *filter(None, self.sized_leaders.split("+"))]
