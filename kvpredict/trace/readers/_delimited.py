@@ -138,7 +138,8 @@ class _Table:
             quoted = False  # 3.5" is no quotation
         table = csv.read_csv(
             self.arrow.py_buffer(data),
-            csv.ReadOptions(column_names=list(fields), block_size=SMALL),
+            # Threads that Arrow has only just started may abort a process that ends at once, as after an error.
+            csv.ReadOptions(column_names=list(fields), block_size=SMALL, use_threads=len(data) > SMALL),
             csv.ParseOptions(
                 delimiter=self.delimiter,
                 quote_char='"' if quoted else False,
