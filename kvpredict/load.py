@@ -1,5 +1,6 @@
 """Load a saved policy from a folder or from an MLflow store."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ def policy_of_kind(given: Any, kind: type[P], what: str, names: list[str], make:
     """
     if isinstance(given, str) and given in names:
         return make(given)
-    if isinstance(given, str) and ":/" not in given and not Path(given).exists():
+    if isinstance(given, str) and ":/" not in given and not os.path.exists(given):
         raise UnknownName(f"{unknown_name(what, given, names)}; nor is there a folder of that name")
     policy = load_policy(given) if isinstance(given, str | Path) else given
     if not isinstance(policy, kind):

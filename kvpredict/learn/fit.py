@@ -9,6 +9,7 @@ policy returned is trained on all of it.
 import inspect
 import itertools
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from kvpredict.learn.origin import origin
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
-from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity
+from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity, whole_seed
 from kvpredict.trace.trace import Trace
 
 __all__ = ["NothingToLearn", "fit"]
@@ -105,19 +106,19 @@ def fit(
     from kvpredict.learn import learner as make_learner
 
     check_trace(trace)
-    capacity = whole_capacity(capacity, unit)
+    capacity, seed = whole_capacity(capacity, unit), whole_seed(seed)
     learner = make_learner(learner) if isinstance(learner, str) else learner
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     for name, given, wanted, holds in (
-        ("validation", validation, "between 0 and 1", 0 < validation < 1),
-        ("horizon", horizon, "above 0", horizon > 0),
-        ("rounds", rounds, "at least 1", rounds >= 1),
-        ("rows", rows, f"at least {MIN_ROWS}", rows >= MIN_ROWS),
-        ("cv", cv, "at least 0", cv >= 0),
+        ("validation", validation, "between 0 and 1", isinstance(validation, Real) and 0 < validation < 1),
+        ("horizon", horizon, "a number above 0", isinstance(horizon, Real) and 0 < horizon < np.inf),
+        ("rounds", rounds, "a whole number of at least 1", isinstance(rounds, Integral) and rounds >= 1),
+        ("rows", rows, f"a whole number of at least {MIN_ROWS}", isinstance(rows, Integral) and rows >= MIN_ROWS),
+        ("cv", cv, "a whole number of at least 0", isinstance(cv, Integral) and cv >= 0),
     ):
         if not holds:
-            raise KvpredictError(f"fit: {name} must be {wanted}, got {given}")
+            raise KvpredictError(f"fit: {name} must be {wanted}, got {given!r}")
     for name in policy_params:
         if name not in OF_POLICY:
             own = inspect.signature(fit).parameters.keys() - {"policy_params"}

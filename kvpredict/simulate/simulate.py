@@ -1,6 +1,7 @@
 """The simulator: a whole trace through a policy in one compiled call."""
 
 import math
+import operator
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -104,7 +105,7 @@ def simulate(
         raise unknown_name("argument of simulate", name, ["unit", "warmup", "seed", "semantics"])
     policy = as_policy(policy)
     check_trace(trace)
-    capacity = whole_capacity(capacity, unit)
+    capacity, seed = whole_capacity(capacity, unit), whole_seed(seed)
     cut = trace.position(warmup)
     engine = bind(policy)
     _, slots, arguments = replay_arguments(trace, policy, capacity, unit)
@@ -162,6 +163,14 @@ def _no_number(texts: Sequence[str]) -> str:
             return False
 
     return next((text for text in texts if not finite(text)), texts[0])
+
+
+def whole_seed(seed: Any) -> int:
+    """Return ``seed`` as an int, or raise."""
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise KvpredictError(f"seed must be a whole number, got {seed!r}") from None
 
 
 def whole_capacity(capacity: Any, unit: str) -> int:

@@ -208,7 +208,17 @@ def test_bad_arguments_are_refused() -> None:
         kvp.fit(trace, 10, extra=["kinds"])
     with pytest.raises(UnknownName, match="bytes"):
         kvp.fit(trace, 10, learner="tree", unit="Bytes")
-    for bad in ({"validation": 1.0}, {"horizon": 0}, {"rounds": 0}, {"rows": 3}, {"cv": -1}):
+    for bad in (
+        {"validation": 1.0},
+        {"horizon": 0},
+        {"rounds": 0},
+        {"rows": 3},
+        {"cv": -1},
+        {"rounds": 1.5},
+        {"cv": "2"},
+        {"validation": None},
+        {"seed": "x"},
+    ):
         with pytest.raises(KvpredictError, match=next(iter(bad))):
             kvp.fit(trace, 10, **bad)
 

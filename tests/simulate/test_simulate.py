@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,6 +206,12 @@ def test_series_needs_the_record_of_each_request(trace: Trace) -> None:
         result.series(0)
     with pytest.raises(KvpredictError, match="keep_hits=True"):
         result.summary().series()
+
+
+@pytest.mark.parametrize("seed", [None, "a", 1.5])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(KvpredictError, match="seed must be a whole number"):
+        simulate(Trace.from_keys([1, 2, 3]), "random", 2, seed=seed)
 
 
 def test_row_and_speed(trace: Trace) -> None:
