@@ -19,9 +19,7 @@ __all__ = [
     "is_coroutine_function",
     "plain_function",
     "plain_result",
-    "real_number",
     "units_of",
-    "whole_number",
     "with_methods",
 ]
 
@@ -39,32 +37,6 @@ def extra_columns(extra: Mapping[str, float] | None, policy: Policy, key: Any) -
                 f"give extra={{{name!r}: ...}}"
             )
     return given
-
-
-def whole_number(name: str, given: Any, least: int | None = 1, most: int | None = None) -> int:
-    """Return an argument that must be a whole number, at least ``least`` and at most ``most``."""
-    try:
-        number = operator.index(given)
-    except TypeError:
-        number = None
-    if number is None or isinstance(given, bool):
-        raise KvpredictError(f"{name} must be a whole number, got {given!r}")
-    if least is not None and number < least:
-        raise KvpredictError(f"{name} must be at least {least}, got {number}")
-    if most is not None and number > most:
-        raise KvpredictError(f"{name} must be at most {most}, got {number}")
-    return number
-
-
-def real_number(name: str, given: Any, least: float = -float("inf"), most: float = float("inf")) -> float:
-    """Return an argument that must be a finite number, at least ``least`` and at most ``most``."""
-    fits = isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)
-    if not fits or not abs(given) < float("inf"):
-        raise KvpredictError(f"{name} must be a finite number, got {given!r}")
-    if not least <= given <= most:
-        bounds = f"at least {least:g}" if given < least else f"at most {most:g}"
-        raise KvpredictError(f"{name} must be {bounds}, got {given!r}")
-    return float(given)
 
 
 def units_of(given: Any, what: str, key: Any) -> int:

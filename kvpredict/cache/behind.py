@@ -18,12 +18,13 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from kvpredict.cache.arguments import plain_function, plain_result, whole_number, with_methods
+from kvpredict.cache.arguments import plain_function, plain_result, with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.errors import WriteBehindError
 from kvpredict.cache.expiry import duration
 from kvpredict.cache.forks import starts_over_in_child
 from kvpredict.cache.through import Overlaps
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["ERASED", "WriteBehind"]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from threading import Lock
 from typing import Any
 
-from kvpredict.cache.arguments import hashed_key, whole_number
+from kvpredict.cache.arguments import hashed_key
 from kvpredict.cache.keys import stable_hash
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["BloomFilter"]

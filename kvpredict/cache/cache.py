@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, overload
 
 import numpy as np
 
-from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, units_of, whole_number
+from kvpredict.cache.arguments import extra_columns, finite_cost, hashed_key, units_of
 from kvpredict.cache.background import run_every
 from kvpredict.cache.choice import choose_policy
 from kvpredict.cache.entry import Entry, Seen, make_entry, slot_of
@@ -35,6 +35,7 @@ from kvpredict.cache.stand_in import Awaited, compile_now, compile_soon, first_r
 from kvpredict.cache.stats import Marks, Stats
 from kvpredict.cache.tap import make_tap, written
 from kvpredict.cache.training import train_soon
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.engine import VICTIMS
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.objective import MOST_COST

@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.errors import CodecError
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError, MissingExtra
 
 __all__ = ["Codec", "train_dictionary"]

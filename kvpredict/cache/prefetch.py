@@ -14,9 +14,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.background import Background
 from kvpredict.cache.cache import Cache
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["PrefetchStats", "Prefetcher"]

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvpredict.cache.arguments import whole_number, with_methods
+from kvpredict.cache.arguments import with_methods
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.choice import choose_policy
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Policy
 from kvpredict.simulate import simulate

@@ -259,7 +259,7 @@ def _digest(cache: Cache[Any, Any]) -> str:
     ranking = cache._ranking
     digest = hashlib.sha256()
     for name, value in sorted(vars(ranking.policy).items()):
-        if name != "prior" and isinstance(value, str | int | float | tuple):  # a prior may lie elsewhere
+        if isinstance(value, str | int | float | tuple):  # a model shows in the state
             digest.update(f"{name}={value!r}".encode())
     for leaf in _leaves(ranking.policy.state(ranking.capacity, cache._seed, ranking.slots)):
         digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())

@@ -15,7 +15,6 @@ from array import array
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.codec import Codec
 from kvpredict.cache.errors import CodecError
@@ -27,6 +26,7 @@ from kvpredict.cache.mapping import KeyedMethods
 from kvpredict.cache.removal import Cause
 from kvpredict.cache.stats import Stats
 from kvpredict.cache.tiers import Guarded, Tier
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["Local", "TierStats", "TieredCache"]

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from kvpredict.cache.arguments import whole_number, with_methods
+from kvpredict.cache.arguments import with_methods
 from kvpredict.cache.errors import TierError
 from kvpredict.cache.expiry import duration
 from kvpredict.cache.forks import starts_over_in_child
+from kvpredict.core.arguments import whole_number
 
 __all__ = ["Guarded", "Tier"]
 

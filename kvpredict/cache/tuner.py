@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.background import run_every
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.expiry import duration
 from kvpredict.cache.shadow import Forecast, Shadow
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.policy import Policy
 

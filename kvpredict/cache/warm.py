@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.cache import Cache
 from kvpredict.cache.keys import stable_hash
+from kvpredict.core.arguments import whole_number
 from kvpredict.trace import Trace, read_trace
 
 __all__ = ["WarmedUp", "warm_up"]

@@ -221,6 +221,7 @@ class Agent(Learner):
             for to, by in zip(actor.parameters(), best[1][2:], strict=True):
                 to.copy_(torch.from_numpy(by).reshape(to.shape))
         # In a residence time there are as many decisions as slots.
+        discount, decay = np.exp(-1.0 / (self.horizon * capacity)), np.exp(-1.0 / capacity)
         steps = self.steps if self.credit == "charged" else max(self.steps, 2 * capacity)
         for update in range(self.imitation + 1, self.imitation + self.updates + 1):
             told = rollout(steps)
@@ -232,7 +233,6 @@ class Agent(Learner):
                 caused = np.take_along_axis(told["distance"], told["action"][..., None], 2)[..., 0]
                 returns = -np.exp(-caused / (self.horizon * residence(told["hits"])))
             else:
-                discount, decay = np.exp(-1.0 / (self.horizon * capacity)), np.exp(-1.0 / capacity)
                 returns = expected + _advantages(told["hits"], expected, after, told["ended"], discount, decay)
             advantage = returns - expected
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)

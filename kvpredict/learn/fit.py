@@ -9,12 +9,13 @@ policy returned is trained on all of it.
 import inspect
 import itertools
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from kvpredict.artifact import Artifact
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.features.schema import BASE_FEATURES, Schema
 from kvpredict.learn.dataset import Dataset, record_decisions
@@ -24,7 +25,7 @@ from kvpredict.learn.origin import origin
 from kvpredict.policies.guarded import Guarded
 from kvpredict.policies.learned import MODES, Learned
 from kvpredict.scorers.trees import Node, make_trees
-from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity, whole_seed
+from kvpredict.simulate.simulate import check_trace, simulate, whole_capacity
 from kvpredict.trace.trace import Trace
 
 __all__ = ["NothingToLearn", "fit"]
@@ -106,19 +107,15 @@ def fit(
     from kvpredict.learn import learner as make_learner
 
     check_trace(trace)
-    capacity, seed = whole_capacity(capacity, unit), whole_seed(seed)
+    capacity, seed = whole_capacity(capacity, unit), whole_number("seed", seed, least=None)
     learner = make_learner(learner) if isinstance(learner, str) else learner
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    for name, given, wanted, holds in (
-        ("validation", validation, "between 0 and 1", isinstance(validation, Real) and 0 < validation < 1),
-        ("horizon", horizon, "a number above 0", isinstance(horizon, Real) and 0 < horizon < np.inf),
-        ("rounds", rounds, "a whole number of at least 1", isinstance(rounds, Integral) and rounds >= 1),
-        ("rows", rows, f"a whole number of at least {MIN_ROWS}", isinstance(rows, Integral) and rows >= MIN_ROWS),
-        ("cv", cv, "a whole number of at least 0", isinstance(cv, Integral) and cv >= 0),
-    ):
-        if not holds:
-            raise KvpredictError(f"fit: {name} must be {wanted}, got {given!r}")
+    rounds, cv = whole_number("rounds", rounds), whole_number("cv", cv, least=0)
+    rows = whole_number("rows", rows, least=MIN_ROWS)
+    for name, given, most in (("validation", validation, 1), ("horizon", horizon, np.inf)):
+        if not isinstance(given, Real) or not 0 < given < most:
+            raise KvpredictError(f"fit: {name} must be a number above 0 and below {most}, got {given!r}")
     for name in policy_params:
         if name not in OF_POLICY:
             own = inspect.signature(fit).parameters.keys() - {"policy_params"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.cache.arguments import whole_number
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["block_hashes", "token_ids"]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvpredict.cache.arguments import real_number
+from kvpredict.core.arguments import real_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.trace.trace import hash_texts
 

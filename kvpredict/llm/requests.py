@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.cache.arguments import real_number, whole_number
+from kvpredict.core.arguments import real_number, whole_number
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.llm.hints import HINTS, hint_range
 from kvpredict.trace.trace import is_share

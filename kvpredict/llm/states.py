@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kvpredict.cache.arguments import whole_number
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.llm.block_store import BlockStore
 from kvpredict.llm.blocks import block_hashes, token_ids

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.cache.arguments import real_number, whole_number
+from kvpredict.core.arguments import real_number, whole_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.llm.hints import FINISH
 from kvpredict.llm.requests import RequestTrace

@@ -11,6 +11,7 @@ from typing import Any
 
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.pipelines.effect import without_effect
+from kvpredict.trace.trace import UNITS
 
 __all__ = [
     "Capacity",
@@ -283,7 +284,7 @@ PIPELINES: dict[str, type] = {
 
 # Values that are one of a few words: checked here, since a schema's type is only ``str``.
 _WORDS = {
-    "capacity.unit": ("objects", "bytes"),
+    "capacity.unit": UNITS,
     "pipeline.split_by": ("count", "time"),
     "trace.order": ("clamp", "sort"),
     "trace.on_error": ("raise", "skip"),

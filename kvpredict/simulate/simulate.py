@@ -1,20 +1,20 @@
 """The simulator: a whole trace through a policy in one compiled call."""
 
 import math
-import operator
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
 
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.engine import ADMITTED, HIT, Engine, bind, make_host
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.objective import MOST_COST
 from kvpredict.core.policy import Policy
 from kvpredict.load import as_policy
 from kvpredict.simulate.result import Result
-from kvpredict.trace.trace import Trace
+from kvpredict.trace.trace import Trace, check_unit
 
 __all__ = ["check_trace", "replay_arguments", "simulate", "whole_capacity"]
 
@@ -105,7 +105,7 @@ def simulate(
         raise unknown_name("argument of simulate", name, ["unit", "warmup", "seed", "semantics"])
     policy = as_policy(policy)
     check_trace(trace)
-    capacity, seed = whole_capacity(capacity, unit), whole_seed(seed)
+    capacity, seed = whole_capacity(capacity, unit), whole_number("seed", seed, least=None)
     cut = trace.position(warmup)
     engine = bind(policy)
     _, slots, arguments = replay_arguments(trace, policy, capacity, unit)
@@ -165,18 +165,9 @@ def _no_number(texts: Sequence[str]) -> str:
     return next((text for text in texts if not finite(text)), texts[0])
 
 
-def whole_seed(seed: Any) -> int:
-    """Return ``seed`` as an int, or raise."""
-    try:
-        return operator.index(seed)
-    except TypeError:
-        raise KvpredictError(f"seed must be a whole number, got {seed!r}") from None
-
-
 def whole_capacity(capacity: Any, unit: str) -> int:
     """Return ``capacity`` as an int of at least 1, or raise; for an unknown ``unit``, too."""
-    if unit not in ("objects", "bytes"):
-        raise unknown_name("unit", unit, ["objects", "bytes"])
+    check_unit(unit)
     try:
         whole = int(capacity)
     except (TypeError, ValueError, OverflowError):

@@ -14,7 +14,9 @@ import numpy as np
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.trace.dense import dense_ids, next_uses
 
-__all__ = ["Trace", "hash_keys", "hash_texts", "is_share"]
+__all__ = ["UNITS", "Trace", "check_unit", "hash_keys", "hash_texts", "is_share"]
+
+UNITS = ("objects", "bytes")  # of a capacity
 
 
 class Trace:
@@ -134,8 +136,7 @@ class Trace:
 
     def capacity(self, fraction: float, unit: str = "objects") -> int:
         """Return ``fraction`` of the distinct keys, or with ``unit="bytes"`` of the footprint; at least 1."""
-        if unit not in ("objects", "bytes"):
-            raise unknown_name("unit", unit, ["objects", "bytes"])
+        check_unit(unit)
         if not _is_number(fraction) or not 0 < fraction <= 1:
             raise TraceError(f"a capacity fraction must be in (0, 1], got {fraction!r}")
         return max(1, int((self.unique if unit == "objects" else self.footprint) * fraction))
@@ -206,6 +207,12 @@ def is_share(at: Any, *, whole: bool = True) -> bool:
             f"cannot split at {at!r}: give a share in [0, 1), or a whole count of requests (1.0 could mean all or one)"
         )
     return bool(share)
+
+
+def check_unit(unit: Any) -> None:
+    """Raise ``UnknownName`` unless a capacity can be counted in ``unit``."""
+    if unit not in UNITS:
+        raise unknown_name("unit", unit, UNITS)
 
 
 def _is_number(given: Any) -> bool:

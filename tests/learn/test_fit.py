@@ -194,7 +194,7 @@ def test_too_little_to_learn_from_is_said() -> None:
         kvp.fit(Trace.from_keys([]), 100)
     with pytest.raises(KvpredictError, match="expected a Trace, got str"):
         kvp.fit("my.csv", 100)  # type: ignore[arg-type]
-    with pytest.raises(KvpredictError, match=r"rows must be a whole number of at least 200, got -5"):
+    with pytest.raises(KvpredictError, match=r"rows must be at least 200, got -5"):
         kvp.fit(Trace.from_keys(range(100)), 10, rows=-5)
 
 

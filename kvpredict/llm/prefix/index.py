@@ -18,9 +18,9 @@ import numba
 import numpy as np
 from numba import types
 
-from kvpredict.cache.arguments import whole_number
 from kvpredict.cache.keys import HIGHEST, LOWEST
 from kvpredict.cache.pinned import entry, open_pinned, pin
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.jit import interpreted
 from kvpredict.llm.hints import HINTS, hints_of

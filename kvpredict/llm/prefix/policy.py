@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kvpredict.cache.arguments import real_number, whole_number
+from kvpredict.core.arguments import real_number, whole_number
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.heap import heap_lowest
 from kvpredict.core.jit import lean_kernel

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.cache.arguments import real_number
+from kvpredict.core.arguments import real_number
 from kvpredict.core.errors import KvpredictError
 
 __all__ = ["PrefixResult", "Server"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kvpredict.cache.arguments import whole_number
+from kvpredict.core.arguments import whole_number
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.core.heap import make_heap
 from kvpredict.llm.hints import HINTS
