@@ -125,7 +125,16 @@ def load_artifact(folder: str | Path) -> tuple[Artifact, dict[str, Any]]:
         if str(folder) in str(error):
             raise
         raise ArtifactError(f"{folder}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
         raise ArtifactError(f"{folder} is damaged ({type(error).__name__}: {error}); save the policy again") from error
 
 

@@ -21,6 +21,8 @@ TRACEBACK = "KVPREDICT_TRACEBACK"  # what the user asked for, for cells in other
 
 def main() -> None:
     """Run ``kvpredict`` with the arguments of the process."""
+    # The parser takes overrides on one side of an option only.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     traceback_wanted = os.environ.get(FULL_ERROR) == "1"
     # With it Hydra hands exceptions through instead of printing and ending the process itself.
     os.environ[FULL_ERROR] = "1"

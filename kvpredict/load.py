@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvpredict.artifact import load_artifact
+from kvpredict.artifact import as_path, load_artifact
 from kvpredict.core.errors import ArtifactError, KvpredictError, UnknownName, unknown_name
 from kvpredict.core.policy import Policy
 from kvpredict.policies import policy, policy_names
@@ -57,17 +57,18 @@ def load_policy(source: str | Path) -> Any:
         from kvpredict.tracking import download_policy
 
         source = download_policy(source)
-    if (Path(source) / "prefix_policy.json").is_file():
+    folder = as_path(source)
+    if (folder / "prefix_policy.json").is_file():
         from kvpredict.llm.prefix.policies.learned import Learned as LearnedPrefix
 
         return LearnedPrefix.load(source)
-    if (Path(source) / "decode_policy.json").is_file():
+    if (folder / "decode_policy.json").is_file():
         from kvpredict.llm.decode.policies.learned import Learned as LearnedDecode
 
         return LearnedDecode.load(source)
-    if not (Path(source) / "policy.json").is_file():
+    if not (folder / "policy.json").is_file():
         files = "policy.json, prefix_policy.json or decode_policy.json"
-        raise ArtifactError(f"{Path(source)} is not a saved policy: it holds no {files}")
+        raise ArtifactError(f"{folder} is not a saved policy: it holds no {files}")
     artifact, settings = load_artifact(source)
     name = settings.pop("name", None)
     if name not in (Learned.name, Guarded.name):

@@ -117,6 +117,11 @@ def test_refusals_name_the_cause(saved: Path, tmp_path: Path) -> None:
     (saved / "model.npz").write_bytes(b"")
     with pytest.raises(ArtifactError, match="damaged"):
         load_policy(saved)
+    (saved / "policy.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="damaged"):
+        load_policy(saved)
+    with pytest.raises(ArtifactError, match="expected the folder of a saved policy, got NoneType"):
+        load_policy(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_where_nothing_can_be_learned_the_learned_policy_learns_while_it_serves(
 def test_a_sweep_goes_on_after_a_cell_that_fails(tmp_path: Path) -> None:
     (tmp_path / "good.txt").write_text("\n".join(str(i * i % 91) for i in range(2000)))
     done = kvpredict(
-        tmp_path, "-m", "policy=lru", "trace.path=absent.txt,good.txt", "tracking=none", "report.html=false"
+        tmp_path, "policy=lru", "-m", "trace.path=absent.txt,good.txt", "tracking=none", "report.html=false"
     )
     assert done.returncode == 1
     assert "absent.txt" in done.stderr

@@ -68,7 +68,7 @@ class Agent(Learner):
     name = "agent"
     plays = True
 
-    hidden: tuple[int, int] = (32, 16)
+    hidden: tuple[int, ...] = (32, 16)
     imitation: int = 60
     updates: int = 60
     lanes: int = 32
@@ -81,6 +81,7 @@ class Agent(Learner):
     entropy: float = 3e-3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
         require(len(self.hidden) == 2 and min(self.hidden) >= 1, self, f"hidden must be two sizes, got {self.hidden}")
         for field, least in (

@@ -45,8 +45,8 @@ class Best(Learner):
     hedge: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.learner != self.name, self, "learner must be another one than itself")
-        require(isinstance(self.unguarded, bool), self, f"unguarded must be true or false, got {self.unguarded!r}")
         require(0 <= self.hedge < 1, self, f"hedge must be in [0, 1), got {self.hedge}")
         self._base()
 

@@ -81,8 +81,10 @@ class CacheVectorEnv(gymnasium.vector.VectorEnv):
         hits before the first eviction, which no action could change.
         """
         super().reset(seed=seed)
-        mask = np.broadcast_to((options or {}).get("reset_mask", True), self.num_envs)
-        for lane in np.flatnonzero(mask):
+        mask = np.asarray((options or {}).get("reset_mask", True))
+        if mask.dtype != bool or mask.shape not in ((), (self.num_envs,)):
+            raise KvpredictError(f"reset_mask must be true or false for each of {self.num_envs} caches, got {mask!r}")
+        for lane in np.flatnonzero(np.broadcast_to(mask, self.num_envs)):
             self.lanes.reset(int(lane), int(self.np_random.integers(2**31)) if seed is None else seed + int(lane))
         hits = np.zeros(self.num_envs, np.int64)
         self.lanes.advance(np.full(self.num_envs, -1), self._rows, self._distance, hits)

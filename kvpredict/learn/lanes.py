@@ -78,6 +78,8 @@ class Lanes:
         history: float = 4.0,
     ) -> None:
         capacity = whole_capacity(capacity, "objects")
+        if isinstance(traces, Trace) or not traces:
+            raise KvpredictError(f"traces must be a list of them, one a lane, got {traces!r}")
         for trace in traces:
             check_trace(trace)
             if trace.unique <= capacity:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError, MissingExtra
+from kvpredict.core.fields import check_fields
 from kvpredict.features.schema import Schema
 from kvpredict.learn.evaluate import FitReport
 from kvpredict.trace.trace import Trace
@@ -76,6 +77,10 @@ class Learner:
     name: ClassVar[str]
     plays: ClassVar[bool] = False
     combines: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check that parameters are of the types that they are annotated with; a subclass that checks more calls it."""
+        check_fields(self, f"learner {self.name!r}")
 
     @property
     def freezes(self) -> bool:

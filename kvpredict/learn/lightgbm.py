@@ -40,6 +40,7 @@ class LightGBM(Learner):
     min_leaf: int = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.rounds >= 1, self, f"rounds must be at least 1, got {self.rounds}")
         require(self.leaves >= 2, self, f"leaves must be at least 2, got {self.leaves}")
         require(1 <= self.max_depth <= MAX_DEPTH, self, f"max_depth must be 1 to {MAX_DEPTH}, got {self.max_depth}")

@@ -28,6 +28,7 @@ class LogisticRegression(Learner):
     iterations: int = 1000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.c > 0, self, f"c must be above 0, got {self.c}")
         require(self.iterations >= 1, self, f"iterations must be at least 1, got {self.iterations}")
 

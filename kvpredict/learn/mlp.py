@@ -45,12 +45,13 @@ class NeuralNet(Learner):
 
     name = "mlp"
 
-    hidden: tuple[int, int] = (32, 16)
+    hidden: tuple[int, ...] = (32, 16)
     epochs: int = 8
     batch: int = 512
     learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
         require(len(self.hidden) == 2 and min(self.hidden) >= 1, self, f"hidden must be two sizes, got {self.hidden}")
         require(self.epochs >= 1, self, f"epochs must be at least 1, got {self.epochs}")

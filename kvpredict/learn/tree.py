@@ -29,6 +29,7 @@ class DecisionTree(Learner):
     min_leaf: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.max_depth <= MAX_DEPTH, self, f"max_depth must be 1 to {MAX_DEPTH}, got {self.max_depth}")
         require(self.min_leaf >= 1, self, f"min_leaf must be at least 1, got {self.min_leaf}")
 

@@ -17,6 +17,7 @@ from kvpredict.trace.dense import dense_ids, next_uses
 __all__ = ["UNITS", "Trace", "check_unit", "hash_keys", "hash_texts", "is_share"]
 
 UNITS = ("objects", "bytes")  # of a capacity
+LARGEST = 2.0**62  # bytes of a trace, so that sums do not overflow
 
 
 class Trace:
@@ -43,7 +44,7 @@ class Trace:
     Raises
     ------
     TraceError
-        On lengths that differ, a negative size, a time that is not finite or goes back.
+        On lengths that differ, a negative size, 2**62 bytes or more in all, a time that is not finite or goes back.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Trace:
         if self.sizes is not None and n and self.sizes.min() < 0:
             at = int(np.argmax(self.sizes < 0))
             raise TraceError(f"{name}: request {at} has a negative size ({self.sizes[at]})")
+        if self.sizes is not None and (total := self.sizes.sum(dtype=np.float64)) >= LARGEST:
+            raise TraceError(f"{name}: sizes add up to {total:.3g} bytes; totals below 2**62 can be counted")
         if self.times is not None and n:
             if not np.isfinite(self.times).all():
                 at = int(np.argmin(np.isfinite(self.times)))

@@ -117,6 +117,16 @@ def test_what_is_no_trace_no_capacity_or_holds_everything_is_refused() -> None:
         CacheEnv(Trace.from_keys([1, 2, 3]), 2.5)  # type: ignore[arg-type]
     with pytest.raises(KvpredictError, match="holds all of its 3 keys"):
         Lanes([Trace.from_keys([1, 2, 3])], 3)
+    for traces in (some_trace(0), [], None):
+        with pytest.raises(KvpredictError, match="traces must be a list"):
+            CacheVectorEnv(traces, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mask", [[True], [1, 0], "ab", [[True, False]]])
+def test_a_reset_mask_is_one_truth_a_cache(mask: object) -> None:
+    many = CacheVectorEnv([some_trace(0), some_trace(1)], CAPACITY)
+    with pytest.raises(KvpredictError, match="reset_mask must be true or false for each of 2"):
+        many.reset(options={"reset_mask": mask})
 
 
 @pytest.mark.parametrize("action", [-1, 0.5, np.nan, "a", None, 10**30])

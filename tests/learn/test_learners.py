@@ -84,6 +84,13 @@ def test_bad_parameters_are_refused(name: str) -> None:
         learner(name, **{first: (0, 0) if first == "hidden" else 0})
 
 
+@every_learner
+def test_a_parameter_of_another_type_is_refused(name: str) -> None:
+    for field in fields(learner(name)):
+        with pytest.raises(KvpredictError, match=f"learner '{name}': {field.name} must be"):
+            learner(name, **{field.name: {}})
+
+
 def test_an_unknown_learner_gets_the_nearest_name() -> None:
     with pytest.raises(UnknownName, match="'lightgbm'"):
         learner("lightgmb")

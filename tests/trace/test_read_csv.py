@@ -34,6 +34,11 @@ def test_columns_by_number(csv):
     assert trace.sizes.tolist() == [5, 6]
 
 
+def test_rows_of_different_lengths_are_no_keys(csv):
+    with pytest.raises(TraceError, match=r"line 3: expected 2 fields \(key, size\), found 1"):
+        csv("key,size\na,10\nb\na,10,3\nb,1\n")
+
+
 def test_missing_column_lists_those_found(csv):
     with pytest.raises(TraceError, match=r"no column 'urll'.*Did you mean 'url'.*'ts', 'url', 'bytes'"):
         csv("ts,url,bytes\n1,/a,2\n", columns={"key": "urll"})

@@ -32,6 +32,7 @@ def test_columns_have_their_types():
         ({"times": [0, np.nan, 1]}, "request 1 has no finite time"),
         ({"times": [0, 1, np.inf]}, "request 2 has no finite time"),
         ({"sizes": [1, -4, 1]}, r"request 1 has a negative size \(-4\)"),
+        ({"sizes": [2**62 - 1, 1, 1]}, r"sizes add up to 4.61e\+18 bytes"),
         ({"sizes": [1, 2]}, "'sizes' has 2 values for 3 requests"),
         ({"columns": {"op": ["a", "b", "c"]}}, "'op' holds <U1, expected numbers"),
         ({"columns": {"op": [[1], [2], [3]]}}, "'op' must have one dimension, not 2"),

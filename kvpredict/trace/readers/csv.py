@@ -34,6 +34,8 @@ class CSV(Format):
     def sniff(self, head: Head) -> float:
         delimiter = _delimiter(head)
         if delimiter is None:
+            if head.name.endswith((".csv", ".tsv")) and head.share(rb".*[,\t;|].*") > 0.5:
+                return 0.55  # rows of different lengths: reading says which
             first = plain_name(head.lines[0].decode("utf-8", "replace")) if head.lines else ""
             return 0.5 if first in KNOWN["key"] else 0.1 if head.lines else 0.0
         return 0.4 if delimiter != " " or head.name.endswith((".csv", ".tsv")) else 0.2
