@@ -21,6 +21,7 @@ INTEGER = re.compile(r"\s*-?(0|[1-9]\d*)\s*")
 DIGITS = re.compile(r"\s*[-+]?\d+\s*")
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?(?P<zone>Z|[+-]\d\d:?\d\d)?")
+PARTED = re.compile(rb".*[,\t;|]")
 MOST = 0.9  # share of rows that must agree, so that some damaged ones change nothing
 
 
@@ -34,7 +35,7 @@ class CSV(Format):
     def sniff(self, head: Head) -> float:
         delimiter = _delimiter(head)
         if delimiter is None:
-            if head.name.endswith((".csv", ".tsv")) and head.share(rb".*[,\t;|].*") > 0.5:
+            if head.name.endswith((".csv", ".tsv")) and head.lines and all(map(PARTED.match, head.lines[:2])):
                 return 0.55  # rows of different lengths: reading says which
             first = plain_name(head.lines[0].decode("utf-8", "replace")) if head.lines else ""
             return 0.5 if first in KNOWN["key"] else 0.1 if head.lines else 0.0
