@@ -22,7 +22,7 @@ class Cause(StrEnum):
 
     EVICTED = "evicted"  # to make room
     EXPIRED = "expired"  # its time was over
-    REPLACED = "replaced"  # by another value of its key
+    REPLACED = "replaced"  # by another value of its key, which may have been refused
     DELETED = "deleted"  # by a call of delete, clear or invalidate
 
 

@@ -21,8 +21,9 @@ class Stats(NamedTuple):
 
     ``hits`` and ``misses`` are of ``get``, ``cache[key]`` and ``get_or_load``. ``inserts`` are new keys and
     ``updates`` new values of keys in the cache; ``rejections`` are values that were not taken in, because they are
-    larger than the cache or the policy refused them. ``evictions`` made room for others; ``expirations`` are entries
-    taken out because their time was over. ``loads`` counts calls of a loader, ``load_failures`` those that raised,
+    larger than the cache or the policy refused them; where that is an update, it counts as both, and the old value is
+    gone. ``evictions`` made room for others; ``expirations`` are entries taken out because their time was over.
+    ``loads`` counts calls of a loader, ``load_failures`` those that raised,
     ``load_seconds`` their time in all; ``load_refusals`` are loads that were not begun, for want of a permit.
     ``refreshes`` are loads in the background that came back with a value. ``negative_hits`` are those of ``hits`` that
     found a failure kept by ``Loads(negative_ttl=…)``; ``stale_served`` are values handed out past their time because a

@@ -31,6 +31,7 @@ __all__ = ["Agent"]
 
 CREDITS = ("charged", "hits")
 PASSES, PART, CLIP, GRADIENT = 2, 512, 0.2, 0.5  # passes over a rollout, decisions a step, largest ratio - 1, norm
+FAR = 1e15  # residence times, the most that may be looked ahead
 CRITIC = 0.5  # weight of the critic's loss
 JUDGED = 8  # times that a phase's net is judged on the validation part
 
@@ -96,7 +97,7 @@ class Agent(Learner):
             require(given >= least, self, f"{field} must be at least {least}, got {given}")
         if self.credit not in CREDITS:
             raise unknown_name("credit", self.credit, CREDITS)
-        require(self.horizon > 0, self, f"horizon must be above 0, got {self.horizon}")
+        require(0 < self.horizon <= FAR, self, f"horizon must be above 0 and at most {FAR:g}, got {self.horizon}")
         require(self.learning_rate > 0, self, f"learning_rate must be above 0, got {self.learning_rate}")
         require(self.entropy >= 0, self, f"entropy must not be negative, got {self.entropy}")
 

@@ -119,6 +119,7 @@ def test_advantages_by_hand() -> None:
         ({"candidates": 1}, "candidates"),
         ({"slots": 1}, "slots"),
         ({"horizon": 0.0}, "horizon"),
+        ({"horizon": float("inf")}, "horizon"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"entropy": -1.0}, "entropy"),
     ],

@@ -88,7 +88,7 @@ class Guarded(Policy):
     guard : bool, default True
         False: lambda stays 0, so only the model decides once there is one.
     candidates : int, default 128
-        Residents scored for one refill of the victims' queue.
+        Residents scored for one refill of the victims' queue; at least 16.
     batch : int, default 16
         Victims taken from one refill, fewer where less than 32 objects are held for each of them.
     reprieves : int, default 1
@@ -100,7 +100,7 @@ class Guarded(Policy):
         Look at what happened to keys near an object's own. Costs time and memory, and is of use where keys are numbers
         whose order means something.
     samples : int, default 20000
-        Decisions kept for training, some 400 bytes each, whatever the capacity.
+        Decisions kept for training, some 400 bytes each, whatever the capacity; 1,000 to 1,000,000.
     horizon : float, default 4.0
         Residence times for which the model looks ahead: what is used later counts as not used.
     near : float, default 0.25
@@ -119,8 +119,8 @@ class Guarded(Policy):
     objective : {"objects", "bytes", "cost"}, default "objects"
         Which misses count: each as one, by size, or by cost (a trace's column "cost", or ``put(cost=…)``).
     bypass : bool, default False
-        Refuse newcomers that score worse than the next object to go. Far fewer writes (``Result.writes``), which wear a
-        flash device, for slightly more misses.
+        Refuse newcomers that score worse than the next object to go. Fewer writes (``Result.writes``), which wear a
+        flash device, for slightly more misses: a quarter fewer in ``experiments/ablations``.
     sample : float, default 1.0
         Share of the keys, by hash, on which leaders compete, in shadows as much smaller, of 256 slots at least; only
         the leader itself is run in full. Up to half as fast again in large caches, mostly for the same misses. But
