@@ -14,12 +14,11 @@ from kvpredict.core.objective import MOST_COST
 from kvpredict.core.policy import Policy
 from kvpredict.load import as_policy
 from kvpredict.simulate.result import Result
-from kvpredict.trace.trace import Trace, check_unit
+from kvpredict.trace.trace import LARGEST, Trace, check_unit
 
 __all__ = ["check_trace", "replay_arguments", "simulate", "whole_capacity"]
 
 PREFIX_ARGUMENTS = ("host_capacity", "server", "store")  # of kvpredict.llm.prefix.simulate_prefix
-LARGEST = 2**62  # units; sums of sizes stay below 2**63
 
 
 @overload

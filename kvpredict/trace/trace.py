@@ -14,10 +14,10 @@ import numpy as np
 from kvpredict.core.errors import TraceError, unknown_name
 from kvpredict.trace.dense import dense_ids, next_uses
 
-__all__ = ["UNITS", "Trace", "check_unit", "hash_keys", "hash_texts", "is_share"]
+__all__ = ["LARGEST", "UNITS", "Trace", "check_unit", "hash_keys", "hash_texts", "is_share"]
 
 UNITS = ("objects", "bytes")  # of a capacity
-LARGEST = 2.0**62  # bytes of a trace, so that sums do not overflow
+LARGEST = 2**62  # units of a capacity, or bytes of a trace: sums of sizes stay below 2**63
 
 
 class Trace:
