@@ -803,10 +803,13 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
                 if seen or len(self._noted) >= self._limit:  # a token among the notes would keep its value alive
                     self._serve(DRAIN, now)
                 return True, left
-            self._remove(key, slot, now)
+            # Readers, who take no lock, see the old value until the new one stands. What they note of it meanwhile the
+            # engine passes over, as its slot is free.
+            key, self._key_in[slot] = self._key_in[slot], VACANT
+            self._serve(TAKE, now, slot)
             if self._noting:
                 self._left(key, entry.value, Cause.REPLACED)
-        if self._grows and ranking.room_without_slot(units):
+        elif self._grows and ranking.room_without_slot(units):
             self._carry(ranking.policy, min(2 * ranking.slots, ranking.capacity), now)
             ranking = self._ranking
         if ranking.columns:
@@ -817,6 +820,8 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
             train_soon(self, ranking.due)
         if ticket < 0:
             self._rejections += 1
+            if entry is not None:
+                del entries[key]
             return False, entry
         key_in, slot = self._key_in, int(ticket) & SLOT_MASK
         garbage: Any = entry
@@ -884,11 +889,11 @@ class Cache(MappingMethods[K, V], Loading[K, V]):
         keys = {key for tag in tags for key in self._tagged.get(tag, ())}
         return [entry for key in keys if (entry := self._delete(key, now)) is not None]
 
-    def _remove(self, key: K, slot: int, now: float, cause: Cause | None = None) -> None:
+    def _remove(self, key: K, slot: int, now: float, cause: Cause) -> None:
         entry = self._entries.pop(key)
         self._key_in[slot] = VACANT
         self._serve(TAKE, now, slot)
-        if self._noting and cause is not None:
+        if self._noting:
             self._left(key, entry.value, cause)
 
     def _tag(self, key: K, tags: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Real threads, interrupted calls, loaders that fail, wait for each other or come back late."""
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +75,43 @@ def test_threads_leave_a_whole_cache_behind(name: str, read_buffer: int, weighed
     assert stats.hits + stats.misses == sum(lookups)
     assert stats.entries == len(cache) == stats.inserts - stats.evictions - stats.deletions
     assert 0 < stats.size <= stats.capacity
+
+
+@pytest.mark.parametrize("read", ["get", "[]", "in"])
+def test_a_value_of_another_size_is_put_without_a_gap(read: str) -> None:
+    """Readers take no lock: they find the old value or the new one of a key that always fits."""
+    cache: Cache[str, bytes] = Cache(1000, "lru", weigher=len)
+    cache.put("a", b"1")
+    seen: dict[str, Callable[[], Any]] = {
+        "get": lambda: cache.get("a"),
+        "[]": lambda: cache["a"],
+        "in": lambda: "a" in cache,
+    }
+    done = threading.Event()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # a loop of nothing else missed it thousands of times when there was a gap
+
+    def work(i: int) -> int:
+        if i == 0:
+            for step in range(20_000):
+                assert cache.put("a", bytes(1 + step % 2))
+            done.set()
+            return 0
+        count = 0
+        while not done.is_set():
+            assert seen[read]()
+            count += 1
+        return count
+
+    try:
+        reads = sum(together(work, 3))
+    finally:
+        done.set()
+        sys.setswitchinterval(before)
+    cache.validate()
+    stats = cache.stats()
+    assert stats.misses == 0 and stats.entries == 1 and stats.updates == 20_000 and reads > 100
+    assert stats.hits == (0 if read == "in" else reads)
 
 
 def test_swapping_under_load_loses_nothing() -> None:
