@@ -15,13 +15,14 @@ by Numba, act on them. A host (simulator, in-process cache, KV cache) maps keys 
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from inspect import getattr_static
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from kvpredict.core.errors import KvpredictError
 from kvpredict.core.fields import check_fields
-from kvpredict.core.jit import kernel, lean_kernel
+from kvpredict.core.jit import interpreted, kernel, lean_kernel
 
 __all__ = ["Event", "Kernels", "Policy", "Trainer", "Traits", "always_admit", "expect_nothing", "require"]
 
@@ -99,6 +100,24 @@ def always_admit(s, e):
     return True
 
 
+def _check_class(cls: type["Policy"]) -> None:
+    """Raise ``KvpredictError`` naming what a class derived from ``Policy`` lacks, or has in another form."""
+    missing = [] if hasattr(cls, "name") else ["name"]
+    if cls.make_state is Policy.make_state:
+        missing.append("make_state")
+    if cls.kernels is Policy.kernels:
+        missing += [kernel for kernel in Kernels._fields if not hasattr(cls, kernel)]
+    if missing:
+        raise KvpredictError(f"the policy class {cls.__name__} lacks {', '.join(missing)}: see core.policy.Policy")
+    for member in Kernels._fields if cls.kernels is Policy.kernels else ():
+        static = getattr_static(cls, member)
+        function = static.__func__ if isinstance(static, staticmethod) else None
+        if not (callable(function) if interpreted() else hasattr(function, "py_func")):
+            raise KvpredictError(
+                f"the policy class {cls.__name__} needs @staticmethod and @lean_kernel, in this order, above {member}"
+            )
+
+
 def require(condition: bool, policy: "Policy", message: str) -> None:
     """Raise ``KvpredictError`` naming the policy unless a hyper-parameter's ``condition`` holds."""
     if not condition:
@@ -126,8 +145,9 @@ class Policy:
     expect: ClassVar[Any] = staticmethod(expect_nothing)
 
     def __post_init__(self) -> None:
-        """Check that parameters are of the types that they are annotated with; a subclass that checks more calls it."""
-        check_fields(self, f"policy {getattr(self, 'name', type(self).__name__)!r}")
+        """Check the class, and that parameters are of the types annotated; a subclass that checks more calls it."""
+        _check_class(type(self))
+        check_fields(self, f"policy {self.name!r}")
 
     def kernels(self) -> Kernels:
         """Return the compiled functions; the engine compiles one replay loop for each distinct tuple."""

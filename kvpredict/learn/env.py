@@ -71,6 +71,7 @@ class CacheVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._rows = np.zeros((self.num_envs, *shape), np.float32)
         self._distance = np.zeros((self.num_envs, lanes.candidates))
+        self._begun = np.zeros(self.num_envs, bool)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -86,12 +87,18 @@ class CacheVectorEnv(gymnasium.vector.VectorEnv):
             raise KvpredictError(f"reset_mask must be true or false for each of {self.num_envs} caches, got {mask!r}")
         for lane in np.flatnonzero(np.broadcast_to(mask, self.num_envs)):
             self.lanes.reset(int(lane), int(self.np_random.integers(2**31)) if seed is None else seed + int(lane))
+            self._begun[lane] = True
         hits = np.zeros(self.num_envs, np.int64)
         self.lanes.advance(np.full(self.num_envs, -1), self._rows, self._distance, hits)
         return self._rows.copy(), {"distance": self._distance.copy(), "hits": hits}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Evict the candidates chosen, int64 ``[caches]``, and serve each trace up to the next eviction or its end."""
+        """Evict the candidates chosen, int64 ``[caches]``, and serve each trace up to the next eviction or its end.
+
+        Raises ``KvpredictError`` before the first ``reset`` of every cache.
+        """
+        if not self._begun.all():
+            raise KvpredictError("the environment is not at its first eviction yet: call reset() before step()")
         hits = np.zeros(self.num_envs, np.int64)
         self.lanes.advance(self._checked(actions), self._rows, self._distance, hits)
         ended = self.lanes.ended()
@@ -139,6 +146,11 @@ class CacheEnv(gymnasium.Env):
         return rows[0], {"distance": info["distance"][0], "hits": int(info["hits"][0])}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Evict candidate ``action``, and serve the trace up to the next eviction or its end."""
+        """Evict candidate ``action``, and serve the trace up to the next eviction or its end.
+
+        Raises ``KvpredictError`` before the first ``reset``, and at the end of the trace.
+        """
+        if self.many.lanes.ended()[0]:
+            raise KvpredictError("the trace has ended: call reset() for another episode")
         rows, hits, ended, _, info = self.many.step(np.array([action]))
         return rows[0], float(hits[0]), bool(ended[0]), False, {"distance": info["distance"][0]}

@@ -147,3 +147,31 @@ def test_an_action_that_is_no_candidate_is_refused(actions: list[int]) -> None:
     other = CacheVectorEnv([some_trace(0), some_trace(1)], CAPACITY)
     other.reset(seed=0)
     np.testing.assert_array_equal(again, other.step(np.zeros(2, np.int64))[0])
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    with pytest.raises(KvpredictError, match=r"call reset\(\) before step\(\)"):
+        CacheEnv(some_trace(0), CAPACITY).step(0)
+    many = CacheVectorEnv([some_trace(0), some_trace(1)], CAPACITY)
+    many.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(KvpredictError, match=r"call reset\(\) before step\(\)"):
+        many.step(np.zeros(2, np.int64))
+    many.reset(options={"reset_mask": np.array([False, True])})
+    many.step(np.zeros(2, np.int64))
+
+
+def test_a_step_after_the_end_is_refused_and_another_episode_is_the_same() -> None:
+    env = CacheEnv(some_trace(0), CAPACITY)
+
+    def episode() -> list[float]:
+        rewards, ended = [], False
+        env.reset(seed=3)
+        while not ended:
+            _, reward, ended, _, _ = env.step(0)
+            rewards.append(reward)
+        return rewards
+
+    first = episode()
+    with pytest.raises(KvpredictError, match=r"the trace has ended: call reset\(\)"):
+        env.step(0)
+    assert episode() == first
