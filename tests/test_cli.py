@@ -82,6 +82,69 @@ def test_without_hydra_the_extra_is_named(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def contribute(folder: Path, entries: str) -> str:
+    """Install a distribution, whose module ``mine`` has two policies, in ``folder``; return it as PYTHONPATH."""
+    (folder / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from kvpredict.policies.lru import LRU\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(LRU):\n"
+        "    name = 'mine'\n"
+        "    depth: int = 3\n"
+        "    tags: tuple[str, ...] = ('a',)\n"
+        "class Other(LRU):\n"
+        "    name = 'another'\n"
+    )
+    info = folder / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kvpredict.policies]\n" + entries)
+    return str(folder)
+
+
+def test_a_policy_of_another_distribution_is_one_of_the_choices(tmp_path: Path) -> None:
+    site = contribute(tmp_path, "mine = mine:Mine\n")
+    done = kvpredict(tmp_path, *SMALL, "policy=mine", "policy.depth=9", "policy.tags=[b,c]", PYTHONPATH=site)
+    assert done.returncode == 0, done.stderr
+    (path,) = results(tmp_path)
+    compared = {row["policy"]: row for row in json.loads(path.read_text())["policies"]}
+    assert compared["mine"]["hits"] == compared["lru"]["hits"]
+    assert "depth: 9" in (path.parent / ".hydra" / "config.yaml").read_text()
+    for arguments, message in [
+        (["policy=min"], "Did you mean 'mine'?"),
+        (["policy=mine", "policy.dept=9"], "Did you mean 'policy.depth'?"),
+        (["policy=mine", "policy.depth=deep"], "policy.depth=deep"),
+    ]:
+        wrong = kvpredict(tmp_path, *SMALL, *arguments, PYTHONPATH=site)
+        assert wrong.returncode == 2
+        assert message in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("mine = absent:Mine", "the entry point 'absent:Mine' of mine cannot be loaded: ModuleNotFoundError"),
+        ("mine = mine:dataclass", "expected a class derived from kvpredict.core.policy.Policy"),
+        ("mine = mine:Other", "has the name 'another'; give both the same name"),
+    ],
+)
+def test_a_policy_that_cannot_be_loaded_is_in_nobodys_way(tmp_path: Path, entry: str, message: str) -> None:
+    site = contribute(tmp_path, entry + "\n")
+    done = kvpredict(tmp_path, *SMALL, "policy=mine", "tracking=none", PYTHONPATH=site)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = kvpredict(tmp_path, *SMALL, "policy=lru", "tracking=none", PYTHONPATH=site)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_policy_under_a_name_that_is_taken_does_not_replace_it(tmp_path: Path) -> None:
+    site = contribute(tmp_path, "lru = mine:Mine\n")
+    done = kvpredict(tmp_path, *SMALL, "policy=lru", "tracking=none", PYTHONPATH=site)
+    assert done.returncode == 0
+    assert done.stderr == "the entry point 'mine:Mine' gives no policy: 'lru' is one that comes with kvpredict\n"
+
+
 def test_help_shows_commands_and_choices(tmp_path: Path) -> None:
     done = kvpredict(tmp_path, "--help")
     assert done.returncode == 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from kvpredict.core.errors import KvpredictError, unknown_name
 from kvpredict.pipelines.effect import without_effect
+from kvpredict.policies import contributed_names, policy_class
 from kvpredict.trace.trace import UNITS
 
 __all__ = [
@@ -304,6 +305,25 @@ def register_schemas() -> None:
     named = {**PIPELINES, "file": FileTrace, "workload": WorkloadTrace, "tracking": Tracking}
     for name, schema in named.items():
         store.store(group="schema", name=name, node=schema)
+    for name in contributed_names():
+        store.store(group="policy", name=name, node=_contributed_node(name))
+
+
+def _contributed_node(name: str) -> dict[str, Any]:
+    """Return what a yaml of ``conf/policy`` would state of a policy that another distribution adds."""
+    try:
+        known = [f for f in fields(policy_class(name)) if f.metadata.get("config", True)]
+    except KvpredictError:
+        known = []  # choosing it raises the error; other commands go on without it
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in known}
+    return {"name": name, **{key: value for key, value in defaults.items() if _plain(value)}}
+
+
+def _plain(value: Any) -> bool:
+    """Return whether a yaml can state ``value``."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def read_config(composed: Any, overrides: Sequence[str] = ()) -> Config:
@@ -325,7 +345,6 @@ def read_config(composed: Any, overrides: Sequence[str] = ()) -> Config:
 
     from kvpredict.learn import learner
     from kvpredict.llm.decode.learn import decode_learner
-    from kvpredict.policies import policy_class
     from kvpredict.trace.workloads import workload_class
 
     known = [f.name for f in fields(Config)]
